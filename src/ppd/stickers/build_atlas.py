@@ -24,9 +24,9 @@ from ppd.stickers.render import PIXEL_BLOCKS, SPRITE_PX
 from ppd.stickers.world import CONCEPTS, STYLES
 
 PACKAGES = {
-    "@iconify-json/fluent-emoji-flat": "1.2.3",
-    "@iconify-json/fluent-emoji-high-contrast": "1.2.3",
-    "@iconify-json/noto": "1.2.7",
+    "@iconify-json/fluent-emoji-flat": "1.2.6",
+    "@iconify-json/fluent-emoji-high-contrast": "1.2.6",
+    "@iconify-json/noto": "1.2.9",
     "@lobehub/fluent-emoji-3d": "1.1.0",
     "emojibase-data": "17.0.0",
 }
@@ -86,7 +86,9 @@ def _paper(art: Image.Image) -> Image.Image:
 
 def _glossy(art: Image.Image) -> Image.Image:
     art = _trim(art, 8)
-    shadow = ImageChops.offset(art.getchannel("A"), 3, 6).filter(ImageFilter.GaussianBlur(4)).point(lambda a: int(a * 0.45))
+    shadow = (
+        ImageChops.offset(art.getchannel("A"), 3, 6).filter(ImageFilter.GaussianBlur(4)).point(lambda a: int(a * 0.45))
+    )
     return _under(art, shadow, (0, 0, 0))
 
 
@@ -135,7 +137,9 @@ def build(target: Path) -> None:
         (out / "LICENCES").mkdir()
         shutil.copy(Path(__file__).parent / "licences" / "MIT-fluent-emoji.txt", out / "LICENCES")
         shutil.copy(Path(__file__).parent / "licences" / "Apache-2.0-noto-emoji.txt", out / "LICENCES")
-        (out / "LICENCES" / "SOURCES.md").write_text("".join(f"- {style}: {source}\n" for style, source in LICENCES.items()))
+        (out / "LICENCES" / "SOURCES.md").write_text(
+            "".join(f"- {style}: {source}\n" for style, source in LICENCES.items())
+        )
 
 
 if __name__ == "__main__":

@@ -63,7 +63,9 @@ def population(settings: PeopleSettings) -> Population:
     rows: list[tuple[Floats, float, float, int]] = []
     for group, share in ((single, 1 - settings.two_trait_share), (double, settings.two_trait_share)):
         # Axes are equally likely to matter, whatever the number of their poles.
-        weights = np.array([np.prod([1 / (len(STYLES) if t < len(STYLES) else 2) for t in traits]) for traits, _ in group])
+        weights = np.array(
+            [np.prod([1 / (len(STYLES) if t < len(STYLES) else 2) for t in traits]) for traits, _ in group]
+        )
         weights *= share / weights.sum()
         for (traits, _), weight in zip(group, weights, strict=True):
             strengths = itertools.product(settings.strong, *([settings.second] * (len(traits) - 1)))

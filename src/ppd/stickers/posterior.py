@@ -34,7 +34,9 @@ def choice_log_likelihood(
     return np.asarray(opinion + np.log(preference_probability(gap, people.temperature)) - np.log(rate))
 
 
-def posterior(people: Population, settings: PeopleSettings, rate: Floats, preferred: Floats, rejected: Floats) -> Floats:
+def posterior(
+    people: Population, settings: PeopleSettings, rate: Floats, preferred: Floats, rejected: Floats
+) -> Floats:
     """p(kind of person | k choices): features [..., k, 9] twice -> [..., H]. With k = 0 it is the prior."""
     log_p = np.log(people.prior) + choice_log_likelihood(people, settings, rate, preferred, rejected).sum(axis=-2)
     return np.asarray(np.exp(log_p - logsumexp(log_p, axis=-1, keepdims=True)))

@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 
 SPRITE_PX = 64
 PIXEL_BLOCKS = 12
-SUBJECT_PX = tuple(range(24, 49, 2))  # diameters a subject can have
+SUBJECT_PX = tuple(range(28, 49, 2))  # diameters a subject can have
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -37,11 +37,20 @@ class Atlas:
         if (tuple(about["concepts"]), tuple(about["styles"])) != (CONCEPTS, STYLES):
             raise InputError("concepts or styles differ from this version's", file=folder / "atlas.json")
         sprites = [
-            [sheet.crop((c * SPRITE_PX, s * SPRITE_PX, (c + 1) * SPRITE_PX, (s + 1) * SPRITE_PX)) for c in range(len(CONCEPTS))]
+            [
+                sheet.crop((c * SPRITE_PX, s * SPRITE_PX, (c + 1) * SPRITE_PX, (s + 1) * SPRITE_PX))
+                for c in range(len(CONCEPTS))
+            ]
             for s in range(len(STYLES))
         ]
-        return Atlas(tuple(np.stack([np.stack([_scaled(sprite, STYLES[s], px) for sprite in row]) for s, row in enumerate(sprites)])
-                           for px in SUBJECT_PX))
+        return Atlas(
+            tuple(
+                np.stack(
+                    [np.stack([_scaled(sprite, STYLES[s], px) for sprite in row]) for s, row in enumerate(sprites)]
+                )
+                for px in SUBJECT_PX
+            )
+        )
 
 
 def _scaled(sprite: Image.Image, style: str, px: int) -> Floats:
@@ -59,16 +68,24 @@ def _scaled(sprite: Image.Image, style: str, px: int) -> Floats:
 def _oklch_to_rgb(lightness: Floats, chroma: Floats, hue_deg: Floats) -> Floats:
     """OKLCH -> sRGB in [0, 1], clipped to the gamut (Ottosson 2020, the published matrices): [N] thrice -> [N, 3]."""
     a, b = chroma * np.cos(np.deg2rad(hue_deg)), chroma * np.sin(np.deg2rad(hue_deg))
-    lms = np.stack([
-        lightness + 0.3963377774 * a + 0.2158037573 * b,
-        lightness - 0.1055613458 * a - 0.0638541728 * b,
-        lightness - 0.0894841775 * a - 1.2914855480 * b,
-    ], axis=-1) ** 3
-    to_rgb = np.array([
-        [4.0767416621, -3.3077115913, 0.2309699292],
-        [-1.2684380046, 2.6097574011, -0.3413193965],
-        [-0.0041960863, -0.7034186147, 1.7076147010],
-    ])
+    lms = (
+        np.stack(
+            [
+                lightness + 0.3963377774 * a + 0.2158037573 * b,
+                lightness - 0.1055613458 * a - 0.0638541728 * b,
+                lightness - 0.0894841775 * a - 1.2914855480 * b,
+            ],
+            axis=-1,
+        )
+        ** 3
+    )
+    to_rgb = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.7076147010],
+        ]
+    )
     linear = np.clip(lms @ to_rgb.T, 0, 1)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return srgb.astype(np.float32)
