@@ -1,8 +1,8 @@
 """Settings of every component, one frozen model each; `params.yaml` holds them."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -23,3 +23,104 @@ class PeopleSettings(Component):
     unreliable_share: Share = 0.05
     unreliable_temperature: float = Field(4.0, gt=0)
     indifference: float = Field(3.0, gt=0)
+
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""fp16 can be written but is refused where a backbone is built: Stable Cascade overflows in it."""
+
+Method = Literal["ppd", "dpo", "sft"]
+"""ppd: preferences given the person; dpo: the same pairs, everybody as one person; sft: the chosen images only."""
+
+
+class UserAttentionSettings(Component):
+    """Shape of the adapter (`ppd.diffusion.user_attention`)."""
+
+    tokens_per_row: int = Field(4, ge=1)
+    """User tokens made of each row (VLM layer) of an embedding."""
+    token_dim: int = Field(64, ge=1)
+    blocks: str = ".*"
+    """Regular expression over the names of the backbone's attention blocks: which ones see the user."""
+
+
+class TimestepSettings(Component):
+    """t = high − (high − low)·r^power with r uniform: power 1 is uniform, above 1 dwells at high noise."""
+
+    low: float = Field(0.6, gt=0, lt=1)
+    high: float = Field(0.998, gt=0, le=1)
+    power: float = Field(1.7, gt=0)
+    importance_weighted: bool = False
+    """Weigh each pair by uniform density / density of this law: the objective of uniform t at this law's variance."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        return self
+
+
+class LossSettings(Component):
+    """What a step minimises (`ppd.diffusion.loss`)."""
+
+    beta: float = Field(30.0, gt=0)
+    """Multiplies half the margin of *mean* squared errors; β for a sum of squares would be beta / (C·H·W)."""
+    error: Literal["noise", "velocity"] = "velocity"
+    """noise: |ε̂ − ε|² (the papers); velocity: the same over ᾱ(t), which weighs high noise up."""
+    winner_anchor: float = Field(0.0, ge=0)
+    """Weight of the winner's own denoising error, which keeps it from rising while the margin grows."""
+    safeguard: float | None = Field(None, ge=0, lt=1)
+    """Slack μ of Diffusion-SDPO's rule on the loser's gradient; null leaves the gradient as it is."""
+    dispersion: float = Field(0.0, ge=0)
+    """Weight of the InfoNCE term that keeps people apart."""
+    dispersion_temperature: float = Field(0.2, gt=0)
+
+
+class FinetuneSettings(Component):
+    """One training run (`ppd.diffusion.training`), the same for every method so that budgets are equal."""
+
+    steps: int = Field(1000, ge=1)
+    pairs_per_step: int = Field(32, ge=1)
+    micro_batch_pairs: int = Field(32, ge=1)
+    """Pairs in one forward on one process; the rest of a step is accumulated."""
+    fresh_epochs: int | None = Field(None, ge=1)
+    """After so many epochs batches, t and noise repeat, so reference errors come from the cache; null: never repeat."""
+    learning_rate: float = Field(1e-3, gt=0)
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup_steps: int = Field(50, ge=0)
+    decay: Literal["constant", "cosine"] = "cosine"
+    max_grad_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Average the adapter's weights over the last ~1 / (1 − ema_decay) steps; 0 keeps the last weights."""
+    user_dropout: Share = 0.0
+    """Share of pairs with u = 0. The adapter is an exact no-op there, so these pairs teach it nothing: 0 by default."""
+    seed: int = 0
+    precision: Precision = "fp32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    """torch.compile the base network: needs a C++ compiler on a CPU, and a minute at the start."""
+    evaluate_every_steps: int = Field(100, ge=1)
+    checkpoint_every_steps: int = Field(200, ge=1)
+    attention: UserAttentionSettings = UserAttentionSettings()
+    timesteps: TimestepSettings = TimestepSettings()
+    loss: LossSettings = LossSettings()
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.pairs_per_step % self.micro_batch_pairs:
+            raise ValueError(
+                f"pairs_per_step ({self.pairs_per_step}) must be a multiple of micro_batch_pairs "
+                f"({self.micro_batch_pairs}): a step is cut in equal micro-batches"
+            )
+        return self
+
+
+class SamplingSettings(Component):
+    """How images are drawn (`ppd.diffusion.sampling`)."""
+
+    steps: int = Field(24, ge=1)
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """ddim: deterministic steps; ddpm: the scheduler's own ancestral steps (Stable Cascade's pipeline)."""
+    text_guidance: float = Field(1.3, ge=0)
+    user_guidance: float = Field(1.0, ge=0)
+    """Strength of the person: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
+    batch_size: int = Field(32, ge=1)
