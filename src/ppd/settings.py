@@ -25,6 +25,33 @@ class PeopleSettings(Component):
     indifference: float = Field(3.0, gt=0)
 
 
+class PreferenceSettings(Component):
+    """Reading, cleaning and splitting the log of choices (`ppd.preferences`)."""
+
+    source_format: Literal["pick-a-pic", "folder"] = "pick-a-pic"
+    """pick-a-pic: parquet shards in the schema of Pick-a-Pic v2; folder: a table `choices.*` beside image files."""
+    seed: int = 0
+    max_image_pixels: int = Field(50_000_000, ge=1)
+    max_refused_share: Share = 0.05
+    """Ingestion stops when more than this share of all rows is refused: then something is wrong with the log itself."""
+    pairs_per_group: int = Field(4, ge=1)
+    max_groups: int = Field(20, ge=1)
+    """Support groups of a user at most."""
+    support_share: Share = 0.5
+    """Share of a seen user's training material that describes the user; the rest is trained on."""
+    validation_user_share: Share = 0.1
+    test_user_share: Share = 0.2
+    eval_caption_share: Share = 0.2
+    n_shards: int = Field(4, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _somebody_is_seen(self) -> Self:
+        held_out = self.validation_user_share + self.test_user_share
+        if held_out >= 1:
+            raise ValueError(f"validation and test hold out {held_out:g} of all users; leave some to train on")
+        return self
+
+
 Precision = Literal["fp32", "bf16", "fp16"]
 """fp16 can be written but is refused where a backbone is built: Stable Cascade overflows in it."""
 
