@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -41,13 +41,13 @@ class AdapterConfig(Component):
     """Which layers of the vision-language model the rows are; empty where the embeddings come from elsewhere."""
     whitening: str = ""
     """Names the whitening that was applied to the embeddings, so that a new person's get the same one."""
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     commit: str = ""
     data_hash: str = ""
 
 
 def adapter_config(adapter: UserAttention, backbone: Backbone, method: Method, **origin: Any) -> AdapterConfig:
-    """The config of an adapter trained on `backbone`; `origin`: embedding_rows, whitening, training, commit, data_hash."""
+    """The config of an adapter trained on `backbone`; `origin` holds the fields that only the caller knows."""
     return AdapterConfig(
         method=method,
         base=BaseModelRef(id=backbone.base_id, revision=backbone.revision, fingerprint=backbone.fingerprint),
@@ -86,8 +86,8 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> UserAttention:
     path = Path(folder)
     if config.base.fingerprint != backbone.fingerprint:
         raise InputError(
-            f"trained on {config.base.id} ({config.base.revision}, fingerprint {config.base.fingerprint}), but the base "
-            f"here is {backbone.base_id} ({backbone.revision}, fingerprint {backbone.fingerprint})",
+            f"trained on {config.base.id} ({config.base.revision}, fingerprint {config.base.fingerprint}), "
+            f"but the base here is {backbone.base_id} ({backbone.revision}, fingerprint {backbone.fingerprint})",
             file=path / CONFIG,
             fix="Load the base that it was trained on, or train it again",
         )

@@ -1,7 +1,7 @@
 """What training minimises: functions of tensors, one number a pair in, one number out.
 
-Legend: B pairs; C, h, w latent. `w` is the winner (the chosen image), `l` the loser (the rejected one). Both images of a
-pair share t and ε.
+Legend: B pairs; C, h, w latent. `w` is the winner (the chosen image), `l` the loser (the rejected one). Both images of
+a pair share t and ε.
 """
 
 import torch
@@ -15,7 +15,7 @@ def denoising_error(predicted: Tensor, noise: Tensor) -> Tensor:
 
 
 def margin(error_w: Tensor, error_l: Tensor, reference_w: Tensor, reference_l: Tensor) -> Tensor:
-    """m = [e_θ(w) − e_θ(l)] − [e_ref(w) − e_ref(l)]: [B]; below 0 the model prefers the winner more than the base does."""
+    """m = [e_θ(w) − e_θ(l)] − [e_ref(w) − e_ref(l)]: [B]; below 0 the model sides with the winner more than the base."""
     return (error_w - error_l) - (reference_w - reference_l)
 
 
@@ -46,8 +46,8 @@ def safeguarded_loser_error(error_l: Tensor, residual_w: Tensor, residual_l: Ten
 def dispersion_loss(user_tokens: Tensor, person: Tensor, temperature: float) -> Tensor:
     """Keeps people apart: mean over rows of log(1 + Σ_j exp((cos(z_i, z_j) − 1)/τ)) over the rows j of other people.
 
-    This is InfoNCE with the row itself as its positive; 0 when everybody is the same person. Against the collapse of all
-    people into one pooled taste (Premier, arXiv 2603.20725). user_tokens: [B, n, width]; person: [B] ids.
+    This is InfoNCE with the row itself as its positive; 0 when everybody is the same person. Against the collapse of
+    all people into one pooled taste (Premier, arXiv 2603.20725). user_tokens: [B, n, width]; person: [B] ids.
     """
     z = normalize(user_tokens.flatten(1), dim=1)
     logits = (z @ z.T - 1) / temperature

@@ -70,7 +70,7 @@ class StableCascadeBackbone:
     ) -> Self:
         """Load `prior/`, `scheduler/`, `text_encoder/` and `tokenizer/` of a folder (or hub id) in the hub's layout.
 
-        The scheduler's config says what the network predicts (`prediction_type`: epsilon, the default, or v_prediction).
+        The scheduler's config says what the network predicts: `prediction_type`, epsilon (the default) or v_prediction.
         Raises InputError for fp16 and for a schedule that is not Stable Cascade's.
         """
         if precision == "fp16":
@@ -104,7 +104,7 @@ class StableCascadeBackbone:
     def device(self) -> torch.device:
         return self.unet.device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> Text:
         """Captions -> last hidden states [B, T, D] and projected embedding [B, P]; too long ones are cut."""
         inputs = self.tokenizer(
@@ -119,11 +119,11 @@ class StableCascadeBackbone:
         )
         return Text(encoded.hidden_states[-1], encoded.text_embeds)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         return self.codec.encode(images.to(self.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         return self.codec.decode(latents).clamp(0, 1)
 

@@ -19,5 +19,5 @@ def noise_levels(r: Tensor, law: TimestepSettings) -> Tensor:
 
 
 def importance_weights(r: Tensor, law: TimestepSettings) -> Tensor:
-    """Density of uniform t in [low, high] over the density of the law at t(r): power·r^(power−1), mean 1 under the law."""
+    """Density of uniform t in [low, high] over the law's own at t(r): power·r^(power−1), of mean 1 under the law."""
     return law.power * r ** (law.power - 1)

@@ -2,8 +2,9 @@
 
     Z' = softmax(Q·Kᵀ/√d)·V + softmax(Q·K'ᵀ/√d)·V',   K' = x·W'_k,  V' = x·W'_v,  x = user tokens, linear in u
 
-Q is the backbone's own (IP-Adapter, arXiv 2308.06721; PPD, arXiv 2501.06655). No map on u's path to V' has a bias and W'_v
-starts at zero, so the branch adds exactly zero for u = 0 for ever, and for every u before training: no user *is* the base.
+Q is the backbone's own (IP-Adapter, arXiv 2308.06721; PPD, arXiv 2501.06655). No map on u's path to V' has a bias, and
+W'_v starts at zero, so the branch adds exactly zero for u = 0 for ever, and for every u before training: no user *is* the
+base.
 """
 
 import re
@@ -56,7 +57,8 @@ class UserAttention(nn.Module):
         # One map a row: the rows are layers of a language model and share no basis.
         self.to_tokens = nn.Parameter(torch.randn(rows, dim, settings.tokens_per_row * settings.token_dim) * dim**-0.5)
         self.blocks = nn.ModuleDict({name: UserKeyValue(settings.token_dim, d) for name, d in block_dims.items()})
-        # Set for a pooled method: the one embedding that stands for everybody.
+        # Set for a pooled method: the one embedding [rows, dim] that stands for everybody.
+        self.everybody: Tensor | None
         self.register_buffer("everybody", None)
         self._current = CurrentUsers()
         self._detached: dict[str, tuple[Attention, AttnProcessor2_0]] = {}
@@ -82,11 +84,12 @@ class UserAttention(nn.Module):
         """
         if users.shape[1:] != self.embedding_shape:
             raise InputError(
-                f"user embeddings of shape {tuple(users.shape[1:])}; this adapter reads {self.embedding_shape} (rows, dim)"
+                f"user embeddings of (rows, dim) {tuple(users.shape[1:])}; this adapter reads {self.embedding_shape}"
             )
         if self.everybody is not None:
-            users = users.new_ones(()) * (users != 0).any(dim=2, keepdim=True).any(dim=1, keepdim=True) * self.everybody
-        return torch.einsum("brd,rdw->brw", users, self.to_tokens).unflatten(2, (-1, self.settings.token_dim)).flatten(1, 2)
+            users = (users != 0).any(dim=(1, 2), keepdim=True) * self.everybody
+        tokens = torch.einsum("brd,rdw->brw", users, self.to_tokens)
+        return tokens.reshape(len(users), -1, self.settings.token_dim)
 
     @contextmanager
     def users(self, users: Tensor | None) -> Iterator[Tensor | None]:
@@ -105,12 +108,12 @@ class UserAttention(nn.Module):
     def attach(self, backbone: Backbone) -> None:
         """Put the user branch beside the backbone's attention blocks. Only one adapter at a time."""
         blocks = backbone.attention_blocks()
-        for name in self.block_dims:
+        for name in self.blocks:
             if not isinstance(blocks[name].processor, AttnProcessor2_0):
                 raise InputError(f"attention block {name} already has an adapter attached", fix="Detach it first")
-        for name in self.block_dims:
+        for name, key_value in self.blocks.items():
             self._detached[name] = (blocks[name], blocks[name].processor)
-            blocks[name].set_processor(UserAttnProcessor(self._current, self.blocks[name]))
+            blocks[name].set_processor(UserAttnProcessor(self._current, key_value))
 
     def detach(self) -> None:
         """Give the backbone its own processors back: it is bit for bit what it was."""
@@ -127,7 +130,7 @@ class UserAttnProcessor:
     UNet2DConditionModel (no norms of q and k, no residual, no mask).
     """
 
-    def __init__(self, current: CurrentUsers, key_value: UserKeyValue) -> None:
+    def __init__(self, current: CurrentUsers, key_value: nn.Module) -> None:
         self.current = current
         self.key_value = key_value
 
@@ -149,7 +152,7 @@ class UserAttnProcessor:
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, L, heads·d] -> [B, heads, L, d]."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
