@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,10 +13,6 @@ from ppd.preferences.rows import RawRow, Refusal
 
 DECIDED = ((1.0, 0.0), (0.0, 1.0))
 TIE = (0.5, 0.5)
-_REQUIRED = {
-    name: RawRow._fields.index(name)
-    for name in ("has_label", "are_different", "ranking_id", "user_id", "caption", "uid_0", "uid_1", "best_uid")
-}
 _IMAGES_A_TASK = 32  # so that handing tiny images to a thread does not cost more than decoding them
 
 
@@ -41,7 +37,16 @@ class StoredImage(NamedTuple):
     digest: bytes
 
 
-def check_values(row: RawRow) -> Pair | Refusal | str:
+class Candidate(NamedTuple):
+    """A pair whose values are sound and whose images, (uid, encoded bytes) each, are still to be looked at."""
+
+    file: str
+    row: int
+    pair: Pair
+    images: tuple[tuple[str, bytes | None], tuple[str, bytes | None]]
+
+
+def check_values(row: RawRow) -> Candidate | Refusal | str:
     """Judge a row by its values alone, without its images.
 
     A string names why there is no choice to learn from though nothing is wrong: `no_label`, `not_different`, `tie`.
@@ -54,17 +59,16 @@ def check_values(row: RawRow) -> Pair | Refusal | str:
         return "no_label"
     if row.are_different is False:
         return "not_different"
-    for name, at in _REQUIRED.items():
-        if row[at] is None:
-            return refuse("value_missing", name)
-    assert row.ranking_id is not None and row.user_id is not None and row.caption is not None
-    assert row.uid_0 is not None and row.uid_1 is not None
-    if not row.user_id.strip():
-        return refuse("value_missing", "user_id is empty")
-    if not row.caption.strip():
-        return refuse("caption_empty", "expected a text")
+    if row.has_label is None or row.are_different is None:
+        return refuse("value_missing", "has_label or are_different")
+    if row.ranking_id is None:
+        return refuse("value_missing", "ranking_id")
+    if row.user_id is None or not row.user_id.strip():
+        return refuse("value_missing", "user_id")
+    if row.caption is None or not row.caption.strip():
+        return refuse("value_missing", "caption")
     if not row.uid_0 or not row.uid_1:
-        return refuse("value_missing", "an image uid is empty")
+        return refuse("value_missing", "image_0_uid or image_1_uid")
     if row.uid_0 == row.uid_1:
         return refuse("same_image", f"both images are {row.uid_0}")
     if row.label_0 is None or row.label_1 is None or math.isnan(row.label_0) or math.isnan(row.label_1):
@@ -77,7 +81,8 @@ def check_values(row: RawRow) -> Pair | Refusal | str:
     chosen, rejected = (row.uid_0, row.uid_1) if labels == DECIDED[0] else (row.uid_1, row.uid_0)
     if row.best_uid != chosen:
         return refuse("label_disagrees", f"the labels choose {chosen}; best_image_uid is {row.best_uid}")
-    return Pair(row.ranking_id, row.user_id, row.caption, chosen, rejected, row.created_us)
+    pair = Pair(row.ranking_id, row.user_id, row.caption, chosen, rejected, row.created_us)
+    return Candidate(row.file, row.row, pair, ((row.uid_0, row.image_0), (row.uid_1, row.image_1)))
 
 
 @dataclass
@@ -114,29 +119,20 @@ class Cleaner:
     def clean(self, rows: Sequence[RawRow | Refusal]) -> Cleaned:
         """Judge the rows of one batch. The first of several that contradict or repeat one another is kept."""
         cleaned = Cleaned()
-        candidates: list[tuple[RawRow, Pair] | Refusal] = []
-        for row in rows:
-            verdict = row if isinstance(row, Refusal) else check_values(row)
+        verdicts = [row if isinstance(row, Refusal) else check_values(row) for row in rows]
+        images = [image for verdict in verdicts if isinstance(verdict, Candidate) for image in verdict.images]
+        findings = iter(self._inspect(images))
+        for verdict in verdicts:
             if isinstance(verdict, str):
                 cleaned.dropped[verdict] += 1
             elif isinstance(verdict, Refusal):
-                candidates.append(verdict)
+                cleaned.refused.append(verdict)
             else:
-                assert isinstance(row, RawRow)
-                candidates.append((row, verdict))
-
-        images = [_images(candidate[0]) for candidate in candidates if not isinstance(candidate, Refusal)]
-        findings = iter(self._inspect([image for pair in images for image in pair]))
-        for candidate in candidates:
-            if isinstance(candidate, Refusal):
-                cleaned.refused.append(candidate)
-            else:
-                row, pair = candidate
-                problem = self._accept(row, pair, (next(findings), next(findings)), cleaned.images)
+                problem = self._accept(verdict, (next(findings), next(findings)), cleaned.images)
                 if problem is None:
-                    cleaned.pairs.append(pair)
+                    cleaned.pairs.append(verdict.pair)
                 else:
-                    cleaned.refused.append(Refusal(row.file, row.row, *problem))
+                    cleaned.refused.append(Refusal(verdict.file, verdict.row, *problem))
         return cleaned
 
     def _inspect(self, images: list[tuple[str, bytes | None]]) -> list["_Finding"]:
@@ -159,9 +155,10 @@ class Cleaner:
         ]
 
     def _accept(
-        self, row: RawRow, pair: Pair, findings: tuple["_Finding", "_Finding"], images: list[StoredImage]
+        self, candidate: Candidate, findings: tuple["_Finding", "_Finding"], images: list[StoredImage]
     ) -> tuple[str, str] | None:
-        """Register a pair and its new images; or return (reason, detail) and change nothing."""
+        """Register a pair and add its new images to `images`; or return (reason, detail) and change nothing."""
+        pair = candidate.pair
         if pair.pair_id in self._rankings:
             return "duplicate_ranking", f"ranking_id {pair.pair_id} came before"
         key = _pair_key(pair)
@@ -169,7 +166,7 @@ class Cleaner:
             return "duplicate_pair", f"user {pair.user_id} has judged these two images before"
         new: dict[str, StoredImage] = {}
         seen: list[bytes] = []
-        for (uid, encoded), finding in zip(_images(row), findings, strict=True):
+        for (uid, encoded), finding in zip(candidate.images, findings, strict=True):
             if isinstance(finding, bytes) and uid not in self._digests:
                 # It was to be decoded with an earlier row of this batch, which then was refused.
                 finding = inspect(encoded, self._max_image_pixels)
@@ -178,8 +175,7 @@ class Cleaner:
             content = finding.digest if isinstance(finding, GoodImage) else finding
             if self._digests.get(uid, content) != content:
                 return "image_conflict", f"image {uid} came before with other bytes"
-            if isinstance(finding, GoodImage) and uid not in self._digests:
-                assert encoded is not None
+            if isinstance(finding, GoodImage) and encoded and uid not in self._digests:
                 new[uid] = StoredImage(uid, encoded, finding.width, finding.height, content)
             seen.append(content)
         if seen[0] == seen[1]:
@@ -192,11 +188,6 @@ class Cleaner:
 
 
 _Finding = GoodImage | BadImage | bytes  # bytes: the digest of an image whose uid is known, not decoded again
-
-
-def _images(row: RawRow) -> tuple[tuple[str, bytes | None], tuple[str, bytes | None]]:
-    assert row.uid_0 is not None and row.uid_1 is not None
-    return (row.uid_0, row.image_0), (row.uid_1, row.image_1)
 
 
 def _pair_key(pair: Pair) -> bytes:

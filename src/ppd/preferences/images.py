@@ -47,7 +47,7 @@ def inspect(encoded: bytes | None, max_pixels: int) -> GoodImage | BadImage:
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return BadImage("image_too_large", str(error))
-    except Exception as error:  # Pillow's decoders raise whatever hostile bytes make them stumble on
+    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise anything when they stumble on hostile bytes
         reason = "image_truncated" if "truncated" in str(error).lower() else "image_undecodable"
         return BadImage(reason, f"{type(error).__name__}: {error}"[:200])
     return GoodImage(digest(encoded), width, height)

@@ -18,7 +18,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         # Without pre_buffer a column chunk is streamed: a row group of 500 MB does not have to fit in memory.
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"not a readable parquet file, truncated or damaged ({error})", file=path, fix=DAMAGED) from error
+        raise InputError(f"not readable as parquet: truncated or damaged ({error})", file=path, fix=DAMAGED) from error
 
 
 def record_batches(path: Path, columns: list[str], start_row: int) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -27,6 +27,7 @@ def _is_user(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or is_text(kind)
 
 
+# The columns that are read, in the order of RawRow's fields: which types fit, and how to call them.
 _USED: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
     "ranking_id": (pa.types.is_integer, "integers"),
     "user_id": (_is_user, "integers or text"),
@@ -97,29 +98,11 @@ def _rows(batch: pa.RecordBatch, file: Path, name: str, first: int) -> Iterator[
     bad_texts = {
         row: column for column in _TEXTS for row, value in enumerate(values[column]) if isinstance(value, bytes)
     }
-    for row, (ranking, user, caption, created, uid_0, uid_1, jpg_0, jpg_1, label_0, label_1, best, has, differ) in (
-        enumerate(zip(*columns, strict=True))
-    ):
+    for row, fields in enumerate(zip(*columns, strict=True)):
         if row in bad_texts:
             yield Refusal(name, first + row, "text_not_utf8", f"{bad_texts[row]} is no valid UTF-8")
-            continue
-        yield RawRow(
-            file=name,
-            row=first + row,
-            ranking_id=ranking,
-            user_id=user,
-            caption=caption,
-            created_us=created,
-            uid_0=uid_0,
-            uid_1=uid_1,
-            image_0=jpg_0,
-            image_1=jpg_1,
-            label_0=label_0,
-            label_1=label_1,
-            best_uid=best,
-            has_label=has,
-            are_different=differ,
-        )
+        else:
+            yield RawRow(name, first + row, *fields)
 
 
 def _values(column: str, array: pa.Array) -> list[Any]:

@@ -57,9 +57,14 @@ class Batch(NamedTuple):
 class Source(Protocol):
     """A log that can be read in batches, and again from any position between two of them."""
 
-    root: Path
-    files: tuple[Path, ...]
-    n_rows: int
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+
+    @property
+    def n_rows(self) -> int: ...
 
     def batches(self, start: Position) -> Iterator[Batch]:
         """Batches from `start` on. Batches depend on the files alone, never on where reading started."""

@@ -1,0 +1,89 @@
+"""What every later stage reads: the pairs, the users, and any image by its uid."""
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from PIL import Image
+
+from ppd.errors import InputError
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """A folder that `ingest` wrote. The tables are in memory, the images stay on disk.
+
+    `pairs`: pair_id, user_id, caption, chosen_uid, rejected_uid, created_at, role, support_group (-1: none).
+    `users`: user_id, split, shard, n_pairs, n_support_groups. `captions`: caption, split.
+    May be copied to other processes: no file is held open.
+    """
+
+    folder: Path
+    pairs: pd.DataFrame
+    users: pd.DataFrame
+    captions: pd.DataFrame
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read the tables of `folder`. Raises `InputError` when it is not one that `ingest` finished."""
+        if not (folder / "summary.json").is_file():
+            raise InputError("no preferences here", file=folder, fix="Run `ppd stage ingest` first")
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("pairs", "users", "captions")}
+        return cls(folder=folder, **tables)
+
+    def image_bytes(self, uids: Sequence[str]) -> list[bytes]:
+        """The encoded images with these uids, in this order. Each row group that is touched is read once.
+
+        Raises `KeyError` for a uid that is not there.
+        """
+        at = self._index.get_indexer(pd.Index(uids))
+        if (at < 0).any():
+            raise KeyError(f"no image has the uid {uids[int(np.argmin(at))]!r}")
+        group = np.searchsorted(self._group_starts, at, side="right") - 1
+        row = at - self._group_starts[group]
+        images: dict[int, bytes] = {}
+        for wanted in np.unique(group).tolist():
+            part, number = self._groups[wanted]
+            with pq.ParquetFile(part) as file:
+                column = file.read_row_group(number, columns=["image"])["image"]
+            for position in np.flatnonzero(group == wanted).tolist():
+                images[position] = column[int(row[position])].as_py()
+        return [images[position] for position in range(len(uids))]
+
+    def images(self, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
+        """Decoded RGB images with these uids, in this order, read `chunk` at a time as they are asked for."""
+        remaining = iter(uids)
+        while some := list(islice(remaining, chunk)):
+            for encoded in self.image_bytes(some):
+                yield Image.open(io.BytesIO(encoded)).convert("RGB")
+
+    @cached_property
+    def _parts(self) -> list[Path]:
+        return sorted((self.folder / "images").glob("part-*.parquet"))
+
+    @cached_property
+    def _index(self) -> pd.Index:
+        """All uids in the order of the parts: a uid's place here is its place on disk."""
+        uids = [pq.read_table(part, columns=["image_uid"])["image_uid"].to_pandas() for part in self._parts]
+        return pd.Index(pd.concat(uids, ignore_index=True))
+
+    @cached_property
+    def _groups(self) -> list[tuple[Path, int]]:
+        return [(part, group) for part in self._parts for group in range(pq.read_metadata(part).num_row_groups)]
+
+    @cached_property
+    def _group_starts(self) -> np.ndarray:
+        """The place of the first image of each row group: int64 [len(_groups)]."""
+        sizes = [
+            metadata.row_group(group).num_rows
+            for metadata in map(pq.read_metadata, self._parts)
+            for group in range(metadata.num_row_groups)
+        ]
+        return np.cumsum([0, *sizes[:-1]])
