@@ -1,8 +1,14 @@
-"""Settings of every component, one frozen model each; `params.yaml` holds them."""
+"""Settings of every component, one frozen model each, and their composition: what `params.yaml` holds.
 
+Values live in `params.yaml` alone when the pipeline runs; the defaults here are for use as a library. No torch here.
+"""
+
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ppd.params import load_model
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -25,6 +31,24 @@ class PeopleSettings(Component):
     indifference: float = Field(3.0, gt=0)
 
 
+class LogSettings(Component):
+    """The simulated log of choices (`ppd.stickers.log`)."""
+
+    seed: int = 0
+    n_people: int = Field(420, ge=1)
+    rows_a_person: tuple[int, int] = (44, 60)
+    kept_winner_share: Share = 0.15
+    """Share of choices after which the winner stays for the next round."""
+    tie_rate: Share = 0.135
+    """How often a person without an opinion calls a tie; else they move on and leave no row."""
+    unlabelled_share: Share = 0.01
+    duplicate_share: Share = 0.005
+    broken_image_share: Share = 0.002
+    given_up_share: Share = 0.02
+    """People who left fewer than four rows, beside the others."""
+    image_quality: int = Field(80, ge=1, le=100)
+
+
 class PreferenceSettings(Component):
     """Reading, cleaning and splitting the log of choices (`ppd.preferences`)."""
 
@@ -42,7 +66,8 @@ class PreferenceSettings(Component):
     validation_user_share: Share = 0.1
     test_user_share: Share = 0.2
     eval_caption_share: Share = 0.2
-    n_shards: int = Field(4, ge=1, le=10_000)
+    n_shards: int = Field(4, ge=1, le=64)
+    """Users are embedded in this many shards by hash. Above 99 Dagster stops comparing versions of single shards."""
 
     @model_validator(mode="after")
     def _somebody_is_seen(self) -> Self:
@@ -144,6 +169,9 @@ class FinetuneSettings(Component):
 class SamplingSettings(Component):
     """How images are drawn (`ppd.diffusion.sampling`)."""
 
+    latent_size: tuple[int, int] = (16, 16)
+    """Height and width of the latents: 16x16 at the sticker scale, 24x24 for Stable Cascade at 1024 px."""
+
     steps: int = Field(24, ge=1)
     sampler: Literal["ddim", "ddpm"] = "ddim"
     """ddim: deterministic steps; ddpm: the scheduler's own ancestral steps (Stable Cascade's pipeline)."""
@@ -151,3 +179,17 @@ class SamplingSettings(Component):
     user_guidance: float = Field(1.0, ge=0)
     """Strength of the person: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
     batch_size: int = Field(32, ge=1)
+
+
+class Settings(Component):
+    """Everything that a run of the pipeline can be told. A stage takes its own component out of it."""
+
+    people: PeopleSettings = PeopleSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    sampling: SamplingSettings = SamplingSettings()
+
+
+def load_settings(path: str | Path = "params.yaml") -> Settings:
+    """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
+    return load_model(path, Settings)

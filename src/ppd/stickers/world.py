@@ -14,7 +14,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "food": ("red apple", "banana", "strawberry", "pizza", "doughnut", "carrot"),
     "vehicles": ("automobile", "rocket", "sailboat", "locomotive"),
     "plants": ("cactus", "sunflower", "tulip", "mushroom", "palm tree"),
-    "objects": ("guitar", "balloon", "light bulb", "key", "bell", "wrapped gift"),
+    "objects": ("guitar", "balloon", "crown", "key", "bell", "wrapped gift"),
     "places": ("house", "castle", "tent"),
 }
 CONCEPTS: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
