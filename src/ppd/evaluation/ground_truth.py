@@ -1,0 +1,44 @@
+"""What a simulated person truly thinks of an image: their utility over what a reader sees in it.
+
+Exact for a rendered scene; for a generated image it is as good as the reader, whose own accuracy the report states.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ppd.errors import InputError
+from ppd.stickers.world import FACTORS, STYLES
+
+Floats = NDArray[np.float64]
+FEATURES: tuple[str, ...] = (*STYLES, *(factor.name for factor in FACTORS))
+
+
+@dataclass(frozen=True)
+class Tastes:
+    """The true tastes of people: user_ids [N] and utilities per feature [N, 9]."""
+
+    user_ids: tuple[str, ...]
+    weights: Floats
+
+    @staticmethod
+    def load(truth: Path) -> "Tastes":
+        """Read truth/people.parquet. Only evaluation may: no stage before it opens this file (there is a test)."""
+        file = truth / "people.parquet"
+        if not file.exists():
+            raise InputError("no ground truth here; expected the file that comes with the simulated log", file=file)
+        people = pd.read_parquet(file)
+        return Tastes(tuple(people.user_id), people[list(FEATURES)].to_numpy(dtype=np.float64))
+
+    def of(self, user_ids: list[str]) -> Floats:
+        """The tastes of these people, in this order: [len(user_ids), 9]."""
+        row = {user_id: i for i, user_id in enumerate(self.user_ids)}
+        return self.weights[[row[user_id] for user_id in user_ids]]
+
+
+def outcome(utility: Floats, opponents: Floats) -> Floats:
+    """1 where an image is worth more to the person than its opponent, 0 less, 0.5 the same."""
+    return np.asarray((np.sign(utility - opponents) + 1) / 2)
