@@ -67,7 +67,9 @@ def test_people_choose_what_their_taste_says(folder: Path, log: pd.DataFrame) ->
     features = pd.DataFrame(scene_features(scenes), index=shown.index)
     decided = log[log.label_0.isin([0.0, 1.0])]
     taste = people.loc[decided.user_id.astype(str), list(FEATURE_NAMES)].to_numpy()
-    gap = ((features.loc[decided.image_0_uid].to_numpy() - features.loc[decided.image_1_uid].to_numpy()) * taste).sum(axis=1)
+    gap = ((features.loc[decided.image_0_uid].to_numpy() - features.loc[decided.image_1_uid].to_numpy()) * taste).sum(
+        axis=1
+    )
     agrees = (gap > 0) == (decided.label_0.to_numpy() == 1)
     assert agrees[np.abs(gap) > 3].mean() > 0.9 > agrees[np.abs(gap) < 1].mean()
     concept = shown.loc[decided.image_0_uid].concept.map(lambda c: CONCEPTS[c])
