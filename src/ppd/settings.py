@@ -151,6 +151,8 @@ class FinetuneSettings(Component):
     compile: bool = False
     """torch.compile the base network: needs a C++ compiler on a CPU, and a minute at the start."""
     evaluate_every_steps: int = Field(100, ge=1)
+    evaluation_pairs: int = Field(256, ge=1)
+    """At most so many pairs of seen people, and of held-out ones, with noise of their own that never changes."""
     checkpoint_every_steps: int = Field(200, ge=1)
     attention: UserAttentionSettings = UserAttentionSettings()
     timesteps: TimestepSettings = TimestepSettings()

@@ -76,4 +76,4 @@ def codec() -> FlatCodec:
 
 @pytest.fixture
 def backbone(tiny_folder: Path, codec: FlatCodec) -> StableCascadeBackbone:
-    return StableCascadeBackbone.from_pretrained(tiny_folder, codec)
+    return StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec)

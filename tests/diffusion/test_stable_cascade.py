@@ -52,7 +52,7 @@ def test_v_prediction_is_turned_into_noise(
     shutil.copytree(tiny_folder, folder)
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
-    reads_v = StableCascadeBackbone.from_pretrained(folder, codec)
+    reads_v = StableCascadeBackbone.from_pretrained(folder, codec=codec)
     x_t, t = noisy()
     text = backbone.encode_captions(CAPTIONS)
     v = backbone.predict_noise(x_t, t, text)
@@ -64,7 +64,7 @@ def test_v_prediction_is_turned_into_noise(
 
 def test_bf16_keeps_the_timestep_in_fp32(tiny_folder: Path, codec: Codec, backbone: StableCascadeBackbone) -> None:
     """At high t the phase is thousands of rad; rounding t to bf16 would give another time's embedding."""
-    in_bf16 = StableCascadeBackbone.from_pretrained(tiny_folder, codec, precision="bf16")
+    in_bf16 = StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec, precision="bf16")
     x_t, _ = noisy()
     t = torch.tensor([0.7013, 0.8127, 0.9571])
     text = backbone.encode_captions(CAPTIONS)
@@ -77,17 +77,17 @@ def test_bf16_keeps_the_timestep_in_fp32(tiny_folder: Path, codec: Codec, backbo
 
 def test_what_cannot_work_is_refused(tiny_folder: Path, codec: Codec, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="overflows in fp16"):
-        StableCascadeBackbone.from_pretrained(tiny_folder, codec, precision="fp16")
+        StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec, precision="fp16")
     folder = tmp_path / "no-image"
     shutil.copytree(tiny_folder, folder)
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "sample"}))
     with pytest.raises(InputError, match="expected 'epsilon' or 'v_prediction'"):
-        StableCascadeBackbone.from_pretrained(folder, codec)
+        StableCascadeBackbone.from_pretrained(folder, codec=codec)
 
 
 def test_fingerprint_tells_weights_apart(backbone: StableCascadeBackbone, codec: Codec, tiny_folder: Path) -> None:
-    other = StableCascadeBackbone.from_pretrained(tiny_folder, codec)
+    other = StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec)
     assert other.fingerprint == backbone.fingerprint
     unet = other.unet
     unet.clf[1].weight.data *= 1.1

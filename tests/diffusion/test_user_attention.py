@@ -82,7 +82,8 @@ def test_one_block_against_the_equation_in_float64(backbone: StableCascadeBackbo
     name, block = "up_0_2", backbone.attention_blocks()["up_0_2"]
     kv = adapter.blocks[name]
     x, context = torch.randn(2, 24, 3, 3), torch.randn(2, 7, 24)
-    with adapter.users(people(2)) as tokens:
+    tokens = adapter.user_tokens(people(2))
+    with adapter.users(people(2)):
         ours = block(x, encoder_hidden_states=context)
 
     def heads(y: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ def denoising_error(predicted: Tensor, noise: Tensor) -> Tensor:
 
 
 def margin(error_w: Tensor, error_l: Tensor, reference_w: Tensor, reference_l: Tensor) -> Tensor:
-    """m = [e_θ(w) − e_θ(l)] − [e_ref(w) − e_ref(l)]: [B]; below 0 the model sides with the winner more than the base."""
+    """m = [e_θ(w) − e_θ(l)] − [e_ref(w) − e_ref(l)]: [B]; below 0, nearer the winner than the base is."""
     return (error_w - error_l) - (reference_w - reference_l)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from ppd.diffusion.backbone import Codec, Text
+from ppd.diffusion.codec import ImageCodec
 from ppd.errors import InputError
 from ppd.settings import Precision
 
@@ -62,13 +63,15 @@ class StableCascadeBackbone:
     def from_pretrained(
         cls,
         folder: str | Path,
-        codec: Codec,
         *,
+        codec: Codec | None = None,
         revision: str | None = None,
         precision: Precision = "fp32",
         device: torch.device | str = "cpu",
     ) -> Self:
         """Load `prior/`, `scheduler/`, `text_encoder/` and `tokenizer/` of a folder (or hub id) in the hub's layout.
+
+        Without a `codec`, the nano one is loaded from `codec/`.
 
         The scheduler's config says what the network predicts: `prediction_type`, epsilon (the default) or v_prediction.
         Raises InputError for fp16 and for a schedule that is not Stable Cascade's.
@@ -93,7 +96,7 @@ class StableCascadeBackbone:
             unet=unet.to(device),
             text_encoder=text_encoder.to(device),
             tokenizer=AutoTokenizer.from_pretrained(folder, subfolder="tokenizer", revision=revision),
-            codec=codec,
+            codec=codec or ImageCodec.from_pretrained(folder, subfolder="codec", revision=revision).to(device),
             prediction_type=prediction_type,
             schedule_offset=schedule.get("s", 0.008),
             base_id=str(folder),
@@ -103,6 +106,10 @@ class StableCascadeBackbone:
     @property
     def device(self) -> torch.device:
         return self.unet.device
+
+    @property
+    def latent_channels(self) -> int:
+        return self.unet.config.in_channels
 
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> Text:

@@ -3,14 +3,15 @@
     Z' = softmax(Q·Kᵀ/√d)·V + softmax(Q·K'ᵀ/√d)·V',   K' = x·W'_k,  V' = x·W'_v,  x = user tokens, linear in u
 
 Q is the backbone's own (IP-Adapter, arXiv 2308.06721; PPD, arXiv 2501.06655). No map on u's path to V' has a bias, and
-W'_v starts at zero, so the branch adds exactly zero for u = 0 for ever, and for every u before training: no user *is* the
-base.
+W'_v starts at zero, so the branch adds exactly zero for u = 0 for ever, and for every u before training: no user *is*
+the base.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
@@ -92,16 +93,15 @@ class UserAttention(nn.Module):
         return tokens.reshape(len(users), -1, self.settings.token_dim)
 
     @contextmanager
-    def users(self, users: Tensor | None) -> Iterator[Tensor | None]:
+    def users(self, users: Tensor | None) -> Iterator[None]:
         """Draw for these people inside the block: u [B, rows, dim], a row of zeros for nobody; None for the bare base.
 
-        Yields the user tokens. Keep the block open until `backward` is done: gradient checkpointing runs the forward
-        again there.
+        Keep the block open until `backward` is done: gradient checkpointing runs the forward again there.
         """
         before = self._current.tokens
         self._current.tokens = None if users is None else self.user_tokens(users)
         try:
-            yield self._current.tokens
+            yield
         finally:
             self._current.tokens = before
 
@@ -113,7 +113,7 @@ class UserAttention(nn.Module):
                 raise InputError(f"attention block {name} already has an adapter attached", fix="Detach it first")
         for name, key_value in self.blocks.items():
             self._detached[name] = (blocks[name], blocks[name].processor)
-            blocks[name].set_processor(UserAttnProcessor(self._current, key_value))
+            blocks[name].set_processor(UserAttnProcessor(self._current, cast(UserKeyValue, key_value)))
 
     def detach(self) -> None:
         """Give the backbone its own processors back: it is bit for bit what it was."""
@@ -130,7 +130,7 @@ class UserAttnProcessor:
     UNet2DConditionModel (no norms of q and k, no residual, no mask).
     """
 
-    def __init__(self, current: CurrentUsers, key_value: nn.Module) -> None:
+    def __init__(self, current: CurrentUsers, key_value: UserKeyValue) -> None:
         self.current = current
         self.key_value = key_value
 
