@@ -195,3 +195,19 @@ class Settings(Component):
 def load_settings(path: str | Path = "params.yaml") -> Settings:
     """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
     return load_model(path, Settings)
+
+
+class EvaluationSettings(Component):
+    """Who is drawn for, what, and which images meet (`ppd.evaluation.plan`)."""
+
+    people: Literal["validation", "test"] = "test"
+    """Unseen people: settings are chosen on validation, results are reported on test."""
+    n_unseen_people: int = Field(96, ge=2)
+    n_seen_people: int = Field(64, ge=2)
+    captions_a_person: int = Field(8, ge=1)
+    n_seeds: int = Field(16, ge=2)
+    """Noises that images start from; people are spread over them."""
+    first_seed: int = Field(0, ge=0)
+    """A re-evaluation moves on to fresh noises with this."""
+    opponents_an_image: int = Field(4, ge=1)
+    """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""

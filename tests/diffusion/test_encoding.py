@@ -1,0 +1,81 @@
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ppd.diffusion.encoding import LATENTS, Encoded, encode, resized, to_tensor
+from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.errors import InputError
+from ppd.preferences.store import Preferences
+
+PX = 8  # what the tiny codec takes
+
+
+@pytest.fixture(scope="module")
+def preferences(simulated: Path) -> Preferences:
+    return Preferences.open(simulated / "preferences")
+
+
+def test_every_trained_or_measured_image_has_its_latent_and_no_other(
+    preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path
+) -> None:
+    encode(preferences, backbone, tmp_path / "latents", image_px=PX, batch_size=50)
+    encoded = Encoded.open(tmp_path / "latents")
+    used = preferences.pairs[preferences.pairs.role.isin(["train", "eval"])]
+    assert set(encoded.image_row.index) == {*used.chosen_uid, *used.rejected_uid}
+    assert set(encoded.caption_row.index) == set(preferences.captions.caption)
+
+    uid, caption = used.chosen_uid.iloc[7], used.caption.iloc[7]
+    image = resized(next(preferences.images([uid])), PX)
+    alone = backbone.encode_images(to_tensor([image]))[0]
+    torch.testing.assert_close(encoded.latents[encoded.image_row[uid]].float(), alone, atol=1e-3, rtol=1e-3)
+    pooled = backbone.encode_captions([caption]).pooled[0]
+    torch.testing.assert_close(encoded.text.pooled[encoded.caption_row[caption]], pooled)
+    assert [p.name for p in tmp_path.iterdir()] == ["latents"], "nothing is left behind"
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(
+    preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(preferences, backbone, tmp_path / "whole", image_px=PX, batch_size=50)
+    read: list[int] = []
+    images = Preferences.images
+
+    def dying(self: Preferences, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
+        for i, image in enumerate(images(self, uids, chunk)):
+            if i == 130:
+                raise Killed
+            yield image
+
+    monkeypatch.setattr(Preferences, "images", dying)
+    with pytest.raises(Killed):
+        encode(preferences, backbone, tmp_path / "latents", image_px=PX, batch_size=50)
+    assert not (tmp_path / "latents").exists()
+
+    def counting(self: Preferences, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
+        for image in images(self, uids, chunk):
+            read.append(1)
+            yield image
+
+    monkeypatch.setattr(Preferences, "images", counting)
+    encode(preferences, backbone, tmp_path / "latents", image_px=PX, batch_size=50)
+    whole = Encoded.open(tmp_path / "whole")
+    assert len(read) == len(whole.latents) - 100, "two batches were kept"
+    assert (tmp_path / "latents" / LATENTS).read_bytes() == (tmp_path / "whole" / LATENTS).read_bytes()
+
+
+def test_a_wide_image_gives_its_centre() -> None:
+    image = Image.new("RGB", (30, 10), "red")
+    image.paste("blue", (10, 0, 20, 10))
+    assert set(resized(image, 5).get_flattened_data()) == {(0, 0, 255)}
+
+
+def test_an_unfinished_folder_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ppd stage encode"):
+        Encoded.open(tmp_path)

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ppd.evaluation.plan import POOLED, images, meetings, requests
+from ppd.preferences.store import Preferences
+from ppd.settings import EvaluationSettings
+
+SETTINGS = EvaluationSettings(n_unseen_people=6, n_seen_people=8, captions_a_person=4, n_seeds=5)
+
+
+@pytest.fixture(scope="module")
+def preferences(simulated: Path) -> Preferences:
+    return Preferences.open(simulated / "preferences")
+
+
+@pytest.fixture(scope="module")
+def asked(preferences: Preferences) -> pd.DataFrame:
+    return requests(preferences, SETTINGS)
+
+
+def test_nothing_that_was_trained_on_is_asked_for(preferences: Preferences, asked: pd.DataFrame) -> None:
+    trained = preferences.pairs[preferences.pairs.role != "eval"]
+    assert not set(asked.caption) & set(trained.caption)
+    split = preferences.users.set_index("user_id").split
+    assert set(asked[asked.users == "unseen"].user_id.map(split)) == {"test"}
+    assert set(asked[asked.users == "seen"].user_id.map(split)) == {"train"}
+
+
+def test_every_image_that_meets_is_drawn(asked: pd.DataFrame) -> None:
+    drawn = {m: set(images(asked, m, SETTINGS).itertuples(index=False, name=None)) for m in (*POOLED, "ppd")}
+    table = meetings(asked, SETTINGS)
+    for row in table.itertuples():
+        assert (row.method_user, row.caption, row.method_seed) in drawn[row.method]
+        assert (row.opponent_user, row.caption, row.opponent_seed) in drawn[row.opponent_model]
+
+
+def test_pairings_are_what_they_say(asked: pd.DataFrame) -> None:
+    table = meetings(asked, SETTINGS)
+    assert ((table.pairing == "same-seed") == (table.method_seed == table.opponent_seed)).all()
+    shuffled = table[table.opponent == "ppd-shuffled"]
+    assert (shuffled.opponent_user != shuffled.user_id).all() and len(shuffled)
+    assert (table[table.method == "ppd"].method_user == table[table.method == "ppd"].user_id).all()
+
+
+def test_fresh_seeds_share_no_noise_with_the_old_ones(preferences: Preferences, asked: pd.DataFrame) -> None:
+    fresh = requests(preferences, SETTINGS.model_copy(update={"first_seed": SETTINGS.n_seeds}))
+    assert not set(fresh.seed) & set(asked.seed)
+    assert list(fresh.user_id) == list(asked.user_id)
