@@ -22,7 +22,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 def test_answers_of_one_person_count_as_one_witness() -> None:
     one_voice = clustered_mean(np.repeat([1.0, 0.0], 100), np.repeat([0, 1], 100))
-    assert one_voice.low == 0 and one_voice.high == 1
+    assert one_voice.low == 0
+    assert one_voice.high == 1
     crowd = clustered_mean(np.repeat([1.0, 0.0], 100), np.arange(200))
     assert crowd.high - crowd.low < 0.2
 
@@ -41,9 +42,13 @@ def test_win_rates_are_grouped_and_ties_count_half() -> None:
         }
     )
     base, dpo = win_rates(rows)
-    assert base["win_rate"] == pytest.approx(0.625) and base["n_comparisons"] == 4 and base["n_users"] == 2
+    assert base["win_rate"] == pytest.approx(0.625)
+    assert base["n_comparisons"] == 4
+    assert base["n_users"] == 2
     assert base["gain_sd"] == pytest.approx(0.5)
-    assert dpo["opponent"] == "dpo" and dpo["win_rate"] == 1 and dpo["gain_sd"] is None
+    assert dpo["opponent"] == "dpo"
+    assert dpo["win_rate"] == 1
+    assert dpo["gain_sd"] is None
 
 
 def test_outcomes() -> None:

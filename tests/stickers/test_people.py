@@ -56,7 +56,8 @@ def test_no_choices_leave_the_prior_and_many_name_the_person() -> None:
     kind = int(PEOPLE.prior.argmax())
     belief = posterior(PEOPLE, SETTINGS, RATE, *choices(np.random.default_rng(3), kind, 60))
     named = np.bincount(PEOPLE.strongest, weights=belief, minlength=len(TRAITS))
-    assert named.argmax() == PEOPLE.strongest[kind] and named.max() > 0.95
+    assert named.argmax() == PEOPLE.strongest[kind]
+    assert named.max() > 0.95
 
 
 def test_swapping_the_images_swaps_the_prediction() -> None:

@@ -44,7 +44,7 @@ class Ceiling:
 def draw_choices(
     rng: np.random.Generator, people: Population, settings: PeopleSettings, kinds: NDArray[np.integer], k: int
 ) -> tuple[Floats, Floats]:
-    """`k` choices of each person on random pairs that they have an opinion on: preferred and rejected looks [N, k, 9]."""
+    """`k` choices of each person on random pairs they have an opinion on: preferred and rejected looks [N, k, 9]."""
     preferred, rejected = (
         np.empty((len(kinds), k, people.tastes.shape[1])),
         np.empty((len(kinds), k, people.tastes.shape[1])),

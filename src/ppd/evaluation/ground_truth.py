@@ -42,3 +42,26 @@ class Tastes:
 def outcome(utility: Floats, opponents: Floats) -> Floats:
     """1 where an image is worth more to the person than its opponent, 0 less, 0.5 the same."""
     return np.asarray((np.sign(utility - opponents) + 1) / 2)
+
+
+IMAGE_KEY = ["model", "user_id", "caption", "seed"]
+"""What names a generated image; pooled models draw for user_id ""."""
+
+
+def judge(meetings: pd.DataFrame, seen_in: pd.DataFrame, tastes: Tastes) -> pd.DataFrame:
+    """True verdicts on `ppd.evaluation.plan.meetings`: the same rows with outcome, gain_sd and judge = "ground-truth".
+
+    seen_in: what the reader saw, indexed by `IMAGE_KEY`, with the columns `FEATURES`. gain_sd is the person's gain in
+    utility over the spread (standard deviation) of what the base draws for all captions, in the eyes of that person.
+    """
+    method_key = pd.MultiIndex.from_frame(meetings[["method", "method_user", "caption", "method_seed"]])
+    opponent_key = pd.MultiIndex.from_frame(meetings[["opponent_model", "opponent_user", "caption", "opponent_seed"]])
+    taste = tastes.of(list(meetings.user_id))
+    features = list(FEATURES)
+    utility = (seen_in[features].loc[method_key].to_numpy() * taste).sum(axis=1)
+    opponents = (seen_in[features].loc[opponent_key].to_numpy() * taste).sum(axis=1)
+    base = seen_in[features].xs("base", level="model").to_numpy()
+    spread = (base @ taste.T).std(axis=0)
+    return meetings.assign(
+        judge="ground-truth", outcome=outcome(utility, opponents), gain_sd=(utility - opponents) / spread
+    )

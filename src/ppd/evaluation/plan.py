@@ -58,8 +58,8 @@ def meetings(asked: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
     """Which two images meet before whom: one row a comparison.
 
     Columns: method, opponent, users, pairing (independent | same-seed), user_id (who judges), caption,
-    and of both images: method_user, method_seed, opponent_model, opponent_user, opponent_seed; first_of_pairing: the one
-    that the VLM judge sees too. Opponent "ppd-shuffled" is the ppd image drawn for somebody else.
+    and of both images: method_user, method_seed, opponent_model, opponent_user, opponent_seed; first_of_pairing: the
+    one that the VLM judge sees too. Opponent "ppd-shuffled" is the ppd image drawn for somebody else.
     """
     return pd.concat(
         [

@@ -1,6 +1,7 @@
 """Build the sprite atlas from openly licensed emoji art: `python -m ppd.stickers.build_atlas data/stickers`.
 
-Needs npm (to download the art packages) and `resvg_py` (extra `dev`). The atlas is one PNG: a row per style, a column per concept.
+Needs npm (to download the art packages) and `resvg_py` (extra `dev`). The atlas is one PNG: a row per style, a column
+per concept.
 The styles are drawn so that an eye tells them apart at once:
     paper   Fluent flat (MIT), cut out with a white border
     glossy  Fluent 3D (MIT), with a soft shadow
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -39,7 +41,7 @@ LICENCES = {
 WORK_PX = 128
 
 
-def _svg_icon(icons: dict, name: str) -> Image.Image:
+def _svg_icon(icons: dict[str, Any], name: str) -> Image.Image:
     import resvg_py
 
     icon = icons["icons"][name]
@@ -111,7 +113,7 @@ def build(target: Path) -> None:
         subprocess.run(["npm", "install", "--prefix", scratch, *(f"{p}@{v}" for p, v in PACKAGES.items())], check=True)
         modules = Path(scratch) / "node_modules"
 
-        def icons(package: str) -> dict:
+        def icons(package: str) -> dict[str, Any]:
             return json.loads((modules / "@iconify-json" / package / "icons.json").read_text())
 
         flat, ink, noto = icons("fluent-emoji-flat"), icons("fluent-emoji-high-contrast"), icons("noto")

@@ -1,11 +1,12 @@
 """Simulated people: a sparse taste over the free factors of a sticker, and the choices it leads to.
 
-A person likes one or two things. The prior over people is a finite, weighted list of tastes, so that the exact posterior
-given some choices is a sum (`ppd.stickers.posterior`) and every method can be held against what the choices really tell.
+A person likes one or two things. The prior over people is a finite, weighted list of tastes, so that the exact
+posterior given some choices is a sum (`ppd.stickers.posterior`) and every method can be held against what the choices
+really tell.
 
 How a choice comes about, for a pair with utility gap g = U(a) - U(b):
-    opinion     with probability 1 - exp(-(g / indifference)^2) the person has one; else they skip the pair or call it a tie
-    preference  given an opinion, a is preferred with probability sigmoid(g / temperature)  (Bradley-Terry)
+    opinion     with probability 1 - exp(-(g / indifference)^2) they have one; else they skip the pair or call it a tie
+    preference  a is preferred with probability sigmoid(g / temperature)  (Bradley-Terry)
 So people mostly leave choices that they feel about; that is what makes four pairs telling.
 """
 

@@ -25,8 +25,8 @@ def choice_log_likelihood(
 ) -> Floats:
     """log p(pair was chosen so | person) for each kind of person: features [..., 9] twice -> [..., H].
 
-    Which pairs a person has an opinion on tells something too: p = opinion(g) * sigmoid(g / T) / P(opinion | person), whose
-    denominator is `rate` [H] of `opinion_rate`.
+    Which pairs a person has an opinion on tells something too: p = opinion(g) * sigmoid(g / T) / P(opinion | person),
+    whose denominator is `rate` [H] of `opinion_rate`.
     """
     gap = (preferred - rejected) @ people.tastes.T
     with np.errstate(divide="ignore"):

@@ -60,7 +60,7 @@ def _scaled(sprite: Image.Image, style: str, px: int) -> Floats:
         resized = blocks.resize((px, px), Image.Resampling.NEAREST)
     else:
         resized = sprite.resize((px, px), Image.Resampling.LANCZOS)
-    rgba = np.asarray(resized, dtype=np.float32) / 255
+    rgba: Floats = np.asarray(resized, dtype=np.float32) / np.float32(255)
     rgba[..., :3] *= rgba[..., 3:]
     return rgba
 
@@ -88,7 +88,7 @@ def _oklch_to_rgb(lightness: Floats, chroma: Floats, hue_deg: Floats) -> Floats:
     )
     linear = np.clip(lms @ to_rgb.T, 0, 1)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return srgb.astype(np.float32)
+    return np.asarray(srgb, dtype=np.float32)
 
 
 def _pattern_masks() -> tuple[Floats, Floats]:
@@ -98,7 +98,8 @@ def _pattern_masks() -> tuple[Floats, Floats]:
     dots = np.hypot(x % 16 - 8, y % 16 - 8) < 3.6
     ring = np.abs(np.hypot(x - IMAGE_PX / 2, y - IMAGE_PX / 2) - 28.5) < 2.2
     shape = (IMAGE_PX, 4, IMAGE_PX, 4)
-    return tuple(m.reshape(shape).mean(axis=(1, 3)).astype(np.float32) for m in (dots, ring))  # type: ignore[return-value]
+    soft_dots, soft_ring = (mask.reshape(shape).mean(axis=(1, 3)).astype(np.float32) for mask in (dots, ring))
+    return soft_dots, soft_ring
 
 
 DOTS, RING = _pattern_masks()

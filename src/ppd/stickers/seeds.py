@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 Purpose = Literal["pretrain", "log", "evaluation"]
-"""pretrain: what the nano models are trained on; log: the simulated people's data; evaluation: held-out measurements."""
+"""pretrain: what the nano models are trained on; log: the simulated people's data; evaluation: held-out tests."""
 
 
 def rng(purpose: Purpose, *key: str | int) -> np.random.Generator:

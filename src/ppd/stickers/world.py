@@ -1,7 +1,7 @@
 """The sticker world: what a picture shows (its concept, which the caption names) and what it leaves free.
 
-A caption names the concept only. Drawing style and five two-sided factors are free, each equally likely and independent;
-they are what people differ in.
+A caption names the concept only. Drawing style and five two-sided factors are free, each equally likely and
+independent; they are what people differ in.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ IMAGE_PX = 64
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes as columns: concept [N] and style [N] are indices, factors [N, 5] in [-1, 1], seed [N] fixes the jitter."""
+    """N scenes as columns: concept [N] and style [N] are indices, factors [N, 5] in [-1, 1], seed [N] fixes jitter."""
 
     concept: NDArray[np.int64]
     style: NDArray[np.int64]
