@@ -49,7 +49,8 @@ def sample(
     computed, so a request for nobody is the same whoever shares its batch.
     """
     captions = sorted({request.caption for request in requests})
-    texts = backbone.encode_captions([*captions, ""])
+    # One by one, so that a caption's embedding does not depend on the other captions, not even in the last bit.
+    texts = Text.cat([backbone.encode_captions([caption]) for caption in [*captions, ""]])
     row_of = {caption: row for row, caption in enumerate(captions)}
     for start in range(0, len(requests), settings.batch_size):
         batch = requests[start : start + settings.batch_size]
@@ -118,7 +119,7 @@ class _Guidance:
         self.backbone, self.adapter = backbone, adapter
         s_c, s_u = settings.text_guidance, settings.user_guidance if users is not None else 0.0
         no_text = Text(empty.tokens.expand_as(text.tokens), empty.pooled.expand_as(text.pooled))
-        # (coefficient, caption, for the user?); coefficients add up to 1. Order and lerp are those of diffusers' pipeline.
+        # (coefficient, caption, for the user?). They add up to 1; order and lerp are those of diffusers' pipeline.
         branches = [(s_u, text, True), (s_c - s_u, text, False), (1 - s_c, no_text, False)]
         branches = [branch for branch in branches if branch[0] != 0]
         self.coefficients = [coefficient for coefficient, _, _ in branches]
