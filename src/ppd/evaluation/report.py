@@ -1,0 +1,100 @@
+"""One self-contained HTML page that a newcomer understands: the question, the answer, the pictures, the controls."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ppd.evaluation.plots import Pixels, curves_plot, interpolation_plot, strip, win_rate_plot
+from ppd.files import atomic_path
+
+Entry = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class PersonPage:
+    """One person in miniature. pairs: (preferred, rejected) images that the model was shown."""
+
+    user_id: str
+    users: str
+    profile: str
+    truth: str
+    pairs: Sequence[tuple[Pixels, Pixels]]
+    base: Sequence[Pixels]
+    personal: Sequence[Pixels]
+    gain_sd: float
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Pictures on the way from one person to another, and what both truly think of them (in SD of the base)."""
+
+    first: str
+    second: str
+    shares: Sequence[float]
+    images: Sequence[Pixels]
+    utility_first: Sequence[float]
+    utility_second: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page shows. metrics: plain dotted names, the content of metrics.json."""
+
+    win_rates: Sequence[Entry]
+    metrics: Mapping[str, float]
+    people: Sequence[PersonPage]
+    interpolations: Sequence[Interpolation]
+    curves: Mapping[str, pd.DataFrame]
+    simulated: bool
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """What a reader needs to reproduce it: commit, settings, stage times."""
+
+
+def headline(win_rates: Sequence[Entry]) -> Entry | None:
+    """The number that answers the question: ppd over base, unseen people, other seeds, true taste or else the judge."""
+    for judge in ("ground-truth", "vlm"):
+        wanted = {"method": "ppd", "opponent": "base", "users": "unseen", "pairing": "independent", "judge": judge}
+        for entry in win_rates:
+            if all(entry[key] == value for key, value in wanted.items()):
+                return entry
+    return None
+
+
+def write_report(report: Report, file: Path) -> None:
+    """Render `report` to one HTML file; every image is inside it, nothing is loaded from anywhere."""
+    environment = Environment(
+        loader=PackageLoader("ppd.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["data_uri"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode()
+    shown = [entry for entry in report.win_rates if entry["pairing"] == "independent"]
+    people = [
+        {
+            "page": person,
+            "pairs": strip([image for pair in person.pairs for image in pair], columns=2, scale=1),
+            "base": strip(person.base, columns=4),
+            "personal": strip(person.personal, columns=4),
+        }
+        for person in report.people
+    ]
+    interpolations = [
+        {
+            "about": path,
+            "strip": strip(path.images, columns=len(path.shares)),
+            "plot": interpolation_plot(path.shares, path.utility_first, path.utility_second),
+        }
+        for path in report.interpolations
+    ]
+    page = environment.get_template("report.html").render(
+        report=report,
+        headline=headline(report.win_rates),
+        win_rate_plot=win_rate_plot(shown) if shown else None,
+        people=people,
+        interpolations=interpolations,
+        curves=curves_plot(report.curves) if report.curves else None,
+    )
+    with atomic_path(file) as fresh:
+        fresh.write_text(page, encoding="utf-8")
