@@ -51,7 +51,7 @@ def _row_numbers(pairs: pd.DataFrame, people: list[str], encoded: Encoded) -> Pa
     person = pd.Series(range(len(people)), index=people)
 
     def numbers(column: str, index: pd.Series) -> Tensor:
-        return torch.from_numpy(index.reindex(pairs[column]).fillna(-1).to_numpy(dtype=np.int64))
+        return torch.tensor(index.reindex(pairs[column]).fillna(-1).to_numpy(dtype=np.int64))
 
     return Pairs(
         person=numbers("user_id", person),

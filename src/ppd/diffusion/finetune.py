@@ -1,0 +1,59 @@
+"""One fine-tuning run from start to a saved adapter, with its curve and its progress shown."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ppd.diffusion.adapter import adapter_config, save_adapter
+from ppd.diffusion.backbone import Backbone
+from ppd.diffusion.dataset import TrainingData
+from ppd.diffusion.training import Trainer
+from ppd.files import atomic_path
+from ppd.settings import FinetuneSettings, Method
+
+CURVE = "curve.csv"
+
+
+def finetune(
+    backbone: Backbone,
+    data: TrainingData,
+    settings: FinetuneSettings,
+    method: Method,
+    out_dir: Path,
+    work: Path,
+    *,
+    reference_folder: Path | None = None,
+    origin: Mapping[str, Any],
+) -> None:
+    """Train `method` and leave adapter.safetensors, config.json and curve.csv in `out_dir`.
+
+    work: a folder of this run's own, outside `out_dir`, that a killed run goes on from. origin: the fields of the
+    adapter's config that only the caller knows (`embedding_rows`, `whitening`, `commit`).
+    """
+    trainer = Trainer(backbone, data, settings, method, reference_folder=reference_folder)
+    console = Console(stderr=True)
+    table = Table(show_header=False, box=None)
+    for name, value in trainer.describe().items():
+        table.add_row(name, value)
+    console.print(table)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[now]}"), console=console) as progress:
+        task = progress.add_task(method, total=settings.steps, now="")
+        for row in trainer.train(work):
+            progress.update(task, completed=row["step"] + 1, now=f"loss {row['loss']:.3f}")
+    config = adapter_config(
+        trainer.adapter,
+        backbone,
+        method,
+        training=settings.model_dump(mode="json"),
+        data_hash=data.content_hash,
+        **origin,
+    )
+    trainer.adapter.detach()
+    with atomic_path(out_dir) as fresh:
+        save_adapter(fresh, trainer.final_weights(), config)
+        (fresh / CURVE).write_bytes((work / CURVE).read_bytes())
