@@ -1,6 +1,5 @@
 """Writing files so that a reader never sees half of one."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         fresh = scratch / target.name
         yield fresh
         if fresh.is_dir() and target.exists():
-            os.rename(target, scratch / "previous")
-        os.replace(fresh, target)
+            target.rename(scratch / "previous")
+        fresh.replace(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

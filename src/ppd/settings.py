@@ -183,20 +183,6 @@ class SamplingSettings(Component):
     batch_size: int = Field(32, ge=1)
 
 
-class Settings(Component):
-    """Everything that a run of the pipeline can be told. A stage takes its own component out of it."""
-
-    people: PeopleSettings = PeopleSettings()
-    preferences: PreferenceSettings = PreferenceSettings()
-    finetune: FinetuneSettings = FinetuneSettings()
-    sampling: SamplingSettings = SamplingSettings()
-
-
-def load_settings(path: str | Path = "params.yaml") -> Settings:
-    """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
-    return load_model(path, Settings)
-
-
 class EvaluationSettings(Component):
     """Who is drawn for, what, and which images meet (`ppd.evaluation.plan`)."""
 
@@ -211,3 +197,18 @@ class EvaluationSettings(Component):
     """A re-evaluation moves on to fresh noises with this."""
     opponents_an_image: int = Field(4, ge=1)
     """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""
+
+
+class Settings(Component):
+    """Everything that a run of the pipeline can be told. A stage takes its own component out of it."""
+
+    people: PeopleSettings = PeopleSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def load_settings(path: str | Path = "params.yaml") -> Settings:
+    """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
+    return load_model(path, Settings)

@@ -1,0 +1,52 @@
+# `make demo` and `make test` work on a fresh clone with Python 3.11+ and make. A second call installs nothing.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# The first Python on the PATH that is new enough; `make PYTHON=… demo` names another.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+# dvc.yaml calls `ppd` and `python` by name: the environment's own come first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+INSTALLED := .venv/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(INSTALLED):
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer on the PATH; name one with make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,studio]"
+	rm -f .venv/installed-*
+	touch $@
+
+.PHONY: install
+install: $(INSTALLED) ## create .venv and install what constraints.txt pins
+
+.PHONY: data
+data: $(INSTALLED) ## fetch what data.dvc tracks
+	$(BIN)/dvc pull data.dvc
+
+.PHONY: demo
+demo: data ## run the whole pipeline on the sticker world
+	$(BIN)/dvc repro
+	$(BIN)/ppd times
+	@echo "The report: $(CURDIR)/reports/index.html"
+
+.PHONY: test
+test: data ## ruff, mypy and all tests
+	$(BIN)/python -m pytest
+
+.PHONY: track-data
+track-data: $(INSTALLED) ## for maintainers: after data/ has changed, record it in data.dvc and in the remote inside this repository
+	$(BIN)/dvc add data
+	$(BIN)/dvc push data.dvc
+	@echo "Commit data.dvc and .dvc/store together."
+
+.PHONY: lock
+lock: $(INSTALLED) ## for maintainers: rewrite constraints.txt from what is installed
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/' | LC_ALL=C sort -f; } > constraints.new
+	mv constraints.new constraints.txt

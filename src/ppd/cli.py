@@ -1,0 +1,116 @@
+"""The `ppd` command.
+
+Exit codes: 0 done, 1 failed, 2 wrong use or bad input. What a command needs is imported when it runs: `ppd --help`
+answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ppd.errors import InputError
+
+app = typer.Typer(
+    name="ppd",
+    help="Personalised preference fine-tuning of text-to-image models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Look at the choices that people made.", no_args_is_help=True)
+pretrain = typer.Typer(
+    help="Recipes that built the small models and data under data/. Nobody needs them to run.", no_args_is_help=True
+)
+app.add_typer(data, name="data")
+app.add_typer(pretrain, name="pretrain")
+
+STAGE_TIMES = Path("runs/stage_times.jsonl")
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")]
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")],
+    shard: Annotated[str | None, typer.Option(help="Which shard of the users, such as s-03.")] = None,
+    method: Annotated[str | None, typer.Option(help="Which method to train or sample: ppd, dpo or sft.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Run one stage of the pipeline; `dvc repro` calls this for every stage that needs to run."""
+    from ppd import stages
+    from ppd.settings import load_settings
+    from ppd.stage_times import timed
+
+    settings = load_settings(params)
+    label = f"{name}@{shard or method}" if shard or method else name
+    with timed(label, STAGE_TIMES):
+        match name, shard, method:
+            case "ingest", None, None:
+                stages.ingest(settings)
+            case _:
+                raise InputError(
+                    f"no stage {name!r} takes these options", fix="dvc.yaml holds every stage with its command."
+                )
+
+
+@app.command("settings")
+def print_settings(params: ParamsFile = Path("params.yaml")) -> None:
+    """Check the settings file and print every value that will be used, as YAML."""
+    from ruamel.yaml import YAML
+
+    from ppd.settings import load_settings
+
+    YAML().dump(load_settings(params).model_dump(mode="json"), sys.stdout)
+
+
+@app.command()
+def times() -> None:
+    """How long each stage took when it last ran."""
+    from ppd.stage_times import latest
+
+    table = Table("stage", "started (UTC)", "wall", "CPU", "peak memory", title="Stages, last run of each")
+    for run in latest(STAGE_TIMES):
+        table.add_row(
+            run.stage, run.started[:19], f"{run.wall_s:.1f} s", f"{run.cpu_s:.1f} s", f"{run.peak_mib:.0f} MiB"
+        )
+    Console().print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can run: devices, memory, disk, extras, checkpoints."""
+    from ppd.doctor import examine
+
+    colours = {"ok": "green", "low": "yellow", "missing": "yellow"}
+    table = Table("", "", "found", "what to do", show_lines=False)
+    for finding in examine(Path.cwd()):
+        state = f"[{colours[finding.state]}]{finding.state}[/]"
+        table.add_row(state, finding.topic, escape(finding.found), escape(finding.advice))
+    Console().print(table)
+
+
+@data.command()
+def summary() -> None:
+    """Counts of users, pairs and refusals after ingestion, and contact sheets of a few people's choices."""
+    import json
+
+    from ppd import stages
+
+    path = stages.PREFERENCES / "summary.json"
+    if not path.exists():
+        raise InputError("there is nothing to summarise yet", file=path, fix="Run `dvc repro ingest` first.")
+    Console().print_json(json.dumps(json.loads(path.read_text())))
+
+
+def main() -> None:
+    """Entry point: runs the command and turns an InputError into exit code 2, without a traceback."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True).print(f"[bold red]ppd:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)

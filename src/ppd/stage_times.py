@@ -1,0 +1,56 @@
+"""How long each stage took and how much memory it needed, written down as they run."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """One finished run of a stage. `started` in ISO 8601, UTC; `peak_mib` of this process alone."""
+
+    stage: str
+    started: str
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+@contextmanager
+def timed(stage: str, journal: Path) -> Iterator[None]:
+    """Append a `StageTime` to `journal` when the block succeeds."""
+    started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
+    yield
+    took = StageTime(
+        stage,
+        started.isoformat(timespec="seconds"),
+        round(time.perf_counter() - wall, 2),
+        round(time.process_time() - cpu, 2),
+        round(_peak_mib(), 1),
+    )
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as file:  # one short line: two stages at once cannot mix theirs
+        file.write(json.dumps(asdict(took)) + "\n")
+
+
+def latest(journal: Path) -> list[StageTime]:
+    """The last run of every stage, in the order in which they last ran."""
+    if not journal.exists():
+        return []
+    runs: dict[str, StageTime] = {}
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        run = StageTime(**json.loads(line))
+        runs.pop(run.stage, None)
+        runs[run.stage] = run
+    return list(runs.values())
+
+
+def _peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)  # bytes there, KiB elsewhere

@@ -1,0 +1,106 @@
+"""The settings file: what is wrong in it is said in words that lead to the fix."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+from ruamel.yaml import YAML
+
+from ppd.errors import InputError
+from ppd.params import dotted_keys
+from ppd.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def params(tmp_path):
+    """Writes a settings file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "params.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def complaint(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        load_settings(path)
+    return str(caught.value)
+
+
+def test_the_repository_holds_every_setting_in_its_params_yaml():
+    # A default that only the code knows could change without DVC seeing it, and results would be stale in silence.
+    written = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
+    assert load_settings(ROOT / "params.yaml").model_dump(mode="json") == written
+
+
+def test_every_model_inside_the_settings_is_frozen_and_refuses_unknown_keys():
+    def models(model: type[BaseModel]):
+        yield model
+        for field in model.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from models(field.annotation)
+
+    for model in models(Settings):
+        assert model.model_config == ConfigDict(frozen=True, extra="forbid"), model
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("peple: {}", "peple: no such setting. Did you mean people?"),
+        ("people: {temprature: 1.0}", "people.temprature: no such setting. Did you mean people.temperature?"),
+        ("finetune: {loss: {bta: 3.0}}", "finetune.loss.bta: no such setting. Did you mean finetune.loss.beta?"),
+        ("people: {token_dim: 3}", "people.token_dim: no such setting. Did you mean finetune.attention.token_dim?"),
+        ("people: {zzz: 3}", "people.zzz: no such setting. Known here: indifference,"),
+        ("people: {temperature: hot}", 'people.temperature: Input should be a valid number, found "hot"'),
+        ("people: {temperature: '1.0'}", 'people.temperature: Input should be a valid number, found "1.0"'),
+        ("people: {temperature: 0}", "people.temperature: Input should be greater than 0, found 0"),
+        ("finetune: {steps: 1.5}", "finetune.steps: Input should be a valid integer"),
+        ("preferences: {source_format: csv}", "Input should be 'pick-a-pic' or 'folder', found \"csv\""),
+        ("preferences: {n_shards: 100}", "preferences.n_shards: Input should be less than or equal to 64"),
+        ("people: 3", "people: Input should be an object, found 3"),
+        ("preferences: {validation_user_share: 0.6, test_user_share: 0.6}", "leave some to train on"),
+        ("finetune: {pairs_per_step: 10, micro_batch_pairs: 3}", "must be a multiple of micro_batch_pairs"),
+        ("people: {}\npeople: {}", 'duplicate key "people"'),
+        ("people: [1, 2", "is no valid YAML"),
+        ("- 1", "must hold settings by name, not list"),
+        ("", "must hold settings by name, not NoneType"),
+    ],
+)
+def test_a_wrong_file_is_explained(params, text, expected):
+    path = params(text)
+    message = complaint(path)
+    assert expected in message
+    assert str(path) in message
+
+
+def test_all_wrong_keys_are_named_at_once(params):
+    message = complaint(params("people: {temperature: -1, strng: 3}\nfinetune: {steps: many}"))
+    assert [key in message for key in ("people.temperature", "people.strng", "finetune.steps")] == [True] * 3
+
+
+def test_a_missing_file_is_explained(tmp_path):
+    assert "cannot be read (No such file or directory)" in complaint(tmp_path / "params.yaml")
+
+
+def test_numbers_are_read_as_dvc_reads_them(params):
+    # YAML 1.1 parsers take 1e-4 for text; DVC's does not.
+    settings = load_settings(params("finetune: {learning_rate: 1e-4, steps: 1_000}\npeople: {strong: [1, 2]}"))
+    assert settings.finetune.learning_rate == 1e-4
+    assert settings.finetune.steps == 1000
+    assert settings.people.strong == (1.0, 2.0)
+
+
+def test_dotted_keys_name_every_level():
+    assert {"finetune", "finetune.loss", "finetune.loss.beta"} <= set(dotted_keys(Settings))
+
+
+def test_reading_settings_imports_no_torch():
+    code = "import sys; from ppd.settings import load_settings; load_settings(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
