@@ -4,7 +4,7 @@ import hashlib
 import io
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """The only decoders that bytes from outside may reach (Pillow's EPS one, for example, starts a program)."""
@@ -47,6 +47,8 @@ def inspect(encoded: bytes | None, max_pixels: int) -> GoodImage | BadImage:
             image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return BadImage("image_too_large", str(error))
+    except UnidentifiedImageError:  # its own message holds a memory address, which would differ from run to run
+        return BadImage("image_undecodable", f"no {', '.join(FORMATS)} image")
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise anything when they stumble on hostile bytes
         reason = "image_truncated" if "truncated" in str(error).lower() else "image_undecodable"
         return BadImage(reason, f"{type(error).__name__}: {error}"[:200])
