@@ -81,7 +81,7 @@ def test_times_shows_the_last_run_of_each_stage(tmp_path):
     assert "123.4" not in shown
 
 
-def test_summary_before_ingestion_says_what_to_run(tmp_path):
+def test_summary_before_ingestion_says_what_is_missing(tmp_path):
     done = ppd("data", "summary", cwd=tmp_path)
     assert done.returncode == 2
-    assert "dvc repro ingest" in done.stderr
+    assert "artifacts/preferences" in done.stderr

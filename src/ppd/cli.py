@@ -95,16 +95,17 @@ def doctor() -> None:
 
 
 @data.command()
-def summary() -> None:
-    """Counts of users, pairs and refusals after ingestion, and contact sheets of a few people's choices."""
-    import json
-
+def summary(
+    picture: Annotated[Path, typer.Option(help="Where the contact sheets go.")] = Path("runs/choices.png"),
+    people: Annotated[int, typer.Option(min=1, help="How many people the contact sheets show.")] = 6,
+) -> None:
+    """Counts of users, pairs and refusals after ingestion, and a picture of what a few people chose and rejected."""
     from ppd import stages
+    from ppd.preferences.summary import summarise
 
-    path = stages.PREFERENCES / "summary.json"
-    if not path.exists():
-        raise InputError("there is nothing to summarise yet", file=path, fix="Run `dvc repro ingest` first.")
-    Console().print_json(json.dumps(json.loads(path.read_text())))
+    console = Console()
+    console.print(summarise(stages.PREFERENCES, picture, people))
+    console.print(f"Chosen beside rejected images of {people} people: {picture}")
 
 
 def main() -> None:
