@@ -41,9 +41,10 @@ def test_a_truncated_image_is_refused_wherever_it_ends(logs, kind, share):
     assert finding.reason in {"image_truncated", "image_undecodable", "image_missing"}
 
 
-def test_a_truncated_jpeg_is_called_so(logs):
-    encoded = logs.image("x", (40, 24))
-    assert inspect(encoded[: len(encoded) // 2 + 300], LIMIT).reason == "image_truncated"
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_truncated_image_is_called_so(logs, kind):
+    encoded = logs.image("x", (40, 24), kind)
+    assert inspect(encoded[: len(encoded) * 3 // 4], LIMIT).reason == "image_truncated"
 
 
 @pytest.mark.parametrize("size", [(101, 100), (100_000, 100_000), (2**31 - 1, 2**31 - 1), (12_000, 9_000)])

@@ -50,6 +50,12 @@ def inspect(encoded: bytes | None, max_pixels: int) -> GoodImage | BadImage:
     except UnidentifiedImageError:  # its own message holds a memory address, which would differ from run to run
         return BadImage("image_undecodable", f"no {', '.join(FORMATS)} image")
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise anything when they stumble on hostile bytes
-        reason = "image_truncated" if "truncated" in str(error).lower() else "image_undecodable"
+        truncated = "truncated" in str(error).lower() or _is_short_webp(encoded)
+        reason = "image_truncated" if truncated else "image_undecodable"
         return BadImage(reason, f"{type(error).__name__}: {error}"[:200])
     return GoodImage(digest(encoded), width, height)
+
+
+def _is_short_webp(encoded: bytes) -> bool:
+    """Whether this is a WebP with fewer bytes than its RIFF header announces, of which its decoder says nothing."""
+    return encoded[:4] == b"RIFF" and int.from_bytes(encoded[4:8], "little") + 8 > len(encoded)
