@@ -108,6 +108,18 @@ def summary(
     console.print(f"Chosen beside rejected images of {people} people: {picture}")
 
 
+@pretrain.command("log")
+def simulate_log(params: ParamsFile = Path("params.yaml")) -> None:
+    """The simulated log of choices and the truth behind it: data/choices and data/truth (a minute)."""
+    from ppd import stages
+    from ppd.settings import load_settings
+    from ppd.stickers.log import simulate
+    from ppd.stickers.render import Atlas
+
+    settings = load_settings(params)
+    simulate(settings.log, settings.people, Atlas.load(stages.STICKERS), stages.CHOICES, stages.TRUTH)
+
+
 def main() -> None:
     """Entry point: runs the command and turns an InputError into exit code 2, without a traceback."""
     try:

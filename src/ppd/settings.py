@@ -203,6 +203,7 @@ class Settings(Component):
     """Everything that a run of the pipeline can be told. A stage takes its own component out of it."""
 
     people: PeopleSettings = PeopleSettings()
+    log: LogSettings = LogSettings()
     preferences: PreferenceSettings = PreferenceSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     sampling: SamplingSettings = SamplingSettings()

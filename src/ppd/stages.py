@@ -9,7 +9,9 @@ from pathlib import Path
 
 from ppd.settings import Settings
 
+STICKERS = Path("data/stickers")
 CHOICES = Path("data/choices")
+TRUTH = Path("data/truth")
 PREFERENCES = Path("artifacts/preferences")
 
 
