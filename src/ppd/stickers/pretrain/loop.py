@@ -123,9 +123,10 @@ def fit(
                 if not console.is_terminal:
                     eta_min = (now - started) / (step + 1 - done) * (settings.steps - step - 1) / 60
                     console.print(f"{title}: step {step + 1}/{settings.steps}, loss {losses:.4f}, {eta_min:.1f} min left")
-            if last or now - published >= settings.publish_every_s:
+            if not last and now - published >= settings.publish_every_s:
                 _with_weights(network, average, lambda: publish(curve))
                 published = time.monotonic()
+    _with_weights(network, average, lambda: publish(curve))
     return curve
 
 
