@@ -1,0 +1,178 @@
+"""Dagster assets made from the graph of dvc.yaml: one multi-asset a stage, one asset an output.
+
+Dagster decides when something runs and shows why; DVC alone decides whether it has to. `meta: {dagster: ...}` of a
+stage in dvc.yaml takes `group`, `kinds`, `owners`, `pool`, and for a matrix `partitions: true`, which makes one asset
+with the matrix items as its partitions in place of one asset for each item.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from orchestration import dvc_process
+from orchestration.dvc_graph import Graph, Key, Part, Source, Stage, Tracked, out_of_date, read_lock, read_workspace
+from orchestration.reporting import LOOK, State, news, output_tags, part_tags, tracked_tags
+
+MAX_PARTITIONS = 99
+"""From 100 partitions of an input on, Dagster no longer compares their versions, without a word."""
+
+
+class RunOptions(dg.Config):
+    """What can be set when a stage is materialised by hand."""
+
+    force: bool = False
+    """Run the stage although nothing that it depends on has changed."""
+
+
+def build_assets(graph: Graph) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """Everything in dvc.yaml and *.dvc as assets. Raises ValueError for too many partitions (`MAX_PARTITIONS`)."""
+    return [
+        *(_source_spec(source) for source in graph.sources),
+        *(_tracked_asset(graph, tracked) for tracked in graph.tracked),
+        *(
+            _part_asset(graph, node) if isinstance(node, Part) else _stage_assets(graph, node)
+            for node in graph.in_order
+        ),
+    ]
+
+
+def read_state(graph: Graph, instance: dg.DagsterInstance) -> State:
+    """What lock and workspace hold now, beside what the instance knows."""
+    return State(graph=graph, locks=read_lock(graph.root), workspace=read_workspace(graph.root), instance=instance)
+
+
+def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
+    hints = stage.meta
+    specs = [
+        dg.AssetSpec(
+            dg.AssetKey(key),
+            deps=[dg.AssetKey(parent) for parent in graph.parents(stage)],
+            description=stage.description,
+            group_name=hints.get("group", "pipeline"),
+            kinds={"dvc", *hints.get("kinds", [])},
+            owners=hints.get("owners", []),
+            code_version=stage.code_version,
+            metadata={"stage": stage.name, "command": stage.items[0].cmd},
+            skippable=bool(stage.partitions),
+        )
+        for key in stage.outputs
+    ]
+
+    @dg.multi_asset(
+        name=dg.AssetKey((stage.name.replace("@", "_"),)).to_python_identifier(),
+        specs=specs,
+        partitions_def=_partitions(stage.partitions),
+        backfill_policy=dg.BackfillPolicy.single_run() if stage.partitions else None,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "dvc_up_to_date", asset=dg.AssetKey(_first(stage)), description="After the run, `dvc status` is clean."
+            )
+        ],
+        pool=hints.get("pool"),
+    )
+    def run_stage(
+        context: dg.AssetExecutionContext, config: RunOptions
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        wanted = set(context.partition_keys) if stage.partitions else {None}
+        items = [item for item in stage.items if item.partition in wanted]
+        outcomes = dvc_process.repro(graph.root, [item.address for item in items], context.log.info, force=config.force)
+        state = read_state(graph, context.instance)
+        for event in news(state):  # inputs that nobody has reported yet, before what was made from them
+            if event.asset_key.path not in [list(key) for key in stage.outputs]:
+                context.log_event(event)
+        for item in items:
+            for key, paths in stage.outputs.items():
+                tags = output_tags(state, stage, item, key)
+                metadata = {
+                    "outcome": outcomes.get(item.address, "skipped"),
+                    "path": dg.MetadataValue.path(str(graph.root / paths[item.partition])),
+                }
+                if len(items) == 1:
+                    yield dg.MaterializeResult(dg.AssetKey(key), tags=tags, metadata=metadata)
+                else:  # one result would give all partitions one version
+                    context.log_event(
+                        dg.AssetMaterialization(
+                            dg.AssetKey(key), partition=item.partition, tags=tags, metadata=metadata
+                        )
+                    )
+        behind = out_of_date(graph.root, [item.address for item in items])
+        yield dg.AssetCheckResult(
+            passed=not behind,
+            asset_key=dg.AssetKey(_first(stage)),
+            check_name="dvc_up_to_date",
+            metadata={"dvc status": behind},
+        )
+
+    return run_stage
+
+
+def _part_asset(graph: Graph, part: Part) -> dg.AssetsDefinition:
+    spec = dg.AssetSpec(
+        dg.AssetKey(part.key),
+        deps=[dg.AssetKey(whole) for whole in part.wholes],
+        description="Read by itself, so it has its own version. Materialising looks at it; nothing is computed.",
+        group_name="parts",
+        kinds={"dvc"},
+        code_version=LOOK,
+        skippable=bool(part.partitions),
+    )
+
+    @dg.multi_asset(
+        name=dg.AssetKey(part.key).to_python_identifier() + "_part",
+        specs=[spec],
+        partitions_def=_partitions(part.partitions),
+        backfill_policy=dg.BackfillPolicy.single_run() if part.partitions else None,
+    )
+    def look(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+        state = read_state(graph, context.instance)
+        wanted: Sequence[str | None] = context.partition_keys if part.partitions else [None]
+        for partition in wanted:
+            tags = part_tags(state, part, partition)
+            if len(wanted) == 1:
+                yield dg.MaterializeResult(dg.AssetKey(part.key), tags=tags)
+            else:
+                context.log_event(dg.AssetMaterialization(dg.AssetKey(part.key), partition=partition, tags=tags))
+
+    return look
+
+
+def _tracked_asset(graph: Graph, tracked: Tracked) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name=dg.AssetKey(tracked.key).to_python_identifier() + "_tracked",
+        specs=[
+            dg.AssetSpec(
+                dg.AssetKey(tracked.key),
+                description=f"Inputs that {tracked.file} tracks. Materialising records them (`dvc add`).",
+                group_name="inputs",
+                kinds={"dvc"},
+                code_version=LOOK,
+            )
+        ],
+    )
+    def record(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+        dvc_process.run(graph.root, ["add", tracked.path], context.log.info)
+        yield dg.MaterializeResult(
+            dg.AssetKey(tracked.key), tags=tracked_tags(read_state(graph, context.instance), tracked.path)
+        )
+
+    return record
+
+
+def _source_spec(source: Source) -> dg.AssetSpec:
+    what = "Settings" if source.params else "Code"
+    return dg.AssetSpec(
+        dg.AssetKey(source.key),
+        description=f"{what} that stages read. Observed: a change makes them stale.",
+        group_name="settings" if source.params else "code",
+        kinds={"yaml" if source.params else "python"},
+    )
+
+
+def _partitions(partitions: tuple[str, ...]) -> dg.StaticPartitionsDefinition | None:
+    if len(partitions) > MAX_PARTITIONS:
+        raise ValueError(f"{len(partitions)} partitions; from 100 on Dagster stops comparing their versions")
+    return dg.StaticPartitionsDefinition(list(partitions)) if partitions else None
+
+
+def _first(stage: Stage) -> Key:
+    return next(iter(stage.outputs))

@@ -1,0 +1,41 @@
+"""Noticing what happened outside Dagster."""
+
+import dagster as dg
+from ruamel.yaml.error import YAMLError
+
+from orchestration.dvc_assets import read_state
+from orchestration.dvc_graph import Graph
+from orchestration.reporting import news
+
+EVENTS_A_TICK = 500
+
+
+def dvc_state_sensor(graph: Graph, interval_s: int = 15) -> dg.SensorDefinition:
+    """Reports what ran under `dvc repro` in a shell, and what changed in code, settings and data, as runless events.
+
+    Reads dvc.lock and hashes what changed; never calls `dvc status`, which fails while a stage runs.
+    """
+
+    @dg.sensor(
+        name="dvc_state",
+        minimum_interval_seconds=interval_s,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells Dagster what `dvc repro` did in a shell, and what changed in code, settings and data.",
+    )
+    def sense(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        try:
+            state = read_state(graph, context.instance)
+        except YAMLError:
+            return dg.SkipReason("dvc.lock is being written; it is read at the next tick.")
+        if context.cursor == state.fingerprint:
+            return dg.SkipReason("Nothing changed.")
+        told = 0
+        for event in news(state):
+            context.instance.report_runless_asset_event(event)  # at once: later events point to earlier ones
+            told += 1
+            if told == EVENTS_A_TICK:
+                return dg.SkipReason(f"Reported {told} events; the rest at the next tick.")
+        context.update_cursor(state.fingerprint)
+        return dg.SkipReason(f"Reported {told} events.")
+
+    return sense
