@@ -199,11 +199,26 @@ class EvaluationSettings(Component):
     """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""
 
 
+class ModelSettings(Component):
+    """Which checkpoints are used: folders in the hub's layout, or hub ids. The two scales differ here and in sizes."""
+
+    prior: str = "data/models/prior"
+    vlm: str = "data/models/vlm"
+    reader: str = "data/models/reader"
+    """Evaluation only: the factor reader of the sticker world."""
+    clip: str = "data/models/clip"
+    """Evaluation only: the CLIP in whose space precision is measured."""
+    image_px: int = Field(64, ge=8)
+    """Side of the square images that the prior's codec takes."""
+    encode_batch_size: int = Field(128, ge=1)
+
+
 class Settings(Component):
     """Everything that a run of the pipeline can be told. A stage takes its own component out of it."""
 
     people: PeopleSettings = PeopleSettings()
     log: LogSettings = LogSettings()
+    models: ModelSettings = ModelSettings()
     preferences: PreferenceSettings = PreferenceSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     sampling: SamplingSettings = SamplingSettings()

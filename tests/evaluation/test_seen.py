@@ -32,4 +32,4 @@ def test_it_reads_every_image_under_its_own_key() -> None:
         table.loc["base", "b", caption(1), 6][list(FEATURES)].to_numpy(float),
         alone.to_numpy()[0, :9].astype(float),
         atol=1e-4,
-    )  # noqa: E501
+    )

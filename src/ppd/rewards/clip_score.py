@@ -44,11 +44,11 @@ class ClipScorer:
         unique = sorted(set(captions))
         row_of = {caption: row for row, caption in enumerate(unique)}
         texts = self._embed_texts(unique)[[row_of[caption] for caption in captions]]
-        return (100 * (self._embed_images(images) * texts).sum(dim=1)).double().numpy()
+        return (100 * (self.embed_images(images) * texts).sum(dim=1)).double().numpy()
 
     def table(self, images: Images, captions: Sequence[str]) -> NDArray[np.float64]:
         """Scores of N images with each of M captions: [N, M]."""
-        return (100 * self._embed_images(images) @ self._embed_texts(list(captions)).T).double().numpy()
+        return (100 * self.embed_images(images) @ self._embed_texts(list(captions)).T).double().numpy()
 
     @torch.inference_mode()
     def _embed_texts(self, captions: list[str]) -> Tensor:
@@ -67,7 +67,7 @@ class ClipScorer:
         return functional.normalize(torch.cat(parts), dim=1).cpu()
 
     @torch.inference_mode()
-    def _embed_images(self, images: Images) -> Tensor:
+    def embed_images(self, images: Images) -> Tensor:
         """Unit vectors [N, D] on the CPU."""
         parts = []
         for start in range(0, len(images), self.batch_size):

@@ -1,0 +1,54 @@
+"""Numbers about the images themselves, whoever judges them: do they show what was asked, and are they still pictures?"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from ppd.evaluation.precision import precision
+from ppd.evaluation.win_rates import clustered_mean
+from ppd.rewards.clip_score import ClipScorer
+from ppd.stickers import seeds
+from ppd.stickers.render import Atlas, render
+from ppd.stickers.world import STYLES, sample_scenes
+
+Pixels = NDArray[np.uint8]
+N_REAL = 2000
+
+
+def concept_accuracy(seen_in: pd.DataFrame) -> dict[str, float]:
+    """Share of images in which the reader sees the concept of the caption, by model, with its interval over captions."""
+    metrics: dict[str, float] = {}
+    for model, table in seen_in.groupby(level="model", sort=False):
+        captions = table.index.get_level_values("caption").to_numpy()
+        share = clustered_mean(table.concept_right.to_numpy(dtype=float), captions)
+        metrics[f"concept_accuracy.{model}"] = share.mean
+        metrics[f"concept_accuracy.{model}.ci_low"] = share.low
+        metrics[f"concept_accuracy.{model}.ci_high"] = share.high
+    return metrics
+
+
+def style_shares(seen_in: pd.DataFrame) -> dict[str, float]:
+    """How often each model draws each style; the world has a quarter of each."""
+    metrics: dict[str, float] = {}
+    for model, table in seen_in.groupby(level="model", sort=False):
+        shares = np.bincount(table["style"], minlength=len(STYLES)) / len(table)
+        metrics |= {f"style_share.{model}.{style}": float(share) for style, share in zip(STYLES, shares, strict=True)}
+    return metrics
+
+
+def image_precision(images: Mapping[str, Pixels], clip: ClipScorer, atlas: Atlas) -> dict[str, float]:
+    """Share of each model's images within the manifold of fresh renders, in CLIP's space (`ppd.evaluation.precision`).
+
+    "renders" is the same for other renders: what a perfect model would get.
+    """
+    rng = seeds.rng("evaluation", "precision")
+    real, other = (render(atlas, sample_scenes(rng, N_REAL)) for _ in range(2))
+    manifold = clip.embed_images(real)
+    groups: dict[str, Pixels] = {"renders": other, **images}
+    return {
+        f"precision.{model}": precision(torch.as_tensor(clip.embed_images(drawn)), manifold)
+        for model, drawn in groups.items()
+    }
