@@ -1,4 +1,4 @@
-"""Numbers about the images themselves, whoever judges them: do they show what was asked, and are they still pictures?"""
+"""Numbers about the images, whoever judges them: do they show what was asked, and are they still pictures?"""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ N_REAL = 2000
 
 
 def concept_accuracy(seen_in: pd.DataFrame) -> dict[str, float]:
-    """Share of images in which the reader sees the concept of the caption, by model, with its interval over captions."""
+    """Share of images in which the reader sees the caption's concept, by model, with its interval over captions."""
     metrics: dict[str, float] = {}
     for model, table in seen_in.groupby(level="model", sort=False):
         captions = table.index.get_level_values("caption").to_numpy()
