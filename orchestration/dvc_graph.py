@@ -6,6 +6,7 @@ in constraints.txt. Everything else in this package works with the classes below
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -181,7 +182,10 @@ class Workspace:
 
 
 def read_graph(root: Path) -> Graph:
-    """Read dvc.yaml and *.dvc through DVC's own index (templating and matrices resolved). Raises DVC's own errors."""
+    """Read dvc.yaml and *.dvc through DVC's own index (templating and matrices resolved). Raises DVC's own errors.
+
+    Raises ValueError when two outputs or parts would be one asset.
+    """
     with Repo(str(root)) as repo:
         found = repo.index.stages
         pipeline = [stage for stage in found if isinstance(stage, PipelineStage)]
@@ -193,6 +197,7 @@ def read_graph(root: Path) -> Graph:
             for path in [_relative(out.fs_path, root) for out in stage.outs]
         )
     sources, parts = _surroundings(stages, tracked)
+    _check_names(stages, parts, tracked)
     return Graph(root=root, stages=stages, sources=sources, parts=parts, tracked=tracked)
 
 
@@ -233,14 +238,11 @@ def out_of_date(root: Path, addresses: Sequence[str]) -> dict[str, Any]:
 
 
 def key_of(path: str, partition: str | None = None) -> Key:
-    """The asset key of a path: its parts, up to the first that names the partition (`artifacts/users/s-03`)."""
-    parts = PurePosixPath(path).parts
-    if partition is None:
-        return parts
-    named = next((at for at, part in enumerate(parts) if part.split(".")[0] == partition), len(parts))
-    if named == 0:
+    """The asset key of a path: its parts, without the one that names the partition (`artifacts/users/s-03`)."""
+    key = tuple(part for part in PurePosixPath(path).parts if partition is None or part.split(".")[0] != partition)
+    if not key:
         raise ValueError(f"the path {path!r} of partition {partition!r} has no name apart from the partition's")
-    return parts[:named]
+    return key
 
 
 def code_version(cmd: str, partition: str | None) -> str:
@@ -303,6 +305,18 @@ def _surroundings(stages: Sequence[Stage], tracked: Sequence[Tracked]) -> tuple[
         tuple(sources.values()),
         tuple(Part(key=key, paths=paths, wholes=within[key]) for key, paths in parts.items()),
     )
+
+
+def _check_names(stages: Sequence[Stage], parts: Sequence[Part], tracked: Sequence[Tracked]) -> None:
+    outs = [path for stage in stages for item in stage.items for path in item.outs]
+    kept = [path for stage in stages for paths in stage.outputs.values() for path in paths.values()]
+    keys = [key for stage in stages for key in stage.outputs] + [node.key for node in (*parts, *tracked)]
+    twice = [f"{'/'.join(key)}" for key, n in Counter(keys).items() if n > 1] + sorted(set(outs) - set(kept))
+    if twice:
+        raise ValueError(
+            f"two things in dvc.yaml would both be the asset {', '.join(twice)}. A path without the part that names "
+            "the partition must still be a name of its own: put partitions in a folder that holds nothing else"
+        )
 
 
 def _locked(entry: Mapping[str, Any]) -> Locked:
