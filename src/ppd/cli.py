@@ -6,7 +6,7 @@ answers at once.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -27,7 +27,9 @@ pretrain = typer.Typer(
     help="Recipes that built the small models and data under data/. Nobody needs them to run.", no_args_is_help=True
 )
 app.add_typer(data, name="data")
+check = typer.Typer(help="Measure the small models and write their cards.", no_args_is_help=True)
 app.add_typer(pretrain, name="pretrain")
+pretrain.add_typer(check, name="check")
 
 STAGE_TIMES = Path("runs/stage_times.jsonl")
 
@@ -38,7 +40,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")
 def stage(
     name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")],
     shard: Annotated[str | None, typer.Option(help="Which shard of the users, such as s-03.")] = None,
-    method: Annotated[str | None, typer.Option(help="Which method to train or sample: ppd, dpo or sft.")] = None,
+    method: Annotated[str | None, typer.Option(help="Which method: ppd, dpo or sft; base is only sampled.")] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Run one stage of the pipeline; `dvc repro` calls this for every stage that needs to run."""
@@ -52,6 +54,20 @@ def stage(
         match name, shard, method:
             case "ingest", None, None:
                 stages.ingest(settings)
+            case "encode", None, None:
+                stages.encode(settings)
+            case "embed", str(), None:
+                stages.embed(settings, shard)
+            case "users", None, None:
+                stages.users(settings)
+            case "finetune", None, "ppd" | "dpo" | "sft":
+                stages.finetune(settings, method)
+            case "sample", None, "base" | "ppd" | "dpo" | "sft":
+                stages.sample(settings, method)
+            case "judge", None, None:
+                stages.judge(settings)
+            case "report", None, None:
+                stages.report(settings)
             case _:
                 raise InputError(
                     f"no stage {name!r} takes these options", fix="dvc.yaml holds every stage with its command."
@@ -118,6 +134,36 @@ def simulate_log(params: ParamsFile = Path("params.yaml")) -> None:
 
     settings = load_settings(params)
     simulate(settings.log, settings.people, Atlas.load(stages.STICKERS), stages.CHOICES, stages.TRUTH)
+
+
+def _add_recipe(name: Literal["prior", "reader", "clip"], what: str) -> None:
+    """`ppd pretrain NAME`."""
+
+    @pretrain.command(name, help=what)
+    def train(
+        out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("data/models") / name,
+        device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+        steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
+        settings: Annotated[Path | None, typer.Option(help="A settings.json, such as lies beside the weights.")] = None,
+    ) -> None:
+        from ppd.stickers.pretrain import recipes
+
+        recipes.pretrain(name, out, device, settings, steps)
+
+    @check.command(name, help=f"Measure it on held-out renders and seeds: {what}")
+    def measure(
+        folder: Annotated[Path, typer.Option(help="The model's folder.")] = Path("data/models") / name,
+        n: Annotated[int, typer.Option(min=32, help="How many images.")] = 1024,
+        text_guidance: Annotated[float, typer.Option(min=0, help="Of the prior's samples.")] = 1.0,
+    ) -> None:
+        from ppd.stickers.pretrain import recipes
+
+        recipes.check(name, folder, n, text_guidance)
+
+
+_add_recipe("prior", "The text-to-image base, a small Stable Cascade (an hour and a half on one core).")
+_add_recipe("reader", "The factor reader that evaluation measures stickers with (ten minutes).")
+_add_recipe("clip", "The small CLIP behind the caption score (ten minutes).")
 
 
 def main() -> None:

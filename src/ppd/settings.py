@@ -199,6 +199,41 @@ class EvaluationSettings(Component):
     """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""
 
 
+PromptVersion = Literal["short-1", "full-1"]
+"""short: few words, all that a nano model's tokenizer knows; full: asks for the reasoning that the paper asks for."""
+
+
+class EmbeddingSettings(Component):
+    """How a person's pairs become an embedding (`ppd.vlm.embedding`)."""
+
+    prompt: PromptVersion = "short-1"
+    read: Literal["prompt-end", "answer-end"] = "prompt-end"
+    """Which hidden states: where the answer would begin, or at the last word of the written profile (the paper's)."""
+    max_new_tokens: int = Field(8, ge=0)
+    """Length of the written profile; 0 writes none, which needs `read: prompt-end`."""
+    rows: tuple[int, ...] | None = None
+    """Which layers are kept: 0 is the input embedding, the last is the model's output; null keeps all."""
+    components: int | None = Field(None, ge=1)
+    """Whitening keeps so many principal directions of each row; null keeps all."""
+    shrinkage: Share = 0.1
+    """How far whitening draws the spectrum towards its mean, so that directions without signal are not blown up."""
+    batch_size: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _something_to_read(self) -> Self:
+        if self.read == "answer-end" and self.max_new_tokens == 0:
+            raise ValueError("read: answer-end needs a written answer; set max_new_tokens above 0 or read: prompt-end")
+        return self
+
+
+class JudgeSettings(Component):
+    """How the vision-language model judges for a person (`ppd.vlm.judging`)."""
+
+    prompt: PromptVersion = "short-1"
+    batch_size: int = Field(32, ge=1)
+    """Conversations in one forward."""
+
+
 class ModelSettings(Component):
     """Which checkpoints are used: folders in the hub's layout, or hub ids. The two scales differ here and in sizes."""
 
@@ -223,6 +258,8 @@ class Settings(Component):
     finetune: FinetuneSettings = FinetuneSettings()
     sampling: SamplingSettings = SamplingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    judge: JudgeSettings = JudgeSettings()
 
 
 def load_settings(path: str | Path = "params.yaml") -> Settings:

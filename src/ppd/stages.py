@@ -6,13 +6,29 @@ when their stage runs, so that reading a log of choices never waits for torch.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ppd.settings import Settings
+from ppd.settings import Method, Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ppd.preferences.store import Preferences
+    from ppd.vlm.store import People
 
 STICKERS = Path("data/stickers")
 CHOICES = Path("data/choices")
 TRUTH = Path("data/truth")
 PREFERENCES = Path("artifacts/preferences")
+LATENTS = Path("artifacts/latents")
+USERS = Path("artifacts/users")
+MANIFEST = Path("artifacts/users.parquet")
+WHITENING = Path("artifacts/whitening.safetensors")
+MODELS = Path("models")
+SAMPLES = Path("artifacts/samples")
+VERDICTS = Path("artifacts/verdicts")
+REPORTS = Path("reports")
+UNFINISHED = Path("runs/unfinished")
 
 
 def ingest(settings: Settings) -> None:
@@ -20,3 +36,119 @@ def ingest(settings: Settings) -> None:
     from ppd.preferences.ingest import ingest
 
     ingest(settings.preferences, CHOICES, PREFERENCES)
+
+
+def encode(settings: Settings) -> None:
+    """Latents of all images and text embeddings of all captions, once."""
+    from ppd.diffusion.encoding import encode
+    from ppd.diffusion.stable_cascade import StableCascadeBackbone
+    from ppd.preferences.store import Preferences
+
+    models = settings.models
+    backbone = StableCascadeBackbone.from_pretrained(models.prior)
+    preferences = Preferences.open(PREFERENCES)
+    encode(preferences, backbone, LATENTS, image_px=models.image_px, batch_size=models.encode_batch_size)
+
+
+def embed(settings: Settings, shard: str) -> None:
+    """Embeddings of the users of one shard; only what changed is embedded again."""
+    from ppd.preferences.store import Preferences
+    from ppd.vlm.people import support_groups
+    from ppd.vlm.store import refresh
+    from ppd.vlm.transformers_backend import TransformersVlm
+
+    preferences = Preferences.open(PREFERENCES)
+    users = preferences.users.user_id[preferences.users.shard == shard]
+    vlm = TransformersVlm.load(settings.models.vlm, batch_size=settings.embedding.batch_size)
+    refresh(USERS / shard / "embeddings.parquet", support_groups(preferences, users), vlm, settings.embedding)
+
+
+def users(settings: Settings) -> None:
+    """The manifest of all users, and the whitening fitted on those of training."""
+    from ppd.preferences.store import Preferences
+    from ppd.vlm.people import fit_whitening, write_manifest
+
+    preferences = Preferences.open(PREFERENCES)
+    people = _people(preferences)
+    fit_whitening(preferences, people, settings.embedding).save(WHITENING)
+    write_manifest(preferences, people, _shard_files(preferences), MANIFEST)
+
+
+def finetune(settings: Settings, method: Method) -> None:
+    """Train one method's adapter."""
+    from ppd.diffusion.assemble import training_data
+    from ppd.diffusion.encoding import Encoded
+    from ppd.diffusion.finetune import finetune
+    from ppd.diffusion.stable_cascade import StableCascadeBackbone
+    from ppd.preferences.store import Preferences
+    from ppd.vlm.whitening import Whitening
+
+    preferences = Preferences.open(PREFERENCES)
+    data = training_data(preferences, Encoded.open(LATENTS), _embeddings(preferences))
+    finetune(
+        StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.finetune.precision),
+        data,
+        settings.finetune,
+        method,
+        MODELS / method,
+        UNFINISHED / method,
+        reference_folder=UNFINISHED / "reference",
+        origin={"whitening": Whitening.load(WHITENING).name},
+    )
+
+
+def sample(settings: Settings, method: str) -> None:
+    """Draw a method's images for the evaluation; method base draws without an adapter."""
+    from ppd.diffusion.adapter import load_adapter, read_config
+    from ppd.diffusion.drawing import draw
+    from ppd.diffusion.stable_cascade import StableCascadeBackbone
+    from ppd.evaluation.plan import NOBODY, images, requests
+    from ppd.preferences.store import Preferences
+
+    preferences = Preferences.open(PREFERENCES)
+    wanted = images(requests(preferences, settings.evaluation), method, settings.evaluation)
+    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior)
+    adapter, people, identity = None, {}, ""
+    if method != "base":
+        adapter = load_adapter(MODELS / method, backbone)
+        identity = read_config(MODELS / method).model_dump_json()
+        people = {user_id: groups[0] for user_id, groups in _embeddings(preferences).items()}
+        # A pooled adapter reads every embedding but zero as the one that stands for everybody.
+        people[NOBODY] = next(iter(people.values())) * 0 + 1
+    file = SAMPLES / method / "images.parquet"
+    draw(wanted, backbone, settings.sampling, file, adapter=adapter, people=people, identity=identity)
+
+
+def judge(settings: Settings) -> None:
+    """Every comparison, by the true taste where it is known and by the vision-language model."""
+    from ppd.evaluation.judge import write_verdicts
+    from ppd.preferences.store import Preferences
+
+    write_verdicts(settings, Preferences.open(PREFERENCES), SAMPLES, TRUTH, VERDICTS)
+
+
+def report(settings: Settings) -> None:
+    """Win rates, metrics, plots and the page that explains them."""
+    from ppd.evaluation.publish import publish
+    from ppd.preferences.store import Preferences
+
+    profiles = _people(preferences := Preferences.open(PREFERENCES)).profiles
+    publish(settings, preferences, profiles, SAMPLES, VERDICTS, MODELS, TRUTH, STICKERS, REPORTS)
+
+
+def _shard_files(preferences: "Preferences") -> list[Path]:
+    return [USERS / shard / "embeddings.parquet" for shard in sorted(preferences.users.shard.unique())]
+
+
+def _people(preferences: "Preferences") -> "People":
+    from ppd.vlm.store import load_people
+
+    return load_people(_shard_files(preferences))
+
+
+def _embeddings(preferences: "Preferences") -> "dict[str, Tensor]":
+    """Whitened embeddings [groups, rows, components] of everybody."""
+    from ppd.vlm.people import whitened
+    from ppd.vlm.whitening import Whitening
+
+    return whitened(_people(preferences), Whitening.load(WHITENING))

@@ -1,0 +1,64 @@
+"""All verdicts of an evaluation: by the true taste where it is known, and by the vision-language model."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ppd.diffusion.drawing import read_drawn
+from ppd.evaluation.ground_truth import Tastes
+from ppd.evaluation.ground_truth import judge as judge_by_truth
+from ppd.evaluation.plan import POOLED, meetings, requests
+from ppd.evaluation.seen import seen
+from ppd.evaluation.vlm_verdicts import judge_choices, judge_meetings
+from ppd.files import atomic_path
+from ppd.preferences.store import Preferences
+from ppd.settings import Settings
+from ppd.stickers.reader import FactorReader
+from ppd.vlm.conversation import Pair
+from ppd.vlm.judging import VlmJudge
+from ppd.vlm.people import support_groups
+from ppd.vlm.transformers_backend import TransformersVlm
+
+MODELS: tuple[str, ...] = (*POOLED, "ppd")
+
+
+def sample_files(samples: Path) -> dict[str, Path]:
+    """Where each model's images are."""
+    return {model: samples / model / "images.parquet" for model in MODELS}
+
+
+def first_supports(preferences: Preferences, user_ids: Sequence[str]) -> Mapping[str, Sequence[Pair]]:
+    """Each person's first support group: what their embedding was made of, and by what the judge knows them."""
+    groups = support_groups(preferences, user_ids)
+    return {group.user_id: group.pairs for group in groups if group.support_group == 0}
+
+
+def write_verdicts(settings: Settings, preferences: Preferences, samples: Path, truth: Path, out_dir: Path) -> None:
+    """Leave in `out_dir`: ground_truth.parquet and seen.parquet (where a truth is known), vlm.parquet, judge.parquet.
+
+    seen: what the reader saw in every image. judge: the VLM's verdicts on held-out real choices, which say how far its
+    other verdicts can be trusted.
+    """
+    asked = requests(preferences, settings.evaluation)
+    planned = meetings(asked, settings.evaluation)
+    people = asked.user_id.unique().tolist()
+    files = sample_files(samples)
+    supports = first_supports(preferences, people)
+    judge = VlmJudge(TransformersVlm.load(settings.models.vlm, batch_size=settings.judge.batch_size), settings.judge)
+    drawn: dict[tuple[str, str, str, int], bytes] = {}
+    for model, file in files.items():
+        table = pd.read_parquet(file)
+        keys = zip(table.user_id, table.caption, table.seed.tolist(), strict=True)
+        drawn |= {(model, *key): png for key, png in zip(keys, table.png, strict=True)}
+    with atomic_path(out_dir) as fresh:
+        fresh.mkdir()
+        if truth.exists():
+            reader = FactorReader.from_pretrained(settings.models.reader).eval()
+            everything = pd.concat([seen(model, *read_drawn(file), reader) for model, file in files.items()])
+            everything.reset_index().to_parquet(fresh / "seen.parquet", index=False)
+            judge_by_truth(planned, everything, Tastes.load(truth)).to_parquet(
+                fresh / "ground_truth.parquet", index=False
+            )
+        judge_meetings(planned, drawn, supports, judge).to_parquet(fresh / "vlm.parquet", index=False)
+        judge_choices(preferences, people, supports, judge).to_parquet(fresh / "judge.parquet", index=False)

@@ -1,0 +1,75 @@
+"""The vision-language model's verdicts on planned meetings, each with its prompts, both answers and probabilities."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+
+from ppd.preferences.store import Preferences
+from ppd.vlm.conversation import Candidates, Pair
+from ppd.vlm.judging import Judge, Verdict
+
+OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5}
+
+Drawn = Mapping[tuple[str, str, str, int], bytes]
+"""(model, user_id, caption, seed) -> PNG."""
+
+
+def judge_meetings(
+    meetings: pd.DataFrame, drawn: Drawn, supports: Mapping[str, Sequence[Pair]], judge: Judge
+) -> pd.DataFrame:
+    """The meetings that are `first_of_pairing`, of different seeds, with judge = "vlm", outcome and the answers.
+
+    supports: the pairs by which the judge knows each person. Ties are verdicts that changed with the order.
+    """
+    asked = meetings[meetings.first_of_pairing & (meetings.pairing == "independent")]
+    parts = []
+    people = asked.groupby("user_id", sort=False)
+    for user_id, rows in track(people, description="judge", total=people.ngroups, console=Console(stderr=True)):
+        candidates = [
+            Candidates(
+                row.caption,
+                drawn[row.method, row.method_user, row.caption, row.method_seed],
+                drawn[row.opponent_model, row.opponent_user, row.caption, row.opponent_seed],
+            )
+            for row in rows.itertuples(index=False)
+        ]
+        parts.append(_with_verdicts(rows, judge(supports[str(user_id)], candidates)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def judge_choices(
+    preferences: Preferences, user_ids: Sequence[str], supports: Mapping[str, Sequence[Pair]], judge: Judge
+) -> pd.DataFrame:
+    """The judge on what people really chose, on captions of evaluation: is it right? One row a held-out pair.
+
+    The chosen image is shown as `a`, which both orders make harmless: correct is 1, 0, or .5 for a tie.
+    """
+    pairs = preferences.pairs[(preferences.pairs.role == "eval") & preferences.pairs.user_id.isin(list(user_ids))]
+    parts = []
+    people = pairs.groupby("user_id", sort=True)
+    for user_id, rows in track(
+        people, description="check the judge", total=people.ngroups, console=Console(stderr=True)
+    ):
+        chosen, rejected = (preferences.image_bytes(rows[c].tolist()) for c in ("chosen_uid", "rejected_uid"))
+        candidates = [Candidates(*told) for told in zip(rows.caption, chosen, rejected, strict=True)]
+        judged = _with_verdicts(rows[["user_id", "caption", "pair_id"]], judge(supports[str(user_id)], candidates))
+        parts.append(judged.rename(columns={"outcome": "correct"}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _with_verdicts(rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    return rows.assign(
+        judge="vlm",
+        outcome=[OUTCOMES[verdict.winner] for verdict in verdicts],
+        gain_sd=np.nan,
+        p_a=[verdict.p_a for verdict in verdicts],
+        consistent=[verdict.winner != "tie" for verdict in verdicts],
+        prompt=[verdict.shown.prompt for verdict in verdicts],
+        word_shown=[verdict.shown.word for verdict in verdicts],
+        word_swapped=[verdict.swapped.word for verdict in verdicts],
+        p_first_shown=[verdict.shown.p_first for verdict in verdicts],
+        p_first_swapped=[verdict.swapped.p_first for verdict in verdicts],
+    )
