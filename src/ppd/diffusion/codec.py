@@ -1,4 +1,4 @@
-"""Between pixels and latents: a small convolutional autoencoder, the nano counterpart of Stable Cascade's EfficientNet."""
+"""Between pixels and latents: a small autoencoder, the nano counterpart of Stable Cascade's EfficientNet."""
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -19,11 +19,11 @@ class _ResBlock(nn.Module):
         return x + self.second(nn.functional.silu(hidden))
 
 
-class ImageCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Images [B, 3, H, W] in [0, 1] <-> latents [B, C, H/4, W/4] of mean 0 and variance 1 per channel over the training data.
+class ImageCodec(ModelMixin, ConfigMixin):
+    """Images [B, 3, H, W] in [0, 1] <-> latents [B, C, H/4, W/4].
 
-    As in Stable Cascade, the latents are the output of a BatchNorm without parameters: its running statistics are buffers
-    of the model, so the normalisation travels with the weights.
+    Over the training data each channel of the latents has mean 0 and variance 1. As in Stable Cascade, they are the
+    output of a BatchNorm without parameters: its running statistics are buffers, so they travel with the weights.
     """
 
     @register_to_config

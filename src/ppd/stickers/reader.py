@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from ppd.errors import InputError
 from ppd.stickers.world import CONCEPTS, FACTORS, IMAGE_PX, STYLES
 
+FEATURE_DIM = 256
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -27,7 +29,7 @@ class Reading:
     factors: NDArray[np.float64]
 
 
-class FactorReader(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class FactorReader(ModelMixin, ConfigMixin):
     """A small residual CNN. Images [B, 3, 64, 64] in [0, 1] -> logits [B, 32], logits [B, 4], factors [B, 5]."""
 
     @register_to_config
@@ -40,13 +42,17 @@ class FactorReader(ModelMixin, ConfigMixin):  # type: ignore[misc]
             layers += [_NormedResBlock(wide) for _ in range(n_blocks)]
         self.features = nn.Sequential(*layers, nn.GroupNorm(8, widths[-1]), nn.SiLU(), nn.Flatten())
         n_cells = (IMAGE_PX // 16) ** 2
-        self.hidden = nn.Sequential(nn.Linear(widths[-1] * n_cells, 256), nn.SiLU())
-        self.concept = nn.Linear(256, len(CONCEPTS))
-        self.style = nn.Linear(256, len(STYLES))
-        self.factors = nn.Linear(256, len(FACTORS))
+        self.hidden = nn.Sequential(nn.Linear(widths[-1] * n_cells, FEATURE_DIM), nn.SiLU())
+        self.concept = nn.Linear(FEATURE_DIM, len(CONCEPTS))
+        self.style = nn.Linear(FEATURE_DIM, len(STYLES))
+        self.factors = nn.Linear(FEATURE_DIM, len(FACTORS))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What the three answers are read from: [B, 3, 64, 64] -> [B, 256]."""
+        return self.hidden(self.features(2 * images - 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hidden = self.hidden(self.features(2 * images - 1))
+        hidden = self.embed(images)
         return self.concept(hidden), self.style(hidden), self.factors(hidden)
 
 
@@ -64,21 +70,25 @@ class _NormedResBlock(nn.Module):
         return x + self.second(nn.functional.silu(hidden))
 
 
-@torch.inference_mode()
 def read(reader: FactorReader, images: Iterable[NDArray[np.uint8]], batch_size: int = 128) -> Reading:
     """Read images, each uint8 [64, 64, 3]; InputError for another size."""
+    hidden = embed(reader, images, batch_size)
+    with torch.inference_mode():
+        on_device = hidden.to(reader.device)
+        concept, style = reader.concept(on_device).softmax(dim=1), reader.style(on_device).softmax(dim=1)
+        factors = reader.factors(on_device)
+    return Reading(*(part.cpu().double().numpy() for part in (concept, style, factors)))
+
+
+@torch.inference_mode()
+def embed(reader: FactorReader, images: Iterable[NDArray[np.uint8]], batch_size: int = 128) -> Tensor:
+    """The features that the reader reads from, [N, 256] on the CPU: for measures of how real images look."""
     stacked = [np.asarray(image) for image in images]
     wrong = next((image.shape for image in stacked if image.shape != (IMAGE_PX, IMAGE_PX, 3)), None)
     if wrong is not None:
         raise InputError(f"the sticker reader reads images of {IMAGE_PX} x {IMAGE_PX} x 3, not {wrong}")
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts = [torch.zeros(0, FEATURE_DIM)]
     for start in range(0, len(stacked), batch_size):
         pixels = torch.from_numpy(np.stack(stacked[start : start + batch_size]))
-        parts.append(reader(pixels.to(reader.device).permute(0, 3, 1, 2).float() / 255))
-    concept, style, factors = (
-        torch.cat(column).double().cpu() if parts else torch.zeros(0, n).double()
-        for column, n in zip(
-            zip(*parts, strict=True) if parts else ((), (), ()), (len(CONCEPTS), len(STYLES), len(FACTORS)), strict=True
-        )
-    )
-    return Reading(concept.softmax(dim=1).numpy(), style.softmax(dim=1).numpy(), factors.numpy())
+        parts.append(reader.embed(pixels.to(reader.device).permute(0, 3, 1, 2).float() / 255).cpu())
+    return torch.cat(parts)

@@ -1,6 +1,6 @@
 """The image codec of the nano Stable Cascade: an autoencoder of stickers, 64 px <-> 8 x 16 x 16 latents.
 
-    about 5 minutes on one core for the defaults; expect a PSNR of 30 dB on held-out renders
+about 5 minutes on one core for the defaults; expect a PSNR of 30 dB on held-out renders
 """
 
 from pathlib import Path
@@ -26,15 +26,13 @@ class CodecSettings(Component):
     width: int = 64
     n_blocks: int = 1
     latent_noise: float = 0.1
-    """Standard deviation of the noise added to the unit-variance latents: the decoder then forgives the prior's errors."""
+    """SD of the noise added to the unit-variance latents: the decoder then forgives the prior's errors."""
     loop: LoopSettings = LoopSettings(
         steps=2400, batch_size=32, learning_rate=2e-3, weight_decay=0.0, decay_share=0.5, ema_decay=0.99
     )
 
 
-def train_codec(
-    atlas: Atlas, settings: CodecSettings, out: Path, state_file: Path, device: torch.device
-) -> ImageCodec:
+def train_codec(atlas: Atlas, settings: CodecSettings, out: Path, state_file: Path, device: torch.device) -> ImageCodec:
     """Train on fresh renders, loss = MSE + 0.1·L1; writes the codec with its loss curve to `out` and returns it."""
     loop = settings.loop
     torch.manual_seed(loop.seed)

@@ -103,7 +103,9 @@ def fit(
             loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             if not torch.isfinite(loss) or not torch.isfinite(grad_norm):
-                raise FloatingPointError(f"{title}: loss {loss.item()}, gradient norm {grad_norm.item()} at step {step}")
+                raise FloatingPointError(
+                    f"{title}: loss {loss.item()}, gradient norm {grad_norm.item()} at step {step}"
+                )
             optimizer.param_groups[0]["lr"] = rate = learning_rate_at(step, settings)
             optimizer.step()
             _update_average(average, network, min(settings.ema_decay, (step + 1) / (step + 10)))
@@ -122,7 +124,9 @@ def fit(
                 checkpointed = time.monotonic()
                 if not console.is_terminal:
                     eta_min = (now - started) / (step + 1 - done) * (settings.steps - step - 1) / 60
-                    console.print(f"{title}: step {step + 1}/{settings.steps}, loss {losses:.4f}, {eta_min:.1f} min left")
+                    console.print(
+                        f"{title}: step {step + 1}/{settings.steps}, loss {losses:.4f}, {eta_min:.1f} min left"
+                    )
             if not last and now - published >= settings.publish_every_s:
                 _with_weights(network, average, lambda: publish(curve))
                 published = time.monotonic()
@@ -166,7 +170,7 @@ def _save_state(
     settings: LoopSettings,
     curve: Curve,
 ) -> None:
-    """Everything a resumed run needs, in one safetensors file: replaced whole, so that a kill leaves the old or the new."""
+    """All that a resumed run needs, in one safetensors file, replaced whole: a kill leaves the old or the new."""
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for index, entry in optimizer.state_dict()["state"].items():

@@ -51,12 +51,12 @@ class PriorSettings(Component):
     compile: bool = True
     codec: CodecSettings = CodecSettings()
     loop: LoopSettings = LoopSettings(
-        steps=10_000, batch_size=32, learning_rate=1e-3, warmup_steps=200, decay_share=0.4, ema_decay=0.998
+        steps=8_000, batch_size=32, learning_rate=1e-3, warmup_steps=200, decay_share=0.4, ema_decay=0.998
     )
 
 
 def build_prior(settings: PriorSettings, latent_channels: int) -> StableCascadeUNet:
-    """A `StableCascadeUNet` whose output is 0 and whose blocks ignore t at first (diffusers never calls its own init)."""
+    """A `StableCascadeUNet` whose output is 0 and whose blocks ignore t at first: diffusers never calls its init."""
     unet = StableCascadeUNet(
         in_channels=latent_channels,
         out_channels=latent_channels,

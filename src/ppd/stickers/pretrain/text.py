@@ -1,4 +1,4 @@
-"""The captions' side that the nano models share: a tokenizer of whole words and the shape of a small CLIP text encoder."""
+"""The captions' side of the nano models: a tokenizer of whole words and the shape of a small CLIP text encoder."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> Bat
 
 
 def text_config(tokenizer: PreTrainedTokenizerFast, *, width: int, n_layers: int) -> dict[str, int]:
-    """Arguments of a `CLIPTextConfig` that fits the tokenizer; a head has 32 channels, the projection keeps the width."""
+    """Arguments of a `CLIPTextConfig` that fits the tokenizer; heads of 32 channels, the projection keeps the width."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": width,
