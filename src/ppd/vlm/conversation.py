@@ -1,16 +1,13 @@
 """What is said to a vision-language model about one person: their pairs, then a question.
 
-A pair is told as its caption, the preferred image, the rejected image (the order of PPD, arXiv 2501.06655, stage 1), each
-image followed by the word for it: a causal model reads the word when it has seen the image, not before.
+A pair is told as its caption, the preferred image, the rejected image (the order of PPD, arXiv 2501.06655, stage 1),
+each image followed by the word for it: a causal model reads the word when it has seen the image, not before.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-PromptVersion = Literal["short-1", "full-1"]
-"""short: few words, for nano models whose tokenizer knows only these; full: asks for the reasoning that the paper asks for.
-The number changes whenever a word of the prompt changes, since embeddings are keyed by it."""
+from ppd.settings import PromptVersion
 
 IMAGE = "<image>"
 ANSWERS = ("first", "second")
@@ -54,6 +51,7 @@ class _Wording:
     candidates: str
 
 
+# A version's number goes up whenever a word of it changes: embeddings are keyed by it.
 _WORDINGS: dict[PromptVersion, _Wording] = {
     "short-1": _Wording(
         introduction="",
@@ -67,11 +65,11 @@ _WORDINGS: dict[PromptVersion, _Wording] = {
         pair=f"Pair {{number}}, made for the caption “{{caption}}”:\n{IMAGE}\nThe image above is the preferred one.\n"
         f"{IMAGE}\nThe image above is the rejected one.\n",
         profile="For each pair, describe the two images, then explain what sets the preferred one apart in style, "
-        "quality and aesthetics. Leave aside what the caption asks for: it is the same for both. Close with a paragraph "
-        "that begins with “User Profile:” and tells what this person likes and dislikes in an image.",
-        candidates=f"Two new images were made for the caption “{{caption}}”:\n{IMAGE}\nThe image above is the first one.\n"
-        f"{IMAGE}\nThe image above is the second one.\nWhich of the two would this person prefer? Answer with one word: "
-        "first or second.",
+        "quality and aesthetics. Leave aside what the caption asks for: it is the same for both. Close with a "
+        "paragraph that begins with “User Profile:” and tells what this person likes and dislikes in an image.",
+        candidates=f"Two new images were made for the caption “{{caption}}”:\n{IMAGE}\nThe image above is the first "
+        f"one.\n{IMAGE}\nThe image above is the second one.\nWhich of the two would this person prefer? Answer with "
+        "one word: first or second.",
     ),
 }
 

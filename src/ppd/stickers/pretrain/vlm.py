@@ -2,9 +2,9 @@
 
     ppd pretrain vlm
 
-First sight (`vlm_pictures`): vision tower and projector learn with direct heads what a picture shows, then freeze. Then
-judgement (`vlm_questions`): the language model learns from simulated people to say what an exact observer would say. About
-an hour and a half on one CPU core; each part resumes after a kill at any moment.
+First sight (`vlm_pictures`): vision tower and projector learn with direct heads what a picture shows, then freeze.
+Then judgement (`vlm_questions`): the language model learns from simulated people to say what an exact observer would
+say. Half an hour on one CPU core; each part resumes after a kill at any moment.
 """
 
 import json
@@ -102,7 +102,9 @@ def train_judgement(
     )
     shelf, held_out_shelf = Shelf.of(album.scenes), Shelf.of(held_out.scenes)
     sights, held_out_sights = see(sight, album)[:, 0], see(sight, held_out)[:, 0]
-    exam_plan = layout(recipe.pairs_a_person, (1, 2, min(4, recipe.pairs_a_person), recipe.pairs_a_person), (2, recipe.pairs_a_person))
+    exam_plan = layout(
+        recipe.pairs_a_person, (1, 2, min(4, recipe.pairs_a_person), recipe.pairs_a_person), (2, recipe.pairs_a_person)
+    )
     exam = teach(
         seeds.rng("evaluation", "vlm", "exam"),
         society,

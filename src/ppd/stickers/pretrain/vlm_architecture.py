@@ -1,4 +1,4 @@
-"""The nano LLaVA-OneVision: the library's own classes at a size of a few million parameters, and a tokenizer of phrases."""
+"""The nano LLaVA-OneVision: the library's own classes at a few million parameters, and a tokenizer of phrases."""
 
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.models import WordLevel
@@ -73,7 +73,9 @@ def build_processor(settings: ArchitectureSettings) -> ImageTextProcessor:
     )
 
 
-def build_model(settings: ArchitectureSettings, tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForConditionalGeneration:
+def build_model(
+    settings: ArchitectureSettings, tokenizer: PreTrainedTokenizerFast
+) -> LlavaOnevisionForConditionalGeneration:
     """The model with random weights; seed torch before."""
     vision = SiglipVisionConfig(
         hidden_size=settings.vision_width,

@@ -1,7 +1,7 @@
 """Many questions about one person in one sequence, so that the pairs are read once.
 
-A packed row is the pairs, then branches: each branch continues the conversation after some of the pairs and sees these and
-itself alone, at the positions it would have there. To the model every branch *is* the plain conversation (tested).
+A packed row is the pairs, then branches: each branch continues the conversation after some of the pairs and sees these
+and itself alone, at the positions it would have there. To the model every branch *is* the plain conversation (tested).
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,9 @@ class Layout:
     """Where things are in a packed row of `length` positions. One patch an image: its newline follows it.
 
     images [slots]: positions of images in the order pairs (preferred, rejected) then questions (first, second).
-    rejected [K]: where a pair is complete. answers [B]: where a question is to be answered. profiles [P]: where a profile
-    begins ("assistant"); the next four positions hold likes, trait, and, trait. mask [length, length]: who sees whom.
+    rejected [K]: where a pair is complete. answers [B]: where a question is to be answered. profiles [P]: where a
+    profile begins ("assistant"); the next four positions hold likes, trait, and, trait. mask [length,
+    length]: who sees whom.
     """
 
     n_pairs: int
@@ -50,7 +51,7 @@ class Layout:
 
 
 def layout(n_pairs: int, asked_after: tuple[int, ...], told_after: tuple[int, ...]) -> Layout:
-    """Lay out `n_pairs` pairs, a question after each of `asked_after` pairs and a profile after each of `told_after`."""
+    """Lay out `n_pairs` pairs, a question for each of `asked_after` pairs and a profile for each of `told_after`."""
     shared = 1 + n_pairs * PAIR
     starts = [(known, QUESTION) for known in asked_after] + [(known, PROFILE) for known in told_after]
     length = shared + sum(size for _, size in starts)
@@ -101,7 +102,7 @@ class Words:
         self.first, self.second = (ids(w)[0] for w in ("first", "second"))
 
     def pack(self, plan: Layout, pair_concepts: Ints, question_concepts: Ints, told: Ints) -> Tensor:
-        """Token ids [N, length]: concepts [N, K] and [N, B]; told [N, 2] traits (len(TRAITS): none) of every profile."""
+        """Token ids [N, length]: concepts [N, K] and [N, B]; told [N, 2] the profiles' traits (len(TRAITS): none)."""
         n = len(pair_concepts)
 
         def blocks(concepts: Ints, words: Ints) -> Ints:

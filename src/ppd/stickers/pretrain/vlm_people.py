@@ -1,7 +1,7 @@
 """Simulated people, what they chose, and what an exact observer would answer about them: many at a time.
 
-The language model is trained on the observer's *probabilities* (the exact posterior), not on what one person happened to
-choose: the same optimum at a fraction of the variance.
+The language model is trained on the observer's *probabilities* (the exact posterior), not on what one person happened
+to choose: the same optimum at a fraction of the variance.
 """
 
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class Shelf:
     @staticmethod
     def of(scenes: Scenes) -> "Shelf":
         """`scenes` must be sorted by concept."""
-        concepts, starts, counts = np.unique(scenes.concept, return_index=True, return_counts=True)
+        _, starts, counts = np.unique(scenes.concept, return_index=True, return_counts=True)
         if (np.diff(scenes.concept) < 0).any() or counts.min() < 2:
             raise ValueError("scenes must be sorted by concept, at least two of each")
         return Shelf(scenes, scene_features(scenes), starts.astype(np.int64), counts.astype(np.int64))
@@ -111,8 +111,8 @@ class Lesson:
     """A batch of N people with K choices and B questions, and the exact answers. Rows are of the shelf.
 
     kinds [N]; pairs [N, K, 2] preferred and rejected; taste [N, K + 1, 9] posterior mean after 0..K choices; profile
-    [N, K + 1, traits, traits + 1] posterior of strongest and second trait; asked_after [B] number of choices known at each
-    question; questions [N, B, 2] first and second candidate; answers [N, B] probability that the first is preferred;
+    [N, K + 1, traits, traits + 1] posterior of strongest and second trait; asked_after [B] number of choices known at
+    each question; questions [N, B, 2] first and second candidate; answers [N, B] p(the first is preferred);
     own_profile [N, 2] the person's strongest and second trait.
     """
 
@@ -128,8 +128,14 @@ class Lesson:
     def rows(self, some: slice) -> "Lesson":
         """The same questions to some of the people."""
         return Lesson(
-            self.kinds[some], self.pairs[some], self.taste[some], self.profile[some], self.asked_after,
-            self.questions[some], self.answers[some], self.own_profile[some],
+            self.kinds[some],
+            self.pairs[some],
+            self.taste[some],
+            self.profile[some],
+            self.asked_after,
+            self.questions[some],
+            self.answers[some],
+            self.own_profile[some],
         )
 
 
@@ -152,9 +158,7 @@ def teach(
     real = np.where(rng.random((n_people, n_questions, 1)) < 0.5, chosen[:, n_pairs:], chosen[:, n_pairs:, ::-1])
     questions = np.where(rng.random((n_people, n_questions, 1)) < real_share, real, any_pair)
     looks = shelf.features[questions]
-    answers = predict_choice(
-        society.people, society.settings, belief[:, asked_after], looks[:, :, 0], looks[:, :, 1]
-    )
+    answers = predict_choice(society.people, society.settings, belief[:, asked_after], looks[:, :, 0], looks[:, :, 1])
     taste = belief @ society.people.tastes
     profile = (belief @ society.profile_one_hot).reshape(*belief.shape[:2], N_TRAITS, N_TRAITS + 1)
     return Lesson(kinds, pairs, taste, profile, asked_after, questions, answers, society.profiles[kinds])

@@ -92,7 +92,9 @@ def sight_quality(sight: Sight, album: Album) -> dict[str, float]:
     truth = torch.from_numpy(scene_features(album.scenes)[:, len(STYLES) : N_FEATURES]).float()
     r2 = 1 - (factors - truth).square().mean(dim=0) / truth.var(dim=0)
     quality = {f"r2_{factor.name}": round(float(value), 4) for factor, value in zip(FACTORS, r2, strict=True)}
-    quality["style_accuracy"] = round(float((style.argmax(1) == torch.from_numpy(album.scenes.style)).float().mean()), 4)
+    quality["style_accuracy"] = round(
+        float((style.argmax(1) == torch.from_numpy(album.scenes.style)).float().mean()), 4
+    )
     concepts = torch.from_numpy(album.scenes.concept)
     quality["concept_accuracy"] = round(float((concept.argmax(1) == concepts).float().mean()), 4)
     return quality
@@ -100,7 +102,7 @@ def sight_quality(sight: Sight, album: Album) -> dict[str, float]:
 
 @torch.no_grad()
 def see(sight: Sight, album: Album) -> Tensor:
-    """The projector's outputs for an album: [N, patches, width]. The language model is trained on these, never on pixels."""
+    """The projector's outputs for an album: [N, patches, width]; the language model trains on these, not on pixels."""
     return torch.cat([sight.image_tokens(images) for images in _chunks(album)])
 
 

@@ -33,7 +33,7 @@ class Reader(nn.Module):
         self.profile = nn.ModuleList(nn.Linear(width, len(TRAITS) * (len(TRAITS) + 1)) for _ in self.belief_layers)
 
     def forward(self, plan: Layout, tokens: Tensor, images: Tensor) -> tuple[Tensor, ...]:
-        """Hidden states of every layer: tokens [N, length], image tokens [N, slots, width] -> tuple of [N, length, width]."""
+        """Hidden states of every layer, [N, length, width]: tokens [N, length], image tokens [N, slots, width]."""
         embedded = self.language.embed_tokens(tokens)
         embedded = embedded.index_copy(1, plan.images, images.to(embedded.dtype))
         newline = self.newline.to(embedded.dtype).expand(len(tokens), len(plan.images), -1)
@@ -55,10 +55,14 @@ class Reader(nn.Module):
         return hidden.float() @ self.language.embed_tokens.weight.T
 
 
-def read(reader: Reader, lesson: Lesson, plan: Layout, shelf: Shelf, sights: Tensor, *, bf16: bool) -> tuple[Tensor, ...]:
+def read(
+    reader: Reader, lesson: Lesson, plan: Layout, shelf: Shelf, sights: Tensor, *, bf16: bool
+) -> tuple[Tensor, ...]:
     """Hidden states [N, length, width] of every layer; sights [scenes, width] are the image tokens of the shelf."""
     concepts = shelf.scenes.concept
-    tokens = reader.words.pack(plan, concepts[lesson.pairs[..., 0]], concepts[lesson.questions[..., 0]], lesson.own_profile)
+    tokens = reader.words.pack(
+        plan, concepts[lesson.pairs[..., 0]], concepts[lesson.questions[..., 0]], lesson.own_profile
+    )
     rows = np.concatenate([lesson.pairs, lesson.questions], axis=1).reshape(len(lesson.kinds), -1)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         return reader(plan, tokens, sights[rows])
@@ -119,7 +123,7 @@ def _words_loss(reader: Reader, last: Tensor, lesson: Lesson, plan: Layout) -> T
 
 
 def draw_plan(rng: np.random.Generator, n_pairs: int) -> Layout:
-    """Questions after 4, after all, and after two random numbers of pairs; profiles after 4 and after a random number."""
+    """Questions after 4, all and two random numbers of pairs; profiles after 4 and after a random number."""
     asked = (min(4, n_pairs), n_pairs, *(int(k) for k in rng.integers(1, n_pairs + 1, size=2)))
     return layout(n_pairs, asked, (min(4, n_pairs), int(rng.integers(1, n_pairs + 1))))
 
@@ -130,7 +134,9 @@ def answers_of(reader: Reader, hidden: tuple[Tensor, ...], plan: Layout) -> Tens
     return logits[..., reader.words.first] - logits[..., reader.words.second]
 
 
-def society_quality(reader: Reader, society: Society, shelf: Shelf, sights: Tensor, lesson: Lesson, plan: Layout) -> dict[str, float]:
+def society_quality(
+    reader: Reader, society: Society, shelf: Shelf, sights: Tensor, lesson: Lesson, plan: Layout
+) -> dict[str, float]:
     """Quick measurement while training: judge and exact judge on the same real choices, R² of the taste head."""
     quality: dict[str, float] = {}
     with torch.no_grad():

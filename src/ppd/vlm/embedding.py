@@ -1,0 +1,56 @@
+"""A person's embedding: what a vision-language model makes of a few of their pairs (PPD, arXiv 2501.06655, stage 1)."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppd.errors import InputError
+from ppd.settings import EmbeddingSettings
+from ppd.vlm.conversation import Pair, profile_conversation
+from ppd.vlm.transformers_backend import TransformersVlm
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """G groups of pairs: hidden [G, rows, dim] float32, not whitened, and the profile written about each."""
+
+    hidden: Tensor
+    profiles: tuple[str, ...]
+
+
+def embed(vlm: TransformersVlm, supports: Sequence[Sequence[Pair]], settings: EmbeddingSettings) -> Embedded:
+    """Embed each group of pairs. A group's embedding does not depend on the other groups."""
+    conversations = [profile_conversation(pairs, settings.prompt) for pairs in supports]
+    if settings.max_new_tokens:
+        written = vlm.write(conversations, max_new_tokens=settings.max_new_tokens)
+        profiles = tuple(answer.text for answer in written)
+        hidden = torch.stack([a.before if settings.read == "prompt-end" else a.after for a in written])
+    else:
+        profiles = ("",) * len(conversations)
+        hidden = vlm.hidden_at_end(conversations)
+    return Embedded(hidden[:, list(kept_rows(vlm, settings))], profiles)
+
+
+def kept_rows(vlm: TransformersVlm, settings: EmbeddingSettings) -> tuple[int, ...]:
+    """Which layers an embedding holds, counted from 0 (the input embedding)."""
+    rows = tuple(range(vlm.n_rows)) if settings.rows is None else settings.rows
+    wrong = [row for row in rows if not -vlm.n_rows <= row < vlm.n_rows]
+    if wrong:
+        raise InputError(
+            f"embedding.rows names layer {wrong[0]}, but this model has rows 0 to {vlm.n_rows - 1}", column="rows"
+        )
+    return tuple(row % vlm.n_rows for row in rows)
+
+
+def support_key(pairs: Sequence[Pair], revision: str, settings: EmbeddingSettings) -> str:
+    """Changes exactly when these pairs' embedding may: with an image's bytes, a caption, the order, model or prompt."""
+    digest = hashlib.sha256()
+    how = (revision, settings.prompt, settings.read, settings.max_new_tokens, settings.rows)
+    digest.update(repr(how).encode())
+    for pair in pairs:
+        for part in (pair.caption.encode(), pair.preferred, pair.rejected):
+            digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:32]

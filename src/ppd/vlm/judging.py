@@ -1,0 +1,75 @@
+"""Which of two images would this person prefer? Asked in both orders, since judges lean towards a position.
+
+Swapping the candidates flips about one verdict in eight of a large judge (lm-sys/FastChat issue 3911); a verdict counts
+only where both orders name the same image, as in PPD's evaluation (arXiv 2501.06655).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from ppd.settings import JudgeSettings
+from ppd.vlm.conversation import ANSWERS, Candidates, Conversation, Pair, judge_conversation
+from ppd.vlm.transformers_backend import TransformersVlm
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question as it was asked: the prompt, the word the model favours, its probability of the two words."""
+
+    prompt: str
+    word: str
+    p_first: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Both answers about candidates (a, b): shown in that order, and swapped.
+
+    winner: a or b where both answers name it, else tie. p_a: probability that a is preferred, mean of the two orders.
+    """
+
+    shown: Answer
+    swapped: Answer
+
+    @property
+    def p_a(self) -> float:
+        return (self.shown.p_first + 1 - self.swapped.p_first) / 2
+
+    @property
+    def winner(self) -> Literal["a", "b", "tie"]:
+        named = ("a" if self.shown.word == "first" else "b", "b" if self.swapped.word == "first" else "a")
+        return named[0] if named[0] == named[1] else "tie"  # type: ignore[return-value]
+
+
+class Judge(Protocol):
+    """Anything that judges for a person known by their pairs: a vision-language model, a server, a fake in a test."""
+
+    def __call__(self, pairs: Sequence[Pair], candidates: Sequence[Candidates]) -> list[Verdict]: ...
+
+
+class VlmJudge:
+    """A vision-language model as a judge. A person's pairs are read once for all of their comparisons."""
+
+    def __init__(self, vlm: TransformersVlm, settings: JudgeSettings, *, reuse_pairs: bool = True) -> None:
+        self.vlm = vlm
+        self.settings = settings
+        self.reuse_pairs = reuse_pairs
+
+    def __call__(self, pairs: Sequence[Pair], candidates: Sequence[Candidates]) -> list[Verdict]:
+        """A verdict for each two candidates, in order."""
+        if not candidates:
+            return []
+        orders = [order for asked in candidates for order in (asked, asked.swapped())]
+        conversations = [judge_conversation(pairs, order, self.settings.prompt) for order in orders]
+        read = self.vlm.answers_about_one if self.reuse_pairs else self.vlm.answer_probabilities
+        answers = [
+            self._answer(conversation, probabilities)
+            for conversation, probabilities in zip(conversations, read(conversations, ANSWERS), strict=True)
+        ]
+        return [Verdict(*both) for both in zip(answers[::2], answers[1::2], strict=True)]
+
+    def _answer(self, conversation: Conversation, probabilities: Tensor) -> Answer:
+        return Answer(self.vlm.prompt(conversation), ANSWERS[int(probabilities.argmax())], float(probabilities[0]))

@@ -1,0 +1,296 @@
+"""LLaVA-OneVision of any size through transformers: hidden states, probabilities of answers, text."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
+from transformers.utils import cached_file
+
+from ppd.errors import InputError
+from ppd.vlm.conversation import IMAGE, Conversation
+from ppd.vlm.processor import ImageTextProcessor
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote, with hidden states of all layers, [layers + 1, width], float32.
+
+    before: at the end of the prompt, as `hidden_at_end`; after: where the model read its own last word.
+    """
+
+    text: str
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Conversations as the language model reads them: embedded [N, length, width], mask [N, length] (1: a token)."""
+
+    embedded: Tensor
+    mask: Tensor
+
+    @property
+    def last(self) -> Tensor:
+        """Last position of each row that is padded on the right: [N]."""
+        return self.mask.sum(dim=1) - 1
+
+
+class TransformersVlm:
+    """A frozen LLaVA-OneVision. What a conversation gives does not depend on what it is batched with.
+
+    Rows are padded on the right where nothing is generated: with causal attention nothing looks at the padding. Every
+    image is seen once a batch, however often the batch shows it.
+    """
+
+    def __init__(
+        self,
+        model: LlavaOnevisionForConditionalGeneration,
+        processor: ImageTextProcessor,
+        *,
+        revision: str,
+        batch_size: int = 32,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.language = model.model.language_model
+        self.processor = processor
+        self.revision = revision
+        self.batch_size = batch_size
+
+    @staticmethod
+    def load(
+        checkpoint: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        batch_size: int = 32,
+    ) -> "TransformersVlm":
+        """From a folder in the hub's layout or a hub id; `dtype` None keeps the checkpoint's own.
+
+        Raises InputError where there is no such checkpoint.
+        """
+        try:
+            processor = ImageTextProcessor.from_pretrained(checkpoint)
+            model = LlavaOnevisionForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype or "auto")
+        except OSError as error:
+            raise InputError(
+                f"no LLaVA-OneVision checkpoint: {error}", file=checkpoint, fix="Run `dvc pull`"
+            ) from error
+        # In the hub's cache a checkpoint lies in a folder that is named by its commit.
+        local = Path(checkpoint).is_dir()
+        revision = _folder_hash(Path(checkpoint)) if local else Path(cached_file(checkpoint, "config.json")).parent.name
+        return TransformersVlm(model.to(device), processor, revision=revision, batch_size=batch_size)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of an embedding: the input embedding and one a layer."""
+        return int(self.model.config.text_config.num_hidden_layers) + 1
+
+    @property
+    def width(self) -> int:
+        """Dimensions of a row."""
+        return int(self.model.config.text_config.hidden_size)
+
+    @torch.inference_mode()
+    def hidden_at_end(self, conversations: Sequence[Conversation]) -> Tensor:
+        """Hidden states of the last position of each prompt, where an answer would begin: [N, layers + 1, width]."""
+        states = []
+        for part in self._parts(conversations):
+            batch = self._batch(part, padding_side="right")
+            hidden = self.language(
+                inputs_embeds=batch.embedded, attention_mask=batch.mask, output_hidden_states=True, use_cache=False
+            ).hidden_states
+            states.append(torch.stack([_at(layer, batch.last) for layer in hidden], dim=1).float().cpu())
+        return torch.cat(states)
+
+    @torch.inference_mode()
+    def write(self, conversations: Sequence[Conversation], *, max_new_tokens: int) -> list[Written]:
+        """Greedy answer to each prompt, and the hidden states before and after it."""
+        return [written for part in self._parts(conversations) for written in self._write(part, max_new_tokens)]
+
+    def _write(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Written]:
+        batch = self._batch(conversations, padding_side="left")
+        output = self.model.generate(
+            inputs_embeds=batch.embedded,
+            attention_mask=batch.mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            output_hidden_states=True,
+            return_dict_in_generate=True,
+        )
+        written = []
+        for row, tokens in enumerate(output.sequences):
+            length = self._length(tokens)
+            # Step 0 reads the prompt, step i the i-th new token; the very last one is never read when nothing ended it.
+            step = min(length, len(output.hidden_states) - 1)
+            before, after = (
+                torch.stack([layer[row, -1] for layer in output.hidden_states[at]]).float().cpu() for at in (0, step)
+            )
+            text = self.processor.tokenizer.decode(tokens[:length], skip_special_tokens=True).strip()
+            written.append(Written(text, before, after))
+        return written
+
+    def _length(self, tokens: Tensor) -> int:
+        """Number of new tokens before the first that ends a text."""
+        ends = torch.tensor(self.model.generation_config.eos_token_id, device=tokens.device)
+        ended = torch.isin(tokens, ends).nonzero()
+        return int(ended[0]) if len(ended) else len(tokens)
+
+    @torch.inference_mode()
+    def answer_probabilities(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> Tensor:
+        """Probability of each answer as the next word, among these answers: [N, answers], float32.
+
+        Answers are told apart by their first token; InputError where these coincide.
+        """
+        probabilities = []
+        for part in self._parts(conversations):
+            batch = self._batch(part, padding_side="right")
+            output = self.language(inputs_embeds=batch.embedded, attention_mask=batch.mask, use_cache=False)
+            probabilities.append(self._answers(_at(output.last_hidden_state, batch.last), answers))
+        return torch.cat(probabilities)
+
+    @torch.inference_mode()
+    def answers_about_one(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> Tensor:
+        """`answer_probabilities` of conversations that begin alike, reading once what they share (a person's pairs).
+
+        The shared beginning's keys and values are kept, and every conversation goes on from them. Equal to reading each
+        conversation whole, up to rounding.
+        """
+        tokens = [self._tokens(conversation) for conversation in conversations]
+        shared, n_images = self._shared(conversations, tokens)
+        if shared == 0:
+            return self.answer_probabilities(conversations, answers)
+        beginning = self._embed([tokens[0][:shared]], [conversations[0].images[:n_images]], padding_side="right")
+        read = self.language(inputs_embeds=beginning.embedded, use_cache=True).past_key_values
+        probabilities = []
+        for at in range(0, len(conversations), self.batch_size):
+            part = slice(at, at + self.batch_size)
+            rest = self._embed(
+                [row[shared:] for row in tokens[part]],
+                [conversation.images[n_images:] for conversation in conversations[part]],
+                padding_side="right",
+            )
+            n = len(rest.mask)
+            cache = DynamicCache(
+                [(layer.keys.expand(n, -1, -1, -1), layer.values.expand(n, -1, -1, -1)) for layer in read.layers]
+            )
+            output = self.language(
+                inputs_embeds=rest.embedded,
+                attention_mask=torch.cat([rest.mask.new_ones(n, shared), rest.mask], dim=1),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            probabilities.append(self._answers(_at(output.last_hidden_state, rest.last), answers))
+        return torch.cat(probabilities)
+
+    def _answers(self, hidden: Tensor, answers: Sequence[str]) -> Tensor:
+        """[N, width] -> [N, answers]."""
+        firsts = [self.processor.tokenizer(answer, add_special_tokens=False).input_ids[0] for answer in answers]
+        if len(set(firsts)) < len(answers):
+            raise InputError(f"this tokenizer begins {', '.join(answers)} with the same token")
+        return self.model.lm_head(hidden)[:, firsts].float().softmax(dim=-1).cpu()
+
+    def _parts(self, conversations: Sequence[Conversation]) -> list[Sequence[Conversation]]:
+        return [conversations[i : i + self.batch_size] for i in range(0, len(conversations), self.batch_size)]
+
+    def prompt(self, conversation: Conversation) -> str:
+        """The text that the model reads, its answer to follow; `<image>` stands for an image."""
+        turn = [{"role": "user", "content": [{"type": "text", "text": conversation.text}]}]
+        return str(self.processor.apply_chat_template(turn, add_generation_prompt=True))
+
+    @property
+    def _positions_an_image(self) -> int:
+        """Several images a conversation: each is its base patches and a newline."""
+        default = self.processor.vision_feature_select_strategy == "default"  # drops the class token
+        return int(self.processor.num_image_tokens) + 1 - int(default)
+
+    def _tokens(self, conversation: Conversation) -> list[int]:
+        text = self.prompt(conversation).replace(IMAGE, IMAGE * self._positions_an_image)
+        return list(self.processor.tokenizer(text).input_ids)
+
+    def _shared(self, conversations: Sequence[Conversation], tokens: Sequence[list[int]]) -> tuple[int, int]:
+        """How many tokens, holding how many whole images, all of these begin with; each keeps a token to itself."""
+        alike = _common_prefix([conversation.images for conversation in conversations])
+        images = [i for i, token in enumerate(tokens[0]) if token == self.processor.image_token_id]
+        starts = [*images[:: self._positions_an_image], len(tokens[0])]
+        shared = min(_common_prefix(tokens), min(map(len, tokens)) - 1, starts[alike])
+        whole = sum(start + self._positions_an_image <= shared for start in starts[:-1])
+        return min(shared, starts[whole]), whole
+
+    def _batch(self, conversations: Sequence[Conversation], padding_side: str) -> _Batch:
+        tokens = [self._tokens(conversation) for conversation in conversations]
+        return self._embed(tokens, [conversation.images for conversation in conversations], padding_side)
+
+    def _embed(self, tokens: Sequence[list[int]], images: Sequence[Sequence[bytes]], padding_side: str) -> _Batch:
+        """Tokens and the images they stand for, as input embeddings."""
+        padded = self.processor.tokenizer.pad(
+            {"input_ids": list(tokens)}, padding_side=padding_side, return_tensors="pt"
+        ).to(self.model.device)
+        embedded = self.language.embed_tokens(padded.input_ids)
+        shown = [image for row in images for image in row]
+        if shown:
+            number = {image: i for i, image in enumerate(dict.fromkeys(shown))}
+            seen = self._see(list(number))[[number[image] for image in shown]]
+            places = (padded.input_ids == self.processor.image_token_id).unsqueeze(-1)
+            if int(places.sum()) != seen.shape[0] * seen.shape[1]:
+                raise InputError(f"{len(shown)} images for {int(places.sum()) // seen.shape[1]} {IMAGE} marks")
+            embedded = embedded.masked_scatter(places, seen.to(embedded.dtype))
+        return _Batch(embedded, padded.attention_mask)
+
+    def _see(self, images: Sequence[bytes]) -> Tensor:
+        """What the language model gets of each image: [N, positions, width]."""
+        pictures = [_decode(image) for image in images]
+        # Nested, as of one conversation: alone, an image would be cut into high-resolution patches as well.
+        pixels = self.processor.image_processor([pictures], return_tensors="pt", do_pad=False).pixel_values[:, 0]
+        tower = self.model.model.vision_tower(pixels.to(self.model.device, self.model.dtype), output_hidden_states=True)
+        layer = self.model.config.vision_feature_layer
+        seen = self.model.model.multi_modal_projector(tower.hidden_states[layer])
+        return torch.cat([seen, self.model.model.image_newline.expand(len(seen), 1, -1)], dim=1)
+
+
+def _at(hidden: Tensor, last: Tensor) -> Tensor:
+    """One position of each row: [N, length, width], [N] -> [N, width]."""
+    return hidden[torch.arange(len(last), device=last.device), last]
+
+
+def _decode(image: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(image)).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"an image of {len(image)} bytes cannot be decoded: {error}") from error
+
+
+def _common_prefix(rows: Sequence[Sequence[object]]) -> int:
+    """How many first elements are the same in all rows."""
+    length = 0
+    for elements in zip(*rows, strict=False):
+        if any(element != elements[0] for element in elements[1:]):
+            break
+        length += 1
+    return length
+
+
+def _folder_hash(folder: Path) -> str:
+    """A hash of everything in a checkpoint's folder that can change what the model says."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in {".safetensors", ".jinja"} or file.name in _MEANINGFUL:
+            digest.update(file.name.encode())
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+_MEANINGFUL = {
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "preprocessor_config.json",
+}
