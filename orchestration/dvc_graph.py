@@ -310,7 +310,8 @@ def _surroundings(stages: Sequence[Stage], tracked: Sequence[Tracked]) -> tuple[
 def _check_names(stages: Sequence[Stage], parts: Sequence[Part], tracked: Sequence[Tracked]) -> None:
     outs = [path for stage in stages for item in stage.items for path in item.outs]
     kept = [path for stage in stages for paths in stage.outputs.values() for path in paths.values()]
-    keys = [key for stage in stages for key in stage.outputs] + [node.key for node in (*parts, *tracked)]
+    keys = [key for stage in stages for key in stage.outputs]
+    keys += [part.key for part in parts] + [entry.key for entry in tracked]
     twice = [f"{'/'.join(key)}" for key, n in Counter(keys).items() if n > 1] + sorted(set(outs) - set(kept))
     if twice:
         raise ValueError(

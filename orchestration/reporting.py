@@ -19,15 +19,16 @@ from dagster._core.definitions.data_version import (  # tag names: documented, e
     get_input_event_pointer_tag,
 )
 
-from orchestration.dvc_graph import Graph, Item, Key, Locked, Part, Stage, Workspace, code_version
+from orchestration.dvc_graph import Graph, Item, Key, Locked, Part, Stage, Workspace, code_version, key_of
 
-Event: TypeAlias = dg.AssetMaterialization | dg.AssetObservation
 Tags: TypeAlias = dict[str, str]
 
 ABSENT = "absent"
 """The version of an input that dvc.lock does not know."""
 LOOK = code_version("look", None)
 """Code version of parts and tracked data: they are looked at, not computed."""
+LOCK_ENTRY_TAG = "dvc/lock_entry"
+"""Names the run that an event tells of: the fingerprint of its entry in dvc.lock."""
 _NO_POINTER = "NULL"
 _OLDER_THAN_ALL = "1"
 
@@ -52,7 +53,7 @@ class State:
         return digest.hexdigest()
 
 
-def news(state: State) -> Iterator[Event]:
+def news(state: State) -> Iterator[dg.AssetMaterialization]:
     """What Dagster's instance does not know yet, inputs first. Store each event before asking for the next."""
     yield from _inputs_news(state)
     for node in state.graph.in_order:
@@ -68,8 +69,10 @@ def output_tags(state: State, stage: Stage, item: Item, key: Key) -> Tags:
     """Tags of the event of one output: its version in dvc.lock and those of all its inputs at that run."""
     locked = state.locks[item.address]
     tags = _version(locked.outs[stage.outputs[key][item.partition]], code_version(locked.cmd, item.partition))
+    tags[LOCK_ENTRY_TAG] = locked.fingerprint
+    told = _told(state, key, item.partition)
     for parent in dict.fromkeys(name for name, _ in state.graph.inputs(item)):
-        tags |= _made_from(state, item, locked, parent)
+        tags |= _made_from(state, item, parent, told if told.get(LOCK_ENTRY_TAG) == locked.fingerprint else {})
     return tags
 
 
@@ -86,56 +89,75 @@ def tracked_tags(state: State, path: str) -> Tags:
     return _version(state.workspace.paths.get(path, ABSENT), LOOK)
 
 
-def _inputs_news(state: State) -> Iterator[Event]:
+def _inputs_news(state: State) -> Iterator[dg.AssetMaterialization]:
+    now = state.workspace
     for source in state.graph.sources:
-        versions = state.workspace
-        version = versions.params.get(source.params) if source.params else versions.paths.get(source.path or "")
-        if version and not _known(state, source.key, None, tags := {DATA_VERSION_TAG: version}, observed=True):
-            yield dg.AssetObservation(dg.AssetKey(source.key), tags=tags)
+        version = now.params.get(source.params) if source.params else now.paths.get(source.path or "")
+        if version:
+            yield from _materialization(state, source.key, None, {DATA_VERSION_TAG: version})
     for tracked in state.graph.tracked:
-        if tracked.path in state.workspace.paths:
+        if tracked.path in now.paths:
             yield from _materialization(state, tracked.key, None, tracked_tags(state, tracked.path))
 
 
-def _part_news(state: State, part: Part) -> Iterator[Event]:
+def _part_news(state: State, part: Part) -> Iterator[dg.AssetMaterialization]:
     for partition, path in part.paths.items():
         if path in state.workspace.paths:
             yield from _materialization(state, part.key, partition, part_tags(state, part, partition))
 
 
-def _item_news(state: State, stage: Stage, item: Item) -> Iterator[Event]:
+def _item_news(state: State, stage: Stage, item: Item) -> Iterator[dg.AssetMaterialization]:
     for key, paths in stage.outputs.items():
         if paths.get(item.partition) in state.locks[item.address].outs:
             yield from _materialization(state, key, item.partition, output_tags(state, stage, item, key))
 
 
-def _materialization(state: State, key: Key, partition: str | None, tags: Tags) -> Iterator[Event]:
+def _materialization(state: State, key: Key, partition: str | None, tags: Tags) -> Iterator[dg.AssetMaterialization]:
     if not _known(state, key, partition, tags):
         yield dg.AssetMaterialization(dg.AssetKey(key), partition=partition, tags=tags)
 
 
-def _known(state: State, key: Key, partition: str | None, tags: Tags, *, observed: bool = False) -> bool:
+def _known(state: State, key: Key, partition: str | None, tags: Tags) -> bool:
     """Whether Dagster's last event says the same. Pointers to events are left out: they say when, not what."""
-    record = state.instance.get_latest_data_version_record(dg.AssetKey(key), observed, partition)
-    told = (record.event_log_entry.tags or {}) if record else {}
+    told = _told(state, key, partition)
     return all(
         told.get(name) == value for name, value in tags.items() if not name.startswith(INPUT_EVENT_POINTER_TAG_PREFIX)
     )
 
 
-def _made_from(state: State, item: Item, locked: Locked, parent: Key) -> Tags:
-    """What `locked` says of one input. Of several partitions Dagster compares events in place of versions."""
+def _told(state: State, key: Key, partition: str | None) -> Mapping[str, str]:
+    """The tags of the last event of an asset."""
+    record = state.instance.get_latest_data_version_record(dg.AssetKey(key), False, partition)
+    return (record.event_log_entry.tags or {}) if record else {}
+
+
+def _made_from(state: State, item: Item, parent: Key, told: Mapping[str, str]) -> Tags:
+    """What dvc.lock says of one input of `item`. `told` is what Dagster already knows of this very run.
+
+    Of an input with partitions, Dagster compares events in place of versions; and of a folder that holds several
+    outputs dvc.lock knows one version only. For both it matters whether what was read is what lies there now: then the
+    input is the current one. Else it is what was told when it still was, or something unknown.
+    """
+    locked = state.locks[item.address]
     paths = [path for key, path in state.graph.inputs(item) if key == parent and path is not None]
     if not paths:
         return _input(parent, locked.params.get((parent[0], parent[-1]), ABSENT))
-    versions = {path: locked.deps.get(path, ABSENT) for path in paths}
-    version = next(iter(versions.values())) if len(versions) == 1 else _digest(versions)
+    read = {path: locked.deps.get(path, ABSENT) for path in paths}
     partitions = _partitions(state.graph, parent)
-    if not partitions:
-        return _input(parent, version)
-    as_read = all(state.workspace.paths.get(path) == read for path, read in versions.items())
-    own = [item.partition] if item.partition is not None and item.partition in partitions else None
-    return _input(parent, version, _latest_pointer(state, parent, own) if as_read else _OLDER_THAN_ALL)
+    if not partitions and key_of(paths[0]) == parent:
+        return _input(parent, read[paths[0]])
+    asset = dg.AssetKey(parent)
+    if any(state.workspace.paths.get(path) != version for path, version in read.items()):
+        version = told.get(get_input_data_version_tag(asset), ABSENT)
+        return _input(
+            parent,
+            version,
+            told.get(get_input_event_pointer_tag(asset), _OLDER_THAN_ALL if partitions else _NO_POINTER),
+        )
+    if partitions:
+        own = [item.partition] if item.partition is not None and item.partition in partitions else None
+        return _input(parent, _digest(read), _latest_pointer(state, parent, own))
+    return _input(parent, _current_version(state, parent))
 
 
 def _latest_pointer(state: State, key: Key, partitions: list[str] | None) -> str:
