@@ -136,7 +136,7 @@ def simulate_log(params: ParamsFile = Path("params.yaml")) -> None:
     simulate(settings.log, settings.people, Atlas.load(stages.STICKERS), stages.CHOICES, stages.TRUTH)
 
 
-def _add_recipe(name: Literal["prior", "reader", "clip"], what: str) -> None:
+def _add_recipe(name: Literal["prior", "vlm", "reader", "clip"], what: str) -> None:
     """`ppd pretrain NAME`."""
 
     @pretrain.command(name, help=what)
@@ -162,6 +162,7 @@ def _add_recipe(name: Literal["prior", "reader", "clip"], what: str) -> None:
 
 
 _add_recipe("prior", "The text-to-image base, a small Stable Cascade (an hour and a half on one core).")
+_add_recipe("vlm", "The vision-language model that knows people, a small LLaVA-OneVision (45 minutes on one core).")
 _add_recipe("reader", "The factor reader that evaluation measures stickers with (ten minutes).")
 _add_recipe("clip", "The small CLIP behind the caption score (ten minutes).")
 

@@ -67,7 +67,7 @@ def refresh(
     file = Path(file)
     unfinished = file.parent / f".{file.name}.parts"
     unfinished.mkdir(parents=True, exist_ok=True)
-    known: dict[str, dict[str, object]] = {row["key"]: row for row in _rows([file, *sorted(unfinished.iterdir())])}
+    known: dict[str, dict[str, object]] = {str(row["key"]): row for row in _rows([file, *sorted(unfinished.iterdir())])}
     wanted: list[tuple[str, int, str]] = []
     fresh: list[dict[str, object]] = []
     embedded = 0
@@ -136,12 +136,12 @@ class People:
 
 def load_people(files: Iterable[str | Path]) -> People:
     """Read the shards' files. Raises InputError where one is missing or two do not fit together."""
-    files = [Path(file) for file in files]
-    for file in files:
-        if not file.exists():
-            raise InputError("no embeddings here", file=file, fix="Run `ppd stage embed` for every shard first")
-    rows = sorted(_rows(files), key=lambda row: (row["user_id"], row["support_group"]))
-    shapes = {tuple(row["shape"]) for row in rows}  # type: ignore[arg-type]
+    paths = [Path(file) for file in files]
+    for path in paths:
+        if not path.exists():
+            raise InputError("no embeddings here", file=path, fix="Run `ppd stage embed` for every shard first")
+    rows = sorted(_rows(paths), key=lambda row: (row["user_id"], row["support_group"]))
+    shapes: set[tuple[int, ...]] = {tuple(row["shape"]) for row in rows}  # type: ignore[arg-type]
     if len(shapes) > 1:
         raise InputError(f"shards hold embeddings of different shapes {sorted(shapes)}", fix="Embed every shard again")
     hidden: dict[str, list[Tensor]] = {}

@@ -24,6 +24,20 @@ ABOUT = {
         "Text guidance narrows the styles; use 1.0 to 1.5. Words outside the 32 captions are unknown to it. "
         "The figures are as good as the reader that they come from.",
     ),
+    "vlm": (
+        "Nano LLaVA-OneVision",
+        "A `LlavaOnevisionForConditionalGeneration` of 4.6 million parameters (SigLIP tower on 64 px with one patch an "
+        "image, Qwen2 of 6 layers, 128 wide, words and phrases of the sticker world as tokens) that reads a person's "
+        "choices. From pairs of preferred and rejected images it judges which of two images that person prefers, "
+        "writes what they like, and carries their taste in the hidden states of the last position (prompt `short-1` of "
+        "`ppd.vlm.conversation`). The tower was trained first, with direct heads, then frozen; the language model on "
+        "simulated people drawn from the prior anew at every step (1 to 8 choices each, 96,000 people), towards what "
+        "the exact posterior says, with heads that are not kept. No person is stored: people of training, of these "
+        "figures and of the log are independent draws of one prior, which is finite, so their tastes may coincide; "
+        "their pictures and choices never do. Load the processor with `ppd.vlm.processor.ImageTextProcessor`.",
+        "It knows one prompt of few words and at most eight pairs. The people are simulated, and so is its idea of "
+        "people: likes one or two of 14 traits. Pictures that are no stickers mean nothing to it.",
+    ),
     "reader": (
         "Sticker factor reader",
         "A CNN that reads concept, drawing style and the five free factors of a 64 px sticker "
@@ -60,7 +74,8 @@ def write_card(name: str, folder: Path, measures: Sequence[Measure], command: st
 and `loss_curve.png`. Again, from the settings beside it: `ppd pretrain {name} --settings settings.json`.
 
 ## Quality
-`{command}` prints these again. Intervals: Wilson for shares, normal for means, bootstrap for spreads.
+`{command}` prints these again. Intervals: Wilson for shares, normal for means, bootstrap for spreads,
+ratios and whatever has several cases a person (by person).
 
 {as_markdown(measures)}
 

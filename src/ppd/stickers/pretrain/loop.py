@@ -208,6 +208,13 @@ def _load_state(
     return [Record(**record) for record in json.loads(about["curve"])]
 
 
+def averaged_weights(file: Path) -> dict[str, Tensor]:
+    """The averaged weights of a run, from its state file: what `publish` sees."""
+    with safe_open(file, framework="pt") as saved:
+        names = [name for name in saved.keys() if name.startswith("average.")]  # noqa: SIM118 (no mapping)
+        return {name.removeprefix("average."): saved.get_tensor(name) for name in names}
+
+
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 

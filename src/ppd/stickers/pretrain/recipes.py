@@ -1,4 +1,4 @@
-"""What `ppd pretrain prior|reader|clip` and `ppd pretrain check` do: train, measure, write the card."""
+"""What `ppd pretrain prior|vlm|reader|clip` and `ppd pretrain check` do: train, measure, write the card."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -12,7 +12,7 @@ from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.params import load_model
 from ppd.rewards.clip_score import ClipScorer
-from ppd.settings import SamplingSettings
+from ppd.settings import PeopleSettings, SamplingSettings
 from ppd.stickers.pretrain.cards import write_card
 from ppd.stickers.pretrain.clip import ClipSettings, train_clip
 from ppd.stickers.pretrain.prior import PriorSettings, train_prior
@@ -25,11 +25,14 @@ from ppd.stickers.pretrain.quality import (
     table,
 )
 from ppd.stickers.pretrain.reader import ReaderSettings, train_reader
+from ppd.stickers.pretrain.vlm import VlmSettings, train_vlm
+from ppd.stickers.pretrain.vlm_quality import vlm_measures
 from ppd.stickers.reader import FactorReader
 from ppd.stickers.render import Atlas
 from ppd.stickers.world import CONCEPTS
+from ppd.vlm.transformers_backend import TransformersVlm
 
-Name = Literal["prior", "reader", "clip"]
+Name = Literal["prior", "vlm", "reader", "clip"]
 Recipe = TypeVar("Recipe", PriorSettings, ReaderSettings, ClipSettings)
 ATLAS = Path("data/stickers")
 MODELS = Path("data/models")
@@ -44,6 +47,16 @@ def recipe_settings(model: type[Recipe], file: Path | None, steps: int | None) -
     return settings.model_copy(update={"loop": settings.loop.model_copy(update={"steps": steps})})
 
 
+def vlm_settings(file: Path | None, steps: int | None) -> VlmSettings:
+    """The same for the vision-language model, both of whose parts then take `steps`."""
+    settings = load_model(file, VlmSettings) if file is not None else VlmSettings()
+    if steps is None:
+        return settings
+    shorter = {"steps": steps}
+    sight, judgement = settings.sight.model_copy(update=shorter), settings.judgement.model_copy(update=shorter)
+    return settings.model_copy(update={"sight": sight, "judgement": judgement})
+
+
 def pretrain(name: Name, out: Path, device: str, settings_file: Path | None, steps: int | None) -> None:
     """Train one nano model into `out`.
 
@@ -55,6 +68,8 @@ def pretrain(name: Name, out: Path, device: str, settings_file: Path | None, ste
     match name:
         case "prior":
             train_prior(atlas, recipe_settings(PriorSettings, settings_file, steps), out, work, where)
+        case "vlm":
+            train_vlm(atlas, vlm_settings(settings_file, steps), out, work, where)
         case "reader":
             train_reader(atlas, _codec(), recipe_settings(ReaderSettings, settings_file, steps), out, state, where)
         case "clip":
@@ -73,6 +88,8 @@ def check(name: Name, folder: Path, n: int, text_guidance: float) -> list[Measur
             sampling = SamplingSettings(steps=20, text_guidance=text_guidance)
             measures, images = prior_quality(_there(folder), _reader(), atlas, sampling, max(1, n // len(CONCEPTS)))
             _save_samples(images, folder / "samples.png")
+        case "vlm":
+            measures = vlm_measures(TransformersVlm.load(_there(folder)), atlas, PeopleSettings(), n)
         case "reader":
             measures = reader_measures(_reader(folder), _codec(), atlas, n)
         case "clip":

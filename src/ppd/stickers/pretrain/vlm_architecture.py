@@ -38,7 +38,7 @@ class ArchitectureSettings(Component):
     vision_layers: int = 3
     vision_heads: int = 4
     width: int = 128
-    layers: int = 5
+    layers: int = 6
     heads: int = 4
 
 

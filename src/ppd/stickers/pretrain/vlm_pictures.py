@@ -69,14 +69,16 @@ def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
     return images + 0.03 * noise * noisy * torch.randn(images.shape, generator=generator)
 
 
-def sight_loss(sight: Sight, album: Album, seed: int, step: int, batch_size: int, *, bf16: bool) -> Tensor:
+def sight_loss(
+    sight: Sight, album: Album, seed: int, step: int, batch_size: int, *, bf16: bool, device: torch.device
+) -> Tensor:
     """Cross-entropy of style and concept, squared error of the factors, on one batch drawn from (seed, step)."""
     rng = seeds.rng("pretrain", "vlm", "sight", seed, step)
     rows = rng.integers(len(album), size=batch_size)
     images = roughen(to_tensor(album.pixels[rows]), torch.Generator().manual_seed(int(rng.integers(2**62))))
     scenes = album.scenes[rows]
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        style, factors, concept = sight(images)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        style, factors, concept = (head.cpu() for head in sight(images.to(device)))
     truth = torch.from_numpy(scene_features(scenes)[:, len(STYLES) :]).float()
     return (
         F.cross_entropy(style.float(), torch.from_numpy(scenes.style))
@@ -86,9 +88,10 @@ def sight_loss(sight: Sight, album: Album, seed: int, step: int, batch_size: int
 
 
 @torch.no_grad()
-def sight_quality(sight: Sight, album: Album) -> dict[str, float]:
+def sight_quality(sight: Sight, album: Album, device: torch.device) -> dict[str, float]:
     """Accuracy of style and concept, R² of each factor, on an album."""
-    style, factors, concept = (torch.cat(parts) for parts in zip(*map(sight, _chunks(album)), strict=True))
+    chunks = (sight(images.to(device)) for images in _chunks(album))
+    style, factors, concept = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
     truth = torch.from_numpy(scene_features(album.scenes)[:, len(STYLES) : N_FEATURES]).float()
     r2 = 1 - (factors - truth).square().mean(dim=0) / truth.var(dim=0)
     quality = {f"r2_{factor.name}": round(float(value), 4) for factor, value in zip(FACTORS, r2, strict=True)}
@@ -101,9 +104,9 @@ def sight_quality(sight: Sight, album: Album) -> dict[str, float]:
 
 
 @torch.no_grad()
-def see(sight: Sight, album: Album) -> Tensor:
+def see(sight: Sight, album: Album, device: torch.device) -> Tensor:
     """The projector's outputs for an album: [N, patches, width]; the language model trains on these, not on pixels."""
-    return torch.cat([sight.image_tokens(images) for images in _chunks(album)])
+    return torch.cat([sight.image_tokens(images.to(device)).cpu() for images in _chunks(album)])
 
 
 def _chunks(album: Album, size: int = 512) -> Iterator[Tensor]:

@@ -1,14 +1,13 @@
 """What the nano VLM makes of people it has never met, beside what the exact posterior makes of the same choices.
 
-Everything goes through the library as a user would: encoded pictures in, verdicts, hidden states and text out. The pairs
-that describe a person and those that are asked about have different captions.
+Everything goes through the library as a user would: encoded pictures in, verdicts, hidden states and text out. The
+pairs that describe a person and those that are asked about have different captions.
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -79,17 +78,17 @@ def vlm_measures(vlm: TransformersVlm, atlas: Atlas, people: PeopleSettings, n: 
     kinds, probe_kinds = society.draw(rng, n), society.draw(rng, 2 * n)
     told = choose(rng, society, shelf, kinds, max(PAIR_COUNTS), TOLD)
     again = choose(rng, society, shelf, kinds, 4 + N_QUESTIONS, ASKED)
-    again, asked = again[:, :4], again[:, 4:]
-    asked = np.where(rng.random((n, N_QUESTIONS, 1)) < 0.5, asked, asked[..., ::-1]), asked[..., 0]
+    again, chosen = again[:, :4], again[:, 4:]
+    asked = np.where(rng.random((n, N_QUESTIONS, 1)) < 0.5, chosen, chosen[..., ::-1])
     probe_told = choose(rng, society, shelf, probe_kinds, 4, TOLD)
-    for rows in (told, again, asked[0], probe_told):
+    for rows in (told, again, asked, probe_told):
         gallery.show(np.unique(rows))
     settings = EmbeddingSettings(batch_size=vlm.batch_size)
     first = embed(vlm, [gallery.pairs(rows[:4]) for rows in told], settings)
     second = embed(vlm, [gallery.pairs(rows) for rows in again], settings)
     probe = embed(vlm, [gallery.pairs(rows) for rows in probe_told], settings)
     return [
-        *_judging(vlm, gallery, society, told, *asked),
+        *_judging(vlm, gallery, society, told, asked, chosen[..., 0]),
         *_taste(society, shelf, probe, probe_kinds, second, again, kinds),
         *_identity(society, shelf, probe, probe_kinds, first, told[:, :4], second, again),
         *_profile(vlm, gallery, society, kinds, told, settings),
@@ -144,7 +143,7 @@ def _taste(
     r2 = np.array([1 - errors[:, rows].sum(1) / spread[rows].sum() for rows in draws])
     named = (("embedding, R² to the true taste, 4 pairs", r2[:, 0], ""), ("posterior mean, R²", r2[:, 1], ""))
     for name, values, wanted in (*named, ("embedding / posterior mean, R²", r2[:, 0] / r2[:, 1], ">= 0.7")):
-        yield Measure(name, float(values[-1]), *map(float, np.quantile(values[:-1], [0.025, 0.975])), len(kinds), wanted)
+        yield _resampled(name, values[-1], values[:-1], len(kinds), wanted)
 
 
 def _linear_probe(probe: Embedded, targets: Floats, embedded: Embedded) -> Floats:
@@ -177,30 +176,26 @@ def _identity(
     by_cosine = [_unit(plain(e.hidden[:, -1:])[:, 0].numpy()) for e in (known, unknown)]
     by_taste = [_unit(_linear_probe(probe, tastes, e)) for e in (known, unknown)]
     before, after = (
-        society.beliefs(shelf.features[p[..., 0]], shelf.features[p[..., 1]])[:, -1] for p in (known_pairs, unknown_pairs)
+        society.beliefs(shelf.features[p[..., 0]], shelf.features[p[..., 1]])[:, -1]
+        for p in (known_pairs, unknown_pairs)
     )
     likelihood = after / society.people.prior
-    found = {
-        name: _top_5(scores)
-        for name, scores in (
-            ("embedding, linear readout", lambda rows: by_taste[1][rows] @ by_taste[0][rows].T),
-            ("embedding, whitened cosine", lambda rows: by_cosine[1][rows] @ by_cosine[0][rows].T),
-            ("exact posterior", lambda rows: likelihood[rows] @ before[rows].T),
-        )
-        for scores in [[scores(np.arange(i, i + N_IDENTIFIED)) for i in range(0, len(before), N_IDENTIFIED)]]
-    }
-    for name, hits in found.items():
-        yield share(f"top 5 of {N_IDENTIFIED}: {name}", hits)
-    yield _ratio("top 5: linear readout / exact", found["embedding, linear readout"], found["exact posterior"], ">= 0.7")
+    ours, plainly, best = (_top_5(*both) for both in (by_taste, by_cosine, (before, likelihood)))
+    yield share(f"top 5 of {N_IDENTIFIED}: embedding, linear readout", ours)
+    yield share(f"top 5 of {N_IDENTIFIED}: embedding, whitened cosine", plainly)
+    yield share(f"top 5 of {N_IDENTIFIED}: exact posterior", best)
+    yield _ratio("top 5: linear readout / exact", ours, best, ">= 0.7")
 
 
 def _unit(x: Floats) -> Floats:
     return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
-def _top_5(galleries: Sequence[Floats]) -> NDArray[np.bool_]:
-    """Square score matrices, the right answer on the diagonal -> was it among the five best?"""
-    return np.concatenate([(scores > np.diag(scores)[:, None]).sum(axis=1) < 5 for scores in galleries])
+def _top_5(known: Floats, unknown: Floats) -> NDArray[np.bool_]:
+    """Row i of both is one person; score = inner product. Are they among the five best of their gallery? [N]"""
+    galleries = [slice(i, i + N_IDENTIFIED) for i in range(0, len(known), N_IDENTIFIED)]
+    scores = [unknown[rows] @ known[rows].T for rows in galleries]
+    return np.concatenate([(score > np.diag(score)[:, None]).sum(axis=1) < 5 for score in scores])
 
 
 def _profile(
@@ -232,8 +227,13 @@ def _clustered(name: str, values: NDArray[np.generic], wanted: str = "") -> Meas
 
 def _ratio(name: str, ours: NDArray[np.bool_], best: NDArray[np.bool_], wanted: str) -> Measure:
     """Ratio of two shares of the same cases [N, ...], resampling people."""
-    draws = [ours[rows].mean() / best[rows].mean() for rows in _bootstrap(len(ours))]
-    return Measure(name, ours.mean() / best.mean(), *map(float, np.quantile(draws, [0.025, 0.975])), ours.size, wanted)
+    draws = np.array([ours[rows].mean() / best[rows].mean() for rows in _bootstrap(len(ours))])
+    return _resampled(name, ours.mean() / best.mean(), draws, ours.size, wanted)
+
+
+def _resampled(name: str, value: float, draws: Floats, n: int, wanted: str) -> Measure:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Measure(name, float(value), float(low), float(high), n, wanted)
 
 
 def _bootstrap(n: int) -> Iterable[Ints]:

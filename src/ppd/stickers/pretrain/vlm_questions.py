@@ -34,25 +34,27 @@ class Reader(nn.Module):
 
     def forward(self, plan: Layout, tokens: Tensor, images: Tensor) -> tuple[Tensor, ...]:
         """Hidden states of every layer, [N, length, width]: tokens [N, length], image tokens [N, slots, width]."""
-        embedded = self.language.embed_tokens(tokens)
-        embedded = embedded.index_copy(1, plan.images, images.to(embedded.dtype))
-        newline = self.newline.to(embedded.dtype).expand(len(tokens), len(plan.images), -1)
-        embedded = embedded.index_copy(1, plan.images + 1, newline)
-        mask = torch.zeros(plan.mask.shape).masked_fill(~plan.mask, float("-inf"))
-        if torch.is_autocast_enabled("cpu"):
-            mask = mask.bfloat16()
+        device = self.newline.device
+        slots = plan.images.to(device)
+        embedded = self.language.embed_tokens(tokens.to(device))
+        embedded = embedded.index_copy(1, slots, images.to(embedded))
+        newline = self.newline.to(embedded).expand(len(tokens), len(slots), -1)
+        embedded = embedded.index_copy(1, slots + 1, newline)
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else embedded.dtype
+        mask = torch.zeros(plan.mask.shape, dtype=dtype, device=device)
+        mask = mask.masked_fill(~plan.mask.to(device), float("-inf"))
         output = self.language(
             inputs_embeds=embedded,
             attention_mask=mask[None, None],
-            position_ids=plan.positions[None],
+            position_ids=plan.positions[None].to(device),
             output_hidden_states=True,
             use_cache=False,
         )
         return output.hidden_states
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits over the vocabulary (tied to the embeddings)."""
-        return hidden.float() @ self.language.embed_tokens.weight.T
+        """Logits over the vocabulary (tied to the embeddings), on the CPU, where losses are computed."""
+        return (hidden.float() @ self.language.embed_tokens.weight.T).cpu()
 
 
 def read(
@@ -64,7 +66,7 @@ def read(
         plan, concepts[lesson.pairs[..., 0]], concepts[lesson.questions[..., 0]], lesson.own_profile
     )
     rows = np.concatenate([lesson.pairs, lesson.questions], axis=1).reshape(len(lesson.kinds), -1)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(reader.newline.device.type, torch.bfloat16, enabled=bf16):
         return reader(plan, tokens, sights[rows])
 
 
@@ -82,14 +84,15 @@ def lesson_loss(
     parts["taste"] = parts["profile"] = torch.zeros(())
     for layer, taste_head, profile_head in zip(reader.belief_layers, reader.taste, reader.profile, strict=True):
         state = hidden[layer][:, where].float()
-        parts["taste"] = parts["taste"] + F.mse_loss(taste_head(state), taste) / len(reader.belief_layers)
-        log_p = profile_head(state).log_softmax(-1)
+        parts["taste"] = parts["taste"] + F.mse_loss(taste_head(state).cpu(), taste) / len(reader.belief_layers)
+        log_p = profile_head(state).cpu().log_softmax(-1)
         parts["profile"] = parts["profile"] - (profile * log_p).sum(-1).mean() / len(reader.belief_layers)
     # What sets the two images of a pair, or of a question, apart.
     where = torch.cat([plan.rejected, plan.seconds])
     rows = torch.from_numpy(np.concatenate([lesson.pairs, lesson.questions], axis=1))
     apart = features[rows[..., 0]] - features[rows[..., 1]]
-    parts["difference"] = F.mse_loss(reader.difference(hidden[reader.difference_layer][:, where].float()), apart)
+    seen = reader.difference(hidden[reader.difference_layer][:, where].float()).cpu()
+    parts["difference"] = F.mse_loss(seen, apart)
     # The answers, in words.
     answer = torch.from_numpy(lesson.answers).float()
     log_p = reader.logits(hidden[-1][:, plan.answers]).log_softmax(-1)
@@ -146,7 +149,7 @@ def society_quality(
             some = lesson.rows(slice(at, at + 64))
             hidden = read(reader, some, plan, shelf, sights, bf16=False)
             parts.append(answers_of(reader, hidden, plan))
-            tastes.append(reader.taste[-1](hidden[-1][:, plan.profiles]))
+            tastes.append(reader.taste[-1](hidden[-1][:, plan.profiles]).cpu())
     odds, taste = torch.cat(parts).numpy(), torch.cat(tastes).numpy()
     truth = society.people.tastes[lesson.kinds]
     looks = shelf.features[lesson.questions]
