@@ -44,10 +44,13 @@ def encode(settings: Settings) -> None:
     from ppd.diffusion.stable_cascade import StableCascadeBackbone
     from ppd.preferences.store import Preferences
 
-    models = settings.models
-    backbone = StableCascadeBackbone.from_pretrained(models.prior)
-    preferences = Preferences.open(PREFERENCES)
-    encode(preferences, backbone, LATENTS, image_px=models.image_px, batch_size=models.encode_batch_size)
+    encode(
+        Preferences.open(PREFERENCES),
+        StableCascadeBackbone.from_pretrained(settings.models.prior),
+        LATENTS,
+        image_px=settings.models.image_px,
+        batch_size=settings.models.encode_batch_size,
+    )
 
 
 def embed(settings: Settings, shard: str) -> None:
