@@ -16,7 +16,7 @@ from ppd.stickers import seeds
 from ppd.stickers.pretrain.loop import Curve, LoopSettings, fit, save_curve
 from ppd.stickers.pretrain.pictures import draw
 from ppd.stickers.render import Atlas
-from ppd.stickers.world import sample_scenes
+from ppd.stickers.world import Scenes, sample_scenes
 
 
 class CodecSettings(Component):
@@ -25,52 +25,46 @@ class CodecSettings(Component):
     latent_channels: int = 8
     width: int = 64
     n_blocks: int = 1
-    latent_noise: float = 0.1
-    """SD of the noise added to the unit-variance latents: the decoder then forgives the prior's errors."""
+    latent_noise: float = 0.06
+    """SD of the noise added to the latents: the decoder then forgives the prior's errors."""
+    component_images: int = 2048
+    """Renders that the linear encoder is fitted to."""
     loop: LoopSettings = LoopSettings(
-        steps=2400, batch_size=32, learning_rate=2e-3, weight_decay=0.0, decay_share=0.5, ema_decay=0.99
+        steps=1500, batch_size=32, learning_rate=2e-3, weight_decay=0.0, decay_share=0.5, ema_decay=0.99
     )
 
 
 def train_codec(atlas: Atlas, settings: CodecSettings, out: Path, state_file: Path, device: torch.device) -> ImageCodec:
-    """Train on fresh renders, loss = MSE + 0.1·L1; writes the codec with its loss curve to `out` and returns it."""
+    """Fit the linear encoder, then train the decoder on fresh renders, loss = MSE + 0.1·L1.
+
+    Writes the codec with its loss curve to `out` and returns it.
+    """
     loop = settings.loop
     torch.manual_seed(loop.seed)
     codec = ImageCodec(settings.latent_channels, settings.width, settings.n_blocks)
+
+    def scenes(n: int, *key: str | int) -> Scenes:
+        return sample_scenes(seeds.rng("pretrain", "codec", loop.seed, *key), n)
+
+    codec.set_components(draw(atlas, scenes(settings.component_images, "components")))
     codec.to(device=device, memory_format=torch.channels_last)
 
-    def batch(*key: str | int) -> Tensor:
-        return draw(atlas, sample_scenes(seeds.rng("pretrain", "codec", loop.seed, *key), loop.batch_size)).to(device)
-
     def loss_at(step: int) -> Tensor:
-        images = batch(step)
-        shape = (len(images), settings.latent_channels, images.shape[2] // 4, images.shape[3] // 4)
-        noise = torch.randn(shape, generator=generator("codec", loop.seed, step)).to(device) * settings.latent_noise
+        images = draw(atlas, scenes(loop.batch_size, step)).to(device)
+        latents = codec.encode(images)
+        noise = torch.randn(latents.shape, generator=generator("codec", loop.seed, step)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
-            reconstructed = codec(images, noise)
+            reconstructed = codec.decode(latents + settings.latent_noise * noise)
         error = reconstructed.float() - images
         return error.square().mean() + 0.1 * error.abs().mean()
 
     def publish(curve: Curve) -> None:
-        _calibrate(codec, [batch("calibrate", i) for i in range(32)])
         with atomic_path(out) as fresh:
             codec.save_pretrained(fresh)
             save_curve(curve, fresh, title="codec: MSE + 0.1·L1")
 
     fit(codec, loss_at, loop, state_file, publish, title="codec")
     return ImageCodec.from_pretrained(out).eval()
-
-
-@torch.no_grad()
-def _calibrate(codec: ImageCodec, batches: list[Tensor]) -> None:
-    """Set the latent statistics to the exact mean and variance over `batches`, for the weights as they are now."""
-    codec.norm.reset_running_stats()
-    momentum, codec.norm.momentum = codec.norm.momentum, None  # a plain mean over all batches
-    codec.train()
-    for images in batches:
-        codec.encode(images)
-    codec.eval()
-    codec.norm.momentum = momentum
 
 
 @torch.inference_mode()
