@@ -7,6 +7,7 @@ SHELL := /bin/bash
 # The first Python on the PATH that is new enough; `make PYTHON=… demo` names another.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PORT ?= 3000
 BIN := .venv/bin
 # dvc.yaml calls `ppd` and `python` by name: the environment's own come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -35,6 +36,12 @@ demo: data ## run the whole pipeline on the sticker world
 	$(BIN)/dvc repro
 	$(BIN)/ppd times
 	@echo "The report: $(CURDIR)/reports/index.html"
+
+.PHONY: ui
+ui: data ## the Dagster UI on the same pipeline, at http://127.0.0.1:3000
+	mkdir -p .dagster
+	cp orchestration/dagster.yaml .dagster/dagster.yaml
+	DAGSTER_HOME=$(CURDIR)/.dagster $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 .PHONY: test
 test: data ## ruff, mypy and all tests

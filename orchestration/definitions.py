@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from orchestration.checks import build_checks
 from orchestration.dvc_assets import build_assets
 from orchestration.dvc_graph import read_graph
 from orchestration.sensors import dvc_state_sensor
@@ -12,7 +13,9 @@ from orchestration.sensors import dvc_state_sensor
 def build_definitions(root: Path) -> dg.Definitions:
     """Everything that Dagster shows of the repository at `root`."""
     graph = read_graph(root)
-    return dg.Definitions(assets=build_assets(graph), sensors=[dvc_state_sensor(graph)])
+    return dg.Definitions(
+        assets=build_assets(graph), asset_checks=build_checks(graph), sensors=[dvc_state_sensor(graph)]
+    )
 
 
 defs = build_definitions(Path(__file__).parents[1])

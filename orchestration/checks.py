@@ -1,0 +1,133 @@
+"""Asset checks: what has to hold of the results, beyond that they are up to date.
+
+The judgements are plain functions of files, `build_checks` wires them to the assets that dvc.yaml has.
+"""
+
+import json
+import math
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from orchestration.dvc_graph import Graph, Key
+from ppd.preferences.leakage import check_leakage
+
+WIN_RATE_GOAL = 0.6
+COLLAPSED_ABOVE = 0.999
+"""Mean cosine between people's centred embeddings, from which on all of them say the same."""
+CONSISTENCY_GOAL = 0.8
+
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Passed or not; `warn` when a failure is no reason to stop."""
+
+    passed: bool
+    numbers: dict[str, Any] = field(default_factory=dict)
+    warn: bool = False
+
+
+def no_leakage(preferences: Path) -> Judgement:
+    """No image, caption or user is on both sides of a split."""
+    leaks = check_leakage(preferences)
+    return Judgement(not leaks, {"leaks": leaks})
+
+
+def embeddings_are_sound(shards: Path) -> Judgement:
+    """Every embedding is finite, and people's embeddings differ from each other."""
+    files = sorted(shards.glob("*/embeddings.parquet"))
+    columns = [np.stack(pq.read_table(file, columns=["hidden"])["hidden"].to_numpy()) for file in files]
+    hidden = np.concatenate(columns).astype(np.float64)
+    spread = hidden.std(axis=0)
+    norms = np.linalg.norm(hidden, axis=1)
+    finite = bool(np.isfinite(hidden).all())
+    unit = hidden / norms[:, None]
+    cosine = float(np.linalg.norm(unit.mean(axis=0)) ** 2)  # the mean over all pairs, each with itself included
+    return Judgement(
+        finite and cosine < COLLAPSED_ABOVE,
+        {
+            "embeddings": len(hidden),
+            "mean norm": float(norms.mean()),
+            "mean cosine between two": cosine,
+            "dimensions that vary": int((spread > 1e-6).sum()),
+        },
+    )
+
+
+def starts_at_ln_2(model: Path) -> Judgement:
+    """The first loss of preference training is ln 2: the adapter began as no adapter at all."""
+    loss = float(pd.read_csv(model / "curve.csv")["loss"].iloc[0])
+    return Judgement(math.isclose(loss, math.log(2), rel_tol=1e-3), {"first loss": loss, "ln 2": math.log(2)})
+
+
+def judge_is_consistent(metrics: Path) -> Judgement:
+    """The judge mostly gives the same answer when the two images change places."""
+    values = json.loads(metrics.read_text())
+    consistency = float(values["judge.consistency.verdicts"])
+    return Judgement(consistency >= CONSISTENCY_GOAL, {"consistency": consistency}, warn=True)
+
+
+def beats_the_base(win_rates: Path) -> Judgement:
+    """Unseen people prefer their pictures to the base model's. Under the goal warns; perhaps chance is an error."""
+    entries = _headline(json.loads(win_rates.read_text()))
+    judgements = {entry["judge"]: entry for entry in entries}
+    numbers = {f"win rate ({name})": float(entry["win_rate"]) for name, entry in judgements.items()}
+    numbers |= {f"lower end ({name})": float(entry["ci_low"]) for name, entry in judgements.items()}
+    doubtful = any(entry["ci_low"] < 0.5 for entry in entries)
+    passed = bool(entries) and all(entry["win_rate"] >= WIN_RATE_GOAL for entry in entries) and not doubtful
+    return Judgement(passed, numbers, warn=bool(entries) and not doubtful)
+
+
+def no_worse_than_accepted(win_rates: Path) -> Judgement:
+    """Not worse than the win rates last committed to git, beyond the interval."""
+    committed = subprocess.run(
+        ["git", "show", f"HEAD:./{win_rates.name}"], cwd=win_rates.parent, capture_output=True, text=True, check=False
+    )
+    if committed.returncode != 0:
+        return Judgement(True, {"accepted": "none committed yet"})
+    before = {entry["judge"]: entry["win_rate"] for entry in _headline(json.loads(committed.stdout))}
+    now = {entry["judge"]: entry for entry in _headline(json.loads(win_rates.read_text()))}
+    worse = [name for name, entry in now.items() if name in before and entry["ci_high"] < before[name]]
+    return Judgement(not worse, {f"accepted ({name})": float(rate) for name, rate in before.items()})
+
+
+JUDGEMENTS: tuple[tuple[Key, Callable[[Path], Judgement]], ...] = (
+    (("artifacts", "preferences"), no_leakage),
+    (("artifacts", "users"), embeddings_are_sound),
+    (("models", "ppd"), starts_at_ln_2),
+    (("models", "dpo"), starts_at_ln_2),
+    (("reports", "metrics.json"), judge_is_consistent),
+    (("reports", "win_rates.json"), beats_the_base),
+    (("reports", "win_rates.json"), no_worse_than_accepted),
+)
+
+
+def build_checks(graph: Graph) -> Sequence[dg.AssetChecksDefinition]:
+    """The checks whose asset `graph` has. They run after it, in the same run."""
+    present = {key for stage in graph.stages for key in stage.outputs}
+    return [_check(graph.root, key, judge) for key, judge in JUDGEMENTS if key in present]
+
+
+def _check(root: Path, key: Key, judge: Callable[[Path], Judgement]) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=dg.AssetKey(key), name=judge.__name__, description=judge.__doc__)
+    def check() -> dg.AssetCheckResult:
+        found = judge(root.joinpath(*key))
+        severity = dg.AssetCheckSeverity.WARN if found.warn else dg.AssetCheckSeverity.ERROR
+        return dg.AssetCheckResult(passed=found.passed, severity=severity, metadata=found.numbers)
+
+    return check
+
+
+def _headline(entries: Sequence[Entry]) -> list[Entry]:
+    """Our method against the base, for unseen people, images from different seeds: one entry a judge."""
+    wanted = {"method": "ppd", "opponent": "base", "users": "unseen", "pairing": "independent"}
+    return [entry for entry in entries if all(entry[name] == value for name, value in wanted.items())]

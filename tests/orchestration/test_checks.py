@@ -1,0 +1,88 @@
+"""Each check passes on what is right and fails on what it is there for."""
+
+import json
+import math
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orchestration.checks import (
+    JUDGEMENTS,
+    beats_the_base,
+    embeddings_are_sound,
+    judge_is_consistent,
+    no_worse_than_accepted,
+    starts_at_ln_2,
+)
+
+
+def write_rates(folder, win_rate, ci_low, ci_high, **changes):
+    entry = {"method": "ppd", "opponent": "base", "users": "unseen", "judge": "vlm", "pairing": "independent"}
+    entry |= {"win_rate": win_rate, "ci_low": ci_low, "ci_high": ci_high} | changes
+    other = entry | {"pairing": "same-seed", "win_rate": 0.1, "ci_low": 0.0, "ci_high": 0.2}  # must not count
+    path = folder / "win_rates.json"
+    path.write_text(json.dumps([other, entry]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rate", "low", "passed", "warn"),
+    [(0.7, 0.6, True, True), (0.58, 0.52, False, True), (0.62, 0.49, False, False)],
+    ids=["clear", "under the goal: a warning", "perhaps chance: an error"],
+)
+def test_win_rate_over_base(tmp_path, rate, low, passed, warn):
+    found = beats_the_base(write_rates(tmp_path, rate, low, 0.8))
+    assert (found.passed, found.warn) == (passed, warn)
+    assert found.numbers["win rate (vlm)"] == rate
+
+
+def test_no_headline_at_all_is_an_error(tmp_path):
+    found = beats_the_base(write_rates(tmp_path, 0.9, 0.8, 1.0, users="seen"))
+    assert (found.passed, found.warn) == (False, False)
+
+
+def test_a_run_is_held_against_the_last_committed_one(tmp_path):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    path = write_rates(tmp_path, 0.7, 0.65, 0.75)
+    assert no_worse_than_accepted(path).numbers == {"accepted": "none committed yet"}
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", *author, "add", "."], cwd=tmp_path, check=True)
+    subprocess.run(["git", *author, "commit", "-qm", "accepted"], cwd=tmp_path, check=True)
+    assert no_worse_than_accepted(write_rates(tmp_path, 0.66, 0.6, 0.71)).passed
+    assert not no_worse_than_accepted(write_rates(tmp_path, 0.6, 0.5, 0.69)).passed
+
+
+@pytest.mark.parametrize(
+    ("spoil", "passed"),
+    [(lambda x: x, True), (lambda x: x * 0 + 1, False), (lambda x: np.where(x > 2, np.nan, x), False)],
+    ids=["sound", "collapsed", "not finite"],
+)
+def test_embeddings(tmp_path, spoil, passed):
+    rng = np.random.default_rng(0)
+    for shard in ("s-00", "s-01"):
+        hidden = spoil(rng.normal(size=(60, 16)))
+        (tmp_path / shard).mkdir()
+        pd.DataFrame({"hidden": list(hidden)}).to_parquet(tmp_path / shard / "embeddings.parquet")
+    assert embeddings_are_sound(tmp_path).passed is passed
+
+
+@pytest.mark.parametrize(("first", "passed"), [(math.log(2), True), (3.48, False)])
+def test_the_first_loss(tmp_path, first, passed):
+    pd.DataFrame({"step": [0, 1], "loss": [first, 0.1]}).to_csv(tmp_path / "curve.csv", index=False)
+    assert starts_at_ln_2(tmp_path).passed is passed
+
+
+@pytest.mark.parametrize(("consistency", "passed"), [(0.87, True), (0.6, False)])
+def test_the_judge(tmp_path, consistency, passed):
+    (tmp_path / "metrics.json").write_text(json.dumps({"judge.consistency.verdicts": consistency}))
+    found = judge_is_consistent(tmp_path / "metrics.json")
+    assert (found.passed, found.warn) == (passed, True)
+
+
+def test_every_check_belongs_to_an_asset_of_the_repository():
+    from orchestration.definitions import defs
+
+    keys = {tuple(key.path) for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    assert {key for key, _ in JUDGEMENTS} <= keys

@@ -1,0 +1,44 @@
+"""The code location as Dagster loads it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from dvc.repo import Repo
+
+from orchestration.definitions import defs
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_loading_imports_no_torch():
+    # Every step of a run loads the code location again, and CUDA must not be initialised in any of them.
+    code = (
+        "import sys; import orchestration.definitions; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_graph_is_written_once():
+    lines = (ROOT / "orchestration/definitions.py").read_text().splitlines()
+    assert len(lines) < 60
+
+
+def test_every_output_of_dvc_yaml_is_an_asset():
+    with Repo(str(ROOT)) as repo:
+        n_outs = sum(len(stage.outs) for stage in repo.index.stages if not stage.addressing.startswith("embed@"))
+    graph = defs.resolve_asset_graph()
+    made = [key for key in graph.materializable_asset_keys if graph.get(key).group_name != "parts"]
+    assert len(made) == n_outs + 1  # all shards of `embed` are one asset
+
+
+def test_no_annotations_are_postponed_where_dagster_reads_them():
+    # `from __future__ import annotations` turns `context: AssetExecutionContext` into text that Dagster refuses.
+    for file in (ROOT / "orchestration").glob("*.py"):
+        assert "from __future__ import annotations" not in file.read_text(), file
+
+
+def test_every_asset_says_what_it_is():
+    graph = defs.resolve_asset_graph()
+    assert [key for key in graph.get_all_asset_keys() if not graph.get(key).description] == []
