@@ -1,0 +1,146 @@
+"""The whole graph, from the log to the report, on a small log: a tiny untrained prior, the shipped VLM."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from ppd import stages
+from ppd.diffusion.codec import ImageCodec
+from ppd.settings import (
+    EvaluationSettings,
+    FinetuneSettings,
+    LogSettings,
+    Method,
+    PeopleSettings,
+    PreferenceSettings,
+    SamplingSettings,
+    Settings,
+)
+from ppd.stickers.log import simulate
+from ppd.stickers.pretrain.prior import CAPTIONS
+from ppd.stickers.pretrain.text import caption_tokenizer, text_config
+from ppd.stickers.render import Atlas
+
+METHODS: tuple[Method, ...] = ("ppd", "dpo", "sft")
+ROOT = Path(__file__).parents[1]
+SETTINGS = Settings(
+    preferences=PreferenceSettings(
+        eval_caption_share=0.25, validation_user_share=0.2, test_user_share=0.2, max_groups=1, n_shards=2
+    ),
+    finetune=FinetuneSettings(steps=4, pairs_per_step=4, micro_batch_pairs=4, evaluate_every_steps=2),
+    sampling=SamplingSettings(steps=2, batch_size=16),
+    evaluation=EvaluationSettings(n_unseen_people=3, n_seen_people=2, captions_a_person=2, n_seeds=4),
+)
+
+pytestmark = pytest.mark.slow
+
+
+def tiny_prior(folder: Path) -> None:
+    """An untrained Stable Cascade for stickers in the hub's layout."""
+    torch.manual_seed(0)
+    tokenizer = caption_tokenizer(CAPTIONS)
+    StableCascadeUNet(
+        in_channels=8,
+        out_channels=8,
+        timestep_ratio_embedding_dim=16,
+        patch_size=2,
+        conditioning_dim=16,
+        block_out_channels=(16, 32),
+        num_attention_heads=(1, 1),
+        down_num_layers_per_block=(1, 1),
+        up_num_layers_per_block=(1, 1),
+        clip_text_in_channels=32,
+        clip_text_pooled_in_channels=32,
+        clip_image_in_channels=8,
+        clip_seq=2,
+    ).save_pretrained(folder / "prior")
+    DDPMWuerstchenScheduler().save_pretrained(folder / "scheduler")
+    config = CLIPTextConfig(**text_config(tokenizer, width=32, n_layers=1))
+    CLIPTextModelWithProjection(config).save_pretrained(folder / "text_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    ImageCodec().save_pretrained(folder / "codec")
+
+
+UNREADABLE = b"nobody but evaluation may read this"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage has run. Until the judge, whoever reads the truth finds that it is no parquet."""
+    folder = tmp_path_factory.mktemp("project")
+    data = folder / "data"
+    (data / "models").mkdir(parents=True)
+    for shared in ("stickers", "models/vlm", "models/reader", "models/clip"):
+        (data / shared).symlink_to(ROOT / "data" / shared)
+    tiny_prior(data / "models" / "prior")
+    log = LogSettings(n_people=14, rows_a_person=(24, 28))
+    simulate(log, PeopleSettings(), Atlas.load(data / "stickers"), data / "choices", data / "truth")
+    truth = {file: file.read_bytes() for file in (data / "truth").iterdir()}
+    for file in truth:
+        file.write_bytes(UNREADABLE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stages.ingest(SETTINGS)
+        stages.encode(SETTINGS)
+        for shard in ("s-00", "s-01"):
+            stages.embed(SETTINGS, shard)
+        stages.users(SETTINGS)
+        for method in METHODS:
+            stages.finetune(SETTINGS, method)
+        for model in ("base", *METHODS):
+            stages.sample(SETTINGS, model)
+        with pytest.raises(pa.ArrowInvalid):
+            stages.judge(SETTINGS)
+        assert not (folder / "artifacts" / "verdicts").exists()
+        for file, content in truth.items():
+            file.write_bytes(content)
+        stages.judge(SETTINGS)
+        stages.report(SETTINGS)
+    return folder
+
+
+def test_it_ends_in_the_report_with_every_promised_comparison(project: Path) -> None:
+    rates = pd.DataFrame(json.loads((project / "reports" / "win_rates.json").read_text()))
+    ours = rates[rates.method == "ppd"]
+    assert set(ours.opponent) == {"base", "dpo", "sft", "ppd-shuffled"}
+    assert set(ours.judge) == {"vlm", "ground-truth"}
+    assert set(ours.users) == {"seen", "unseen"}
+    assert set(ours.pairing) == {"independent", "same-seed"}
+    assert ours.win_rate.between(0, 1).all()
+    assert (rates.ci_low <= rates.win_rate).all()
+    assert (rates.win_rate <= rates.ci_high).all()
+    assert rates[rates.judge == "vlm"].gain_sd.isna().all()
+    metrics = json.loads((project / "reports" / "metrics.json").read_text())
+    assert all(isinstance(value, float) for value in metrics.values())
+    assert (project / "reports" / "index.html").stat().st_size > 20_000
+
+
+def test_every_verdict_of_the_judge_is_kept_with_its_prompt(project: Path) -> None:
+    verdicts = pd.read_parquet(project / "artifacts" / "verdicts" / "vlm.parquet")
+    assert verdicts.prompt.str.len().min() > 20
+    assert set(verdicts.word_shown) | set(verdicts.word_swapped) <= {"first", "second"}
+    agreed = verdicts.word_shown != verdicts.word_swapped
+    assert ((verdicts.outcome != 0.5) == agreed).all()
+
+
+def test_running_a_stage_again_changes_no_byte_of_what_it_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    before = {name: (project / "reports" / name).read_bytes() for name in ("win_rates.json", "metrics.json")}
+    stages.sample(SETTINGS, "ppd")
+    stages.judge(SETTINGS)
+    stages.report(SETTINGS)
+    assert before == {name: (project / "reports" / name).read_bytes() for name in before}
+
+
+def test_embedding_again_embeds_nobody(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("ppd.vlm.store.embed", None)
+    before = (project / "artifacts/users/s-00/embeddings.parquet").read_bytes()
+    stages.embed(SETTINGS, "s-00")
+    assert (project / "artifacts/users/s-00/embeddings.parquet").read_bytes() == before
