@@ -99,7 +99,7 @@ class Cleaner:
     """Cleans batches in order and remembers what may come only once: rankings, pairs of a user, images.
 
     The outcome does not depend on `pool`, only the time does: a row is judged by what came before it in the log.
-    Memory: about 0.6 kB a pair (two sets of keys and one digest an image), no image bytes.
+    It keeps two keys a pair and one digest an image, no image bytes.
     """
 
     def __init__(self, max_image_pixels: int, pool: Executor) -> None:

@@ -49,8 +49,9 @@ def ingest(
     refused.parquet and summary.json; returns the summary. `out_dir` appears as a whole, replacing an older one, or not
     at all. A run that was killed goes on from its last finished part (`ppd.preferences.journal`), with the same result.
 
-    Memory is bounded by a batch of images plus about 0.8 kB a pair. `workers` threads decode (Pillow and hashing
-    release the interpreter's lock; all cores by default) and do not change the result.
+    Memory: a batch of images, the pages of the shard that are being read (pyarrow writes pages of up to 1,024 images),
+    and about 0.9 kB a pair; `bench/ingest.py` measures it. `workers` threads decode (all cores by default; Pillow and
+    hashing release the interpreter's lock) and do not change the result.
 
     Raises `InputError` for an unreadable source, for more than `max_refused_share` of the rows refused (as soon as
     that is certain), and when nobody has enough pairs for one support group.

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-BATCH_ROWS = 256
-"""Rows held at once. With Pick-a-Pic's images (about 175 kB each) that is some 90 MB."""
+BATCH_ROWS = 64
+"""Rows held at once. With Pick-a-Pic's images (about 175 kB each) that is some 22 MB."""
 
 
 class RawRow(NamedTuple):
