@@ -81,7 +81,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """fp16 can be written but is refused where a backbone is built: Stable Cascade overflows in it."""
 
 Method = Literal["ppd", "dpo", "sft"]
-"""ppd: preferences given the person; dpo: the same pairs, everybody as one person; sft: the chosen images only."""
+"""ppd: preferences given the person; dpo: the same pairs, everybody as one person; sft: as dpo, chosen images only."""
 
 
 class UserAttentionSettings(Component):

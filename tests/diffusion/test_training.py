@@ -340,6 +340,19 @@ def test_the_run_explains_itself(backbone: StableCascadeBackbone, data: Training
     assert trainer.step == 0
 
 
+def test_what_does_not_fit_says_what_to_change(
+    backbone: StableCascadeBackbone, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(backbone, data, SETTINGS, "ppd")
+
+    def full(**inputs: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(backbone.unet, "forward", full)
+    with pytest.raises(InputError, match=r"8 pairs does not fit .* Lower micro_batch_pairs"):
+        trainer.describe()
+
+
 def test_config_keeps_what_the_contract_names(backbone: StableCascadeBackbone, data: TrainingData) -> None:
     trainer = Trainer(backbone, data, SETTINGS, "ppd")
     config = adapter_config(trainer.adapter, backbone, "ppd", embedding_rows=(3, 5), commit="abc")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ def encode(preferences: Preferences, backbone: Backbone, out_dir: Path, *, image
     text = Text.cat([backbone.encode_captions(captions[i : i + 256]) for i in range(0, len(captions), 256)])
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
-        os.rename(partial / LATENTS, fresh / LATENTS)
+        (partial / LATENTS).rename(fresh / LATENTS)
         pd.DataFrame({"image_uid": uids}).to_parquet(fresh / IMAGES, index=False)
         pd.DataFrame({"caption": captions}).to_parquet(fresh / CAPTIONS, index=False)
         save_file({"tokens": text.tokens.contiguous().cpu(), "pooled": text.pooled.contiguous().cpu()}, fresh / TEXT)

@@ -7,6 +7,7 @@ beforehand; there is no second copy of the model.
 
 import json
 import math
+import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -187,10 +188,13 @@ class Trainer:
             self.optimizer.state[weight] = {k: v if k == "step" else v.to(weight.device) for k, v in adam.items()}
 
     def describe(self) -> dict[str, str]:
-        """What the settings amount to, to be read before a long run. Times a micro-batch; trains nothing."""
+        """What the settings amount to, to be read before a long run. Tries a micro-batch; trains nothing.
+
+        Raises InputError if a micro-batch does not fit in the device's memory.
+        """
         s, n_pairs = self.settings, len(self.data.train)
         accumulated = s.pairs_per_step // s.micro_batch_pairs // self.n_processes
-        seconds = self._seconds_per_micro_batch() * accumulated * (s.steps - self.step)
+        seconds, peak_gb = self._try_micro_batch()
         trained = sum(weight.numel() for weight in self.adapter.parameters())
         return {
             "method": self.method,
@@ -201,7 +205,8 @@ class Trainer:
             "steps": f"{s.steps} from {self.step}: {s.steps * s.pairs_per_step / n_pairs:.2f} epochs of {n_pairs:,} "
             f"pairs; draws repeat after {steps_per_cycle(n_pairs, s)} steps",
             "beta": f"{s.loss.beta:g}, times half the margin of mean squared {s.loss.error} errors",
-            "estimated time": f"{seconds / 60:.1f} min",
+            "peak memory": f"{peak_gb:.1f} GB",
+            "estimated time": f"{seconds * accumulated * (s.steps - self.step) / 60:.1f} min",
         }
 
     def _accumulate_gradients(self) -> Stats:
@@ -248,13 +253,23 @@ class Trainer:
             self.reference.put(self.step, rows, errors)
         return errors.T.reshape(-1).to(self.backbone.device)
 
-    def _seconds_per_micro_batch(self) -> float:
-        size, first = self.settings.micro_batch_pairs, self.rank * self.settings.micro_batch_pairs
-        draw = self._draw()
-        self._micro_batch(draw, slice(first, first + size), 1.0)  # warms up
-        start = time.perf_counter()
-        self._micro_batch(draw, slice(first, first + size), 1.0)
-        return time.perf_counter() - start
+    def _try_micro_batch(self) -> tuple[float, float]:
+        """Seconds that one micro-batch takes once warm, and the process' peak memory on the device in GB."""
+        size = self.settings.micro_batch_pairs
+        draw, rows = self._draw(), slice(self.rank * size, (self.rank + 1) * size)
+        try:
+            self._micro_batch(draw, rows, 1.0)
+            start = time.perf_counter()
+            self._micro_batch(draw, rows, 1.0)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"one micro-batch of {size} pairs does not fit in the memory of {self.backbone.device}",
+                fix="Lower micro_batch_pairs, set gradient_checkpointing: true, or use precision: bf16",
+            ) from error
+        seconds = time.perf_counter() - start
+        if self.backbone.device.type == "cuda":
+            return seconds, torch.cuda.max_memory_allocated(self.backbone.device) / 1e9
+        return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
     def _run_id(self) -> str:
         """What a checkpoint must agree on: everything that decides the weights of a step."""
@@ -281,15 +296,16 @@ def learning_rate(step: int, settings: FinetuneSettings) -> float:
 
 
 def fresh_adapter(backbone: Backbone, data: TrainingData, settings: FinetuneSettings, method: Method) -> UserAttention:
-    """The adapter before training: a function of the seed. For `dpo`, one random embedding stands for everybody.
+    """The adapter before training: a function of the seed.
 
-    That constant is as long as people's embeddings are on average, so all methods train one adapter at one scale.
+    For the pooled methods (dpo, sft) one random embedding stands for everybody. That constant is as long as people's
+    embeddings are on average, so all methods train one adapter at one scale.
     """
     rows, dim = data.embeddings.shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         adapter = UserAttention.beside(backbone, (rows, dim), settings.attention)
-    if method == "dpo":
+    if method != "ppd":
         direction = torch.randn(rows, dim, generator=generator("everybody", settings.seed))
         adapter.everybody = (direction * data.embeddings.square().mean().sqrt()).to(backbone.device)
     return adapter
