@@ -6,7 +6,7 @@ All train beside the same nano Stable Cascade with the same loss and the same ba
 plain way keeps a second, frozen copy of the network as the reference, encodes images and captions at every step, and
 sends winners and losers through the network apart; once it trains our adapter, once the whole network, as the public
 script does. The first way is what the ratios are over. Without a trained base, one of the same shape with random
-weights is used: the arithmetic is the same. Times are CPU seconds of this process, so a busy machine does not change the
+weights is used: the arithmetic is the same. Times are CPU seconds of this process, so a busy machine changes no
 ratio. Prints a table and writes bench/results/train_pairs.json.
 """
 
