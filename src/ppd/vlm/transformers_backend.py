@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HFValidationError
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
@@ -78,7 +79,7 @@ class TransformersVlm:
         try:
             processor = ImageTextProcessor.from_pretrained(checkpoint)
             model = LlavaOnevisionForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype or "auto")
-        except OSError as error:
+        except (OSError, HFValidationError) as error:
             raise InputError(
                 f"no LLaVA-OneVision checkpoint: {error}", file=checkpoint, fix="Run `dvc pull`"
             ) from error

@@ -26,14 +26,19 @@ class Sight(nn.Module):
         super().__init__()
         self.tower = model.model.vision_tower
         self.projector = model.model.multi_modal_projector
+        self.layer = model.config.vision_feature_layer
         width = model.config.text_config.hidden_size
         self.style = nn.Linear(width, len(STYLES))
         self.factors = nn.Linear(width, len(FACTORS))
         self.concept = nn.Linear(width, len(CONCEPTS))
 
     def image_tokens(self, images: Tensor) -> Tensor:
-        """What the language model is given: images [N, 3, H, W] in [0, 1] -> [N, patches, width]."""
-        return self.projector(self.tower(pixel_values=images * 2 - 1).last_hidden_state)
+        """What the language model is given: images [N, 3, H, W] in [0, 1] -> [N, patches, width].
+
+        LLaVA reads a hidden state of the tower, before its final norm: not `last_hidden_state`.
+        """
+        seen = self.tower(pixel_values=images * 2 - 1, output_hidden_states=True)
+        return self.projector(seen.hidden_states[self.layer])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of style and concept, and factors scaled to unit variance."""

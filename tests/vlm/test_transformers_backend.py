@@ -1,0 +1,130 @@
+import io
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from ppd.errors import InputError
+from ppd.vlm.conversation import ANSWERS, Candidates, Conversation, judge_conversation, profile_conversation
+from ppd.vlm.transformers_backend import TransformersVlm
+
+TOLERANCE = 2e-5
+
+
+def by_the_library(vlm, conversation):
+    """The library's own processor and forward, one conversation at a time."""
+    pictures = [[Image.open(io.BytesIO(image)).convert("RGB") for image in conversation.images]]
+    inputs = vlm.processor(text=[vlm.prompt(conversation)], images=pictures, return_tensors="pt")
+    with torch.no_grad():
+        output = vlm.model(**inputs, output_hidden_states=True)
+    answers = [vlm.processor.tokenizer.convert_tokens_to_ids(word) for word in ANSWERS]
+    return torch.stack([h[0, -1] for h in output.hidden_states]), output.logits[0, -1, answers].softmax(-1)
+
+
+def test_the_numbers_are_those_of_the_library_whatever_a_row_is_batched_with(vlm, pairs, candidates):
+    conversations = [judge_conversation(pairs(k), candidates(k), "short-1") for k in (1, 4, 2, 3, 1)]
+    hidden, answers = vlm.hidden_at_end(conversations), vlm.answer_probabilities(conversations, ANSWERS)
+    assert hidden.shape == (5, vlm.n_rows, vlm.width)
+    for i, conversation in enumerate(conversations):
+        expected_hidden, expected_answers = by_the_library(vlm, conversation)
+        torch.testing.assert_close(hidden[i], expected_hidden, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(answers[i], expected_answers, atol=TOLERANCE, rtol=0)
+    assert answers[0].sub(answers[1]).abs().max() > 1e-3, "the answers do not depend on the conversation"
+
+
+def test_written_text_and_its_hidden_states_do_not_depend_on_the_batch(vlm, pairs):
+    conversations = [profile_conversation(pairs(k), "short-1") for k in (1, 4, 2)]
+    together = vlm.write(conversations, max_new_tokens=4)
+    for written, conversation in zip(together, conversations, strict=True):
+        (alone,) = vlm.write([conversation], max_new_tokens=4)
+        assert written.text == alone.text
+        torch.testing.assert_close(written.after, alone.after, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(written.before, vlm.hidden_at_end([conversation])[0], atol=TOLERANCE, rtol=0)
+
+
+def test_the_state_after_writing_is_where_the_last_word_was_read(vlm, pairs):
+    conversation = profile_conversation(pairs(2), "short-1")
+    (written,) = vlm.write([conversation], max_new_tokens=4)
+    words = vlm.processor.tokenizer(written.text, add_special_tokens=False).input_ids
+    assert len(words) == 4, "this model's text ends early: take another seed"
+    # Nothing ended the text, so its last word was never read: the one before it is the last that was.
+    read = vlm.processor.tokenizer.decode(words[:-1])
+    pictures = [[Image.open(io.BytesIO(image)).convert("RGB") for image in conversation.images]]
+    inputs = vlm.processor(text=[vlm.prompt(conversation) + read], images=pictures, return_tensors="pt")
+    hidden = vlm.model(**inputs, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(written.after, torch.stack([h[0, -1] for h in hidden]), atol=TOLERANCE, rtol=0)
+
+
+def test_a_persons_pairs_are_read_once_without_changing_an_answer(vlm, pairs, candidates):
+    known = pairs(4)
+    for concepts in (
+        [0, 1, 2, 3, 4],
+        [5, 5, 5],
+    ):  # the shared beginning ends before, or within, the candidates' caption
+        conversations = [judge_conversation(known, candidates(c), "short-1") for c in concepts]
+        torch.testing.assert_close(
+            vlm.answers_about_one(conversations, ANSWERS),
+            vlm.answer_probabilities(conversations, ANSWERS),
+            atol=TOLERANCE,
+            rtol=0,
+        )
+
+
+def test_reuse_is_right_where_candidates_are_shared_too(vlm, pairs, candidates, picture):
+    known, asked = pairs(2), candidates(1)
+    others = [Candidates(asked.caption, asked.first, picture()) for _ in range(3)]
+    for conversations in (
+        [judge_conversation(known, other, "short-1") for other in [asked, *others]],
+        [judge_conversation(known, asked, "short-1")] * 2,
+        [judge_conversation(pairs(k), asked, "short-1") for k in (2, 3)],  # two people: nothing but a turn's start
+    ):
+        torch.testing.assert_close(
+            vlm.answers_about_one(conversations, ANSWERS),
+            vlm.answer_probabilities(conversations, ANSWERS),
+            atol=TOLERANCE,
+            rtol=0,
+        )
+
+
+def test_reuse_reads_the_pairs_once(vlm, pairs, candidates, monkeypatch):
+    known = pairs(4)
+    conversations = [judge_conversation(known, candidates(c), "short-1") for c in range(6)]
+    seen = []
+    see = vlm._see
+    monkeypatch.setattr(vlm, "_see", lambda images: seen.extend(images) or see(images))
+    vlm.answers_about_one(conversations, ANSWERS)
+    assert len(seen) == 8 + 6 * 2
+
+
+def test_broken_images_and_missing_ones_are_input_errors(vlm, pairs):
+    conversation = profile_conversation(pairs(1), "short-1")
+    with pytest.raises(InputError, match="cannot be decoded"):
+        vlm.hidden_at_end([Conversation(conversation.text, (conversation.images[0], b"not an image"))])
+    with pytest.raises(InputError, match="1 images for 2"):
+        vlm.hidden_at_end([Conversation(conversation.text, conversation.images[:1])])
+
+
+def test_answers_that_begin_alike_are_refused(vlm, pairs, candidates):
+    conversation = judge_conversation(pairs(1), candidates(), "short-1")
+    with pytest.raises(InputError, match="same token"):
+        vlm.answer_probabilities([conversation], ("first", "first of all"))
+
+
+def test_a_missing_checkpoint_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="no LLaVA-OneVision checkpoint"):
+        TransformersVlm.load(tmp_path / "nothing")
+
+
+def test_the_revision_names_what_the_checkpoint_says(checkpoint, vlm, tmp_path):
+    changed, documented = tmp_path / "changed", tmp_path / "documented"
+    for copy in (changed, documented):
+        shutil.copytree(checkpoint, copy)
+    (documented / "README.md").write_text("a card")
+    weights = load_file(changed / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name] = weights[name] + 1e-3
+    save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
+    assert TransformersVlm.load(documented).revision == vlm.revision
+    assert TransformersVlm.load(changed).revision != vlm.revision
