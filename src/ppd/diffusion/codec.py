@@ -21,6 +21,13 @@ class _ResBlock(nn.Module):
         return x + self.second(nn.functional.silu(hidden))
 
 
+def _silent(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with all its parameters 0, so that it starts by adding nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class ImageCodec(ModelMixin, ConfigMixin):
     """Images [B, 3, H, W] in [0, 1] <-> latents [B, C, H/4, W/4] of mean 0, and variance 1 over all channels.
 
@@ -44,11 +51,9 @@ class ImageCodec(ModelMixin, ConfigMixin):
             nn.SiLU(),
             nn.Conv2d(width // 2, width // 2, 3, padding=1),
             nn.SiLU(),
-            nn.Conv2d(width // 2, 12, 3, padding=1),
+            _silent(nn.Conv2d(width // 2, 12, 3, padding=1)),
             nn.PixelShuffle(2),
         )
-        nn.init.zeros_(self.decoder[-2].weight)
-        nn.init.zeros_(self.decoder[-2].bias)
 
     @torch.no_grad()
     def set_components(self, images: Tensor) -> None:
@@ -66,11 +71,13 @@ class ImageCodec(ModelMixin, ConfigMixin):
         spread = variance.flip(0)[:channels].float().sqrt()
         scale = spread.sqrt() / spread.mean().sqrt() / spread  # latent spread: √s, of mean square 1
         to_latents = (components * scale).T  # [C, 48]
-        self.analysis.weight.copy_(to_latents.view_as(self.analysis.weight))
-        self.analysis.bias.copy_(-to_latents @ mean)
-        self.synthesis.weight.copy_((components / scale).T.view_as(self.synthesis.weight))
         whole = nn.functional.pixel_shuffle(mean[None, :, None, None], PATCH_PX)
-        self.synthesis.bias.copy_(whole.mean(dim=(0, 2, 3)))
+        self.analysis.load_state_dict(
+            {"weight": to_latents.view_as(self.analysis.weight), "bias": -to_latents @ mean},
+        )
+        self.synthesis.load_state_dict(
+            {"weight": (components / scale).T.view_as(self.synthesis.weight), "bias": whole.mean(dim=(0, 2, 3))},
+        )
 
     def encode(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> [B, C, H/4, W/4]; H and W must be multiples of 4."""
