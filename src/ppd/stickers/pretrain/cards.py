@@ -60,7 +60,9 @@ def write_card(name: str, folder: Path, measures: Sequence[Measure], command: st
     title, what, limits = ABOUT[name]
     with (folder / "loss_curve.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
-    settings = json.dumps(json.loads((folder / "settings.json").read_text()), indent=1)
+    settings = json.loads((folder / "settings.json").read_text())
+    planned = settings["loop"]["steps"]
+    steps = last["step"] if int(last["step"]) == planned else f"Stopped after {last['step']} of {planned}"
     picture = "![Samples, one column a caption](samples.png)\n\n" if pictured else ""
     card = f"""# {title}
 
@@ -70,7 +72,7 @@ def write_card(name: str, folder: Path, measures: Sequence[Measure], command: st
 {COMMON}
 
 ## Compute
-{last["step"]} steps in {float(last["seconds"]) / 60:.0f} minutes of wall time on a CPU core. Loss: `loss_curve.csv`
+{steps} steps, in {float(last["seconds"]) / 60:.0f} minutes of wall time on a CPU core. Loss: `loss_curve.csv`
 and `loss_curve.png`. Again, from the settings beside it: `ppd pretrain {name} --settings settings.json`.
 
 ## Quality
@@ -84,7 +86,7 @@ ratios and whatever has several cases a person (by person).
 
 ## Settings
 ```json
-{settings}
+{json.dumps(settings, indent=1)}
 ```
 """
     for file_name, text in (("README.md", card), ("quality.json", json.dumps(as_json(measures), indent=1))):

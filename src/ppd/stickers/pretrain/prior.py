@@ -82,6 +82,13 @@ def build_prior(settings: PriorSettings, latent_channels: int) -> StableCascadeU
     return unet
 
 
+def _in_bf16(unet: StableCascadeUNet, settings: PriorSettings) -> StableCascadeUNet:
+    """A copy in half the bytes, which is how it is shipped; it loads as fp32 again and draws the same pictures."""
+    copy = build_prior(settings, unet.config.in_channels).to(torch.bfloat16)
+    copy.load_state_dict(unet.state_dict())
+    return copy
+
+
 def build_text_encoder(settings: PriorSettings, tokenizer: PreTrainedTokenizerFast) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(
         CLIPTextConfig(**text_config(tokenizer, width=settings.text_width, n_layers=settings.text_layers))
@@ -167,7 +174,7 @@ def train_prior(atlas: Atlas, settings: PriorSettings, out: Path, work: Path, de
 
     def publish(curve: Curve) -> None:
         with atomic_path(out) as fresh:
-            unet.save_pretrained(fresh / "prior")
+            _in_bf16(unet, settings).save_pretrained(fresh / "prior")
             text_encoder.save_pretrained(fresh / "text_encoder")
             tokenizer.save_pretrained(fresh / "tokenizer")
             scheduler.save_pretrained(fresh / "scheduler")
