@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from torch import Tensor
-
 from ppd.settings import JudgeSettings
-from ppd.vlm.conversation import ANSWERS, Candidates, Conversation, Pair, judge_conversation
+from ppd.vlm.conversation import ANSWERS, Candidates, Pair, judge_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 
 
@@ -65,11 +63,9 @@ class VlmJudge:
         orders = [order for asked in candidates for order in (asked, asked.swapped())]
         conversations = [judge_conversation(pairs, order, self.settings.prompt) for order in orders]
         read = self.vlm.answers_about_one if self.reuse_pairs else self.vlm.answer_probabilities
+        prompts = {conversation.text: self.vlm.prompt(conversation) for conversation in conversations[::2]}
         answers = [
-            self._answer(conversation, probabilities)
+            Answer(prompts[conversation.text], ANSWERS[int(probabilities.argmax())], float(probabilities[0]))
             for conversation, probabilities in zip(conversations, read(conversations, ANSWERS), strict=True)
         ]
         return [Verdict(*both) for both in zip(answers[::2], answers[1::2], strict=True)]
-
-    def _answer(self, conversation: Conversation, probabilities: Tensor) -> Answer:
-        return Answer(self.vlm.prompt(conversation), ANSWERS[int(probabilities.argmax())], float(probabilities[0]))

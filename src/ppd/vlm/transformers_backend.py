@@ -163,7 +163,7 @@ class TransformersVlm:
         The shared beginning's keys and values are kept, and every conversation goes on from them. Equal to reading each
         conversation whole, up to rounding.
         """
-        tokens = [self._tokens(conversation) for conversation in conversations]
+        tokens = self._tokens(conversations)
         shared, n_images = self._shared(conversations, tokens)
         if shared == 0:
             return self.answer_probabilities(conversations, answers)
@@ -211,9 +211,12 @@ class TransformersVlm:
         default = self.processor.vision_feature_select_strategy == "default"  # drops the class token
         return int(self.processor.num_image_tokens) + 1 - int(default)
 
-    def _tokens(self, conversation: Conversation) -> list[int]:
-        text = self.prompt(conversation).replace(IMAGE, IMAGE * self._positions_an_image)
-        return list(self.processor.tokenizer(text).input_ids)
+    def _tokens(self, conversations: Sequence[Conversation]) -> list[list[int]]:
+        """Token ids of each; many of one text, such as both orders of two candidates, cost one."""
+        prompts = {conversation.text: self.prompt(conversation) for conversation in conversations}
+        shown = [prompt.replace(IMAGE, IMAGE * self._positions_an_image) for prompt in prompts.values()]
+        tokens = dict(zip(prompts, self.processor.tokenizer(shown).input_ids, strict=True))
+        return [tokens[conversation.text] for conversation in conversations]
 
     def _shared(self, conversations: Sequence[Conversation], tokens: Sequence[list[int]]) -> tuple[int, int]:
         """How many tokens, holding how many whole images, all of these begin with; each keeps a token to itself."""
@@ -225,7 +228,7 @@ class TransformersVlm:
         return min(shared, starts[whole]), whole
 
     def _batch(self, conversations: Sequence[Conversation], padding_side: str) -> _Batch:
-        tokens = [self._tokens(conversation) for conversation in conversations]
+        tokens = self._tokens(conversations)
         return self._embed(tokens, [conversation.images for conversation in conversations], padding_side)
 
     def _embed(self, tokens: Sequence[list[int]], images: Sequence[Sequence[bytes]], padding_side: str) -> _Batch:
