@@ -1,10 +1,11 @@
-"""Running DVC as a process that can be stopped, with everything that it started."""
+"""Running DVC, and other commands, as processes that can be stopped with everything that they started."""
 
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,8 @@ Outcome = Literal["ran", "cached", "skipped"]
 _SAYS: Mapping[str, Outcome] = {"Running stage '": "ran", "Stage '": "skipped"}
 
 
-class DvcFailed(Exception):
-    """DVC, or the stage that it ran, ended with an error; the last lines of its output say which."""
+class Failed(Exception):
+    """A process ended with an error; the last lines of its output say which."""
 
 
 @dataclass
@@ -27,11 +28,9 @@ class _Reader:
 
     log: Callable[[str], None]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    tail: list[str] = field(default_factory=list)
 
     def take(self, line: str) -> None:
         self.log(line)
-        self.tail = [*self.tail[-19:], line]
         for start, outcome in _SAYS.items():
             if line.startswith(start):
                 address, _, rest = line.removeprefix(start).partition("'")
@@ -43,7 +42,7 @@ def repro(
 ) -> dict[str, Outcome]:
     """Bring these items, and nothing that they depend on, up to date: `dvc repro --single-item`.
 
-    Every line of output goes to `log`. Returns what happened to each item. Raises DvcFailed. On any other exception,
+    Every line of output goes to `log`. Returns what happened to each item. Raises Failed. On any other exception,
     such as a cancelled run, the whole process group is ended before it goes on: DVC by itself would leave the stage
     running.
     """
@@ -53,9 +52,19 @@ def repro(
 
 def run(root: Path, arguments: Sequence[str], log: Callable[[str], None]) -> dict[str, Outcome]:
     """Any DVC command, as `repro` describes. It waits for its turn when another one holds DVC's lock."""
+    reader = _Reader(log)
+    run_group([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], root, reader.take)
+    return reader.outcomes
+
+
+def run_group(command: Sequence[str], root: Path, take: Callable[[str], None]) -> None:
+    """Run `command` in a process group of its own and pass each line of its output to `take`.
+
+    Raises Failed with the last lines when it fails; on any other exception the whole group is ended first.
+    """
     here = Path(sys.executable).parent  # where the `ppd` of this environment is
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments],
+        command,
         cwd=root,
         env=os.environ | {"PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -64,18 +73,18 @@ def run(root: Path, arguments: Sequence[str], log: Callable[[str], None]) -> dic
         errors="replace",
         start_new_session=True,
     )
-    reader = _Reader(log)
+    tail: deque[str] = deque(maxlen=20)
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            reader.take(line.rstrip())
+            tail.append(line.rstrip())
+            take(tail[-1])
         code = process.wait()
     except BaseException:
         _end_group(process)
         raise
     if code != 0:
-        raise DvcFailed(f"dvc {' '.join(arguments)} ended with exit code {code}:\n" + "\n".join(reader.tail))
-    return reader.outcomes
+        raise Failed(f"{' '.join(command)} ended with exit code {code}:\n" + "\n".join(tail))
 
 
 def _end_group(process: subprocess.Popen[str], grace_s: float = 5.0) -> None:

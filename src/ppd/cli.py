@@ -5,6 +5,7 @@ answers at once.
 """
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -72,6 +73,20 @@ def stage(
                 raise InputError(
                     f"no stage {name!r} takes these options", fix="dvc.yaml holds every stage with its command."
                 )
+
+
+@app.command()
+def reevaluate(
+    day: Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Today, if not given.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Evaluate the current models again on fresh noises, and add the win rates to evaluations/history.jsonl."""
+    from ppd import reevaluation
+    from ppd.settings import load_settings
+
+    when = (day or datetime.now(UTC)).date()
+    line = reevaluation.reevaluate(Path.cwd(), load_settings(params), when)
+    Console().print(f"{line['date']}: {len(line['win_rates'])} win rates added to evaluations/history.jsonl")
 
 
 @app.command("settings")

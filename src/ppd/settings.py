@@ -248,6 +248,13 @@ class ModelSettings(Component):
     encode_batch_size: int = Field(128, ge=1)
 
 
+class ReevaluationSettings(Component):
+    """The clock: when the current models are evaluated again (`ppd.reevaluation`)."""
+
+    cron: str = Field("0 6 * * 1", pattern=r"^\S+( \S+){4}$")
+    """Minute, hour, day, month, weekday; UTC."""
+
+
 class Settings(Component):
     """Everything that a run of the pipeline can be told. A stage takes its own component out of it."""
 
@@ -260,6 +267,7 @@ class Settings(Component):
     evaluation: EvaluationSettings = EvaluationSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     judge: JudgeSettings = JudgeSettings()
+    reevaluation: ReevaluationSettings = ReevaluationSettings()
 
 
 def load_settings(path: str | Path = "params.yaml") -> Settings:

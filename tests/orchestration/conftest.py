@@ -89,7 +89,7 @@ class Project:
     def tick(self) -> str:
         """One tick of the sensor; returns what it says."""
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
-        said = self.defs.get_sensor_def("dvc_state")(context)
+        said = self.defs.resolve_sensor_def("dvc_state")(context)
         self.cursor = context.cursor
         assert isinstance(said, dg.SkipReason)
         return said.skip_message or ""

@@ -48,7 +48,7 @@ def test_outcomes_are_ran_skipped_and_cached(project):
 
 def test_a_stage_that_fails_says_why(project):
     project.write("dvc.yaml", "stages: {bad: {cmd: 'echo out of paint && exit 3', outs: [x]}}")
-    with pytest.raises(dvc_process.DvcFailed, match=r"(?s)exit code \d+:.*out of paint"):
+    with pytest.raises(dvc_process.Failed, match=r"(?s)exit code \d+:.*out of paint"):
         dvc_process.repro(project.root, ["bad"], lambda line: None)
 
 
@@ -86,7 +86,7 @@ def test_two_runs_at_once_wait_for_each_other(project):
     def embed(shard: str) -> None:
         try:
             dvc_process.repro(project.root, [f"embed@{shard}"], lambda line: None)
-        except dvc_process.DvcFailed as failure:
+        except dvc_process.Failed as failure:
             failures.append(failure)
 
     threads = [threading.Thread(target=embed, args=(shard,)) for shard in project.graph.stage("embed").partitions]

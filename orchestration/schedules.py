@@ -1,0 +1,78 @@
+"""The clock: the current models, evaluated again on fresh noises, and the trend of it."""
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from orchestration.dvc_graph import Graph
+from orchestration.dvc_process import run_group
+from ppd.settings import ReevaluationSettings
+
+HISTORY = dg.AssetKey(["evaluations", "history.jsonl"])
+JUDGED = (("models", "ppd"), ("artifacts", "users.parquet"))
+"""What a re-evaluation is about."""
+
+
+class Day(dg.Config):
+    """Which day's noises; the day decides them, so that a run can be repeated."""
+
+    date: str = ""
+    """YYYY-MM-DD; empty for today."""
+
+
+# Only where a version is new: a materialisation that changed nothing asks for no evaluation.
+_WHEN_JUDGED_CHANGED = (
+    dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).since_last_handled()
+    & ~dg.AutomationCondition.any_deps_missing()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+)
+
+
+def build_clock(
+    graph: Graph, settings: ReevaluationSettings
+) -> tuple[Sequence[dg.AssetsDefinition], Sequence[dg.ScheduleDefinition], Sequence[dg.SensorDefinition]]:
+    """The history asset, the schedule that extends it, and a sensor that extends it when models or users changed.
+
+    Schedule and sensor are off until somebody turns them on in the UI: an evaluation takes the machine for a while.
+    """
+
+    @dg.asset(
+        key=HISTORY,
+        deps=[dg.AssetKey(key) for key in JUDGED],
+        group_name="evaluation",
+        kinds={"json"},
+        description="Win rates of the current models on fresh noises, a line a day. Its metadata is the trend.",
+        automation_condition=_WHEN_JUDGED_CHANGED,
+    )
+    def history(context: dg.AssetExecutionContext, config: Day) -> dg.MaterializeResult[None]:
+        day = config.date or datetime.now(UTC).date().isoformat()
+        command = [sys.executable, "-c", "from ppd.cli import main; main()", "reevaluate", "--date", day]
+        run_group(command, graph.root, context.log.info)
+        lines = [json.loads(line) for line in (graph.root / "evaluations" / "history.jsonl").read_text().splitlines()]
+        rates = next(line["win_rates"] for line in lines if line["date"] == day)
+        return dg.MaterializeResult(metadata={"date": day, "evaluations": len(lines), **_numbers(rates)})
+
+    job = dg.define_asset_job("reevaluate", selection=dg.AssetSelection.assets(HISTORY))
+
+    @dg.schedule(job=job, cron_schedule=settings.cron, execution_timezone="UTC", name="reevaluation")
+    def clock(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        day = context.scheduled_execution_time.date().isoformat()
+        return dg.RunRequest(run_key=day, run_config={"ops": {history.op.name: {"config": {"date": day}}}})
+
+    sensor = dg.AutomationConditionSensorDefinition(
+        "reevaluation_when_changed", target=dg.AssetSelection.assets(HISTORY)
+    )
+    return [history], [clock], [sensor]
+
+
+def _numbers(rates: Sequence[dict[str, object]]) -> dict[str, float]:
+    """Numbers that Dagster draws over time: a win rate of ours against each opponent, by users and judge."""
+    return {
+        f"win rate over {rate['opponent']}, {rate['users']}, {rate['judge']}": float(str(rate["win_rate"]))
+        for rate in rates
+        if rate["method"] == "ppd" and rate["pairing"] == "independent"
+    }

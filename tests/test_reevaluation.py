@@ -1,0 +1,82 @@
+"""Re-evaluation: fresh noises by date, a history that keeps one line a day, nothing half-done in it."""
+
+import json
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from ppd.errors import InputError
+from ppd.reevaluation import READ, STAGES, first_seed_of, history, reevaluate
+from ppd.settings import Settings, load_settings
+
+SETTINGS = Settings()
+MONDAY, TUESDAY = date(2026, 1, 5), date(2026, 1, 6)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for path in READ:
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "models" / "ppd").mkdir()
+    (tmp_path / "models" / "ppd" / "config.json").write_text('{"base": "nano"}')
+    return tmp_path
+
+
+class Stages:
+    """Stands for the stages: writes down its calls, and the first seed as the win rate."""
+
+    def __init__(self, fail_at: str | None = None) -> None:
+        self.ran: list[str] = []
+        self.fail_at = fail_at
+
+    def __call__(self, arguments, folder: Path) -> None:
+        self.ran.append(" ".join(arguments))
+        if arguments[0] == self.fail_at:
+            raise RuntimeError("out of memory")
+        assert (folder / "models" / "ppd" / "config.json").exists()
+        if arguments[0] == "report":
+            seed = load_settings(folder / "params.yaml").evaluation.first_seed
+            (folder / "reports").mkdir(exist_ok=True)
+            (folder / "reports" / "win_rates.json").write_text(json.dumps([{"win_rate": seed}]))
+
+
+def test_two_days_share_no_noise_and_a_day_has_always_the_same():
+    n_seeds = SETTINGS.evaluation.n_seeds
+    monday, tuesday = (first_seed_of(day, SETTINGS) for day in (MONDAY, TUESDAY))
+    assert tuesday - monday >= n_seeds
+    assert monday >= SETTINGS.evaluation.first_seed + n_seeds
+    assert monday == first_seed_of(MONDAY, SETTINGS)
+
+
+def test_the_stages_run_in_order_with_the_seeds_of_the_day(root):
+    stages = Stages()
+    line = reevaluate(root, SETTINGS, MONDAY, stages)
+    assert stages.ran == [" ".join(stage) for stage in STAGES]
+    assert line["win_rates"] == [{"win_rate": first_seed_of(MONDAY, SETTINGS)}]
+    assert history(root) == [line]
+
+
+def test_all_other_settings_stay(root):
+    reevaluate(root, SETTINGS, MONDAY, Stages())
+    used = load_settings(root / "runs/reevaluations/2026-01-05/params.yaml")
+    evaluation = used.evaluation.model_copy(update={"first_seed": SETTINGS.evaluation.first_seed})
+    assert used.model_copy(update={"evaluation": evaluation}) == SETTINGS
+
+
+def test_history_is_by_date_and_a_repeated_day_replaces_its_line(root):
+    for day in (TUESDAY, MONDAY, TUESDAY):
+        reevaluate(root, SETTINGS, day, Stages())
+    assert [line["date"] for line in history(root)] == ["2026-01-05", "2026-01-06"]
+
+
+def test_a_failed_evaluation_leaves_no_line(root):
+    reevaluate(root, SETTINGS, MONDAY, Stages())
+    with pytest.raises(RuntimeError):
+        reevaluate(root, SETTINGS, TUESDAY, Stages(fail_at="judge"))
+    assert [line["date"] for line in history(root)] == ["2026-01-05"]
+
+
+def test_without_models_it_says_what_to_run(tmp_path):
+    with pytest.raises(InputError, match=r"no data, models.*dvc repro"):
+        reevaluate(tmp_path, SETTINGS, MONDAY, Stages())
