@@ -1,6 +1,7 @@
 """The nano Stable Cascade: a text-to-image prior over the codec's latents, in the hub's folder layout.
 
-    codec 5 minutes, prior 75 minutes on one core for the defaults (bf16 instructions and a C++ compiler assumed)
+About 2 minutes for the codec and 4 for each 1,000 steps of the prior on one CPU core with bf16 instructions and a C++
+compiler. After 7,000 steps the loss is .23 and still falls: more steps draw better pictures.
 
 A caption names the concept only, so the prior learns to draw every style, tone and layout in the world's proportions.
 """
