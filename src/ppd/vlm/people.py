@@ -28,8 +28,9 @@ def support_groups(preferences: Preferences, user_ids: Iterable[str]) -> Iterato
     while some := list(islice(groups, READ_AT_ONCE)):
         uids = sorted({uid for _, rows in some for uid in (*rows.chosen_uid, *rows.rejected_uid)})
         images = dict(zip(uids, preferences.image_bytes(uids), strict=True))
-        for (user_id, group), rows in some:
+        for _, rows in some:
             told = zip(rows.caption, rows.chosen_uid, rows.rejected_uid, strict=True)
+            user_id, group = str(rows.user_id.iloc[0]), int(rows.support_group.iloc[0])
             yield SupportGroup(user_id, group, tuple(Pair(c, images[a], images[b]) for c, a, b in told))
 
 

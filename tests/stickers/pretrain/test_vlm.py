@@ -132,10 +132,16 @@ def test_a_branch_sees_no_later_pair_and_no_other_branch():
     assert not reachable[plan.profiles[0], plan.answers[1]]
 
 
-def recipe(steps: int) -> VlmSettings:
+def recipe(steps: int, record_every_steps: int = 5) -> VlmSettings:
     """A hundredth of the recipe, on a smaller model."""
     loop = LoopSettings(
-        steps=steps, batch_size=16, learning_rate=2e-3, warmup_steps=2, record_every_steps=5, checkpoint_every_s=0
+        steps=steps,
+        batch_size=16,
+        learning_rate=2e-3,
+        warmup_steps=2,
+        decay_share=0,
+        record_every_steps=record_every_steps,
+        checkpoint_every_s=0,
     )
     return VlmSettings(
         architecture=TINY, album_size=640, held_out_pictures=64, held_out_people=8, sight=loop, judgement=loop
@@ -164,9 +170,8 @@ def test_a_short_run_leaves_a_model_that_embeds_judges_and_writes(atlas, tmp_pat
 
 @pytest.mark.slow
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(atlas, tmp_path):
-    longer = recipe(10)
-    half = longer.model_copy(update={"judgement": longer.judgement.model_copy(update={"steps": 5, "decay_share": 0})})
-    whole = longer.model_copy(update={"judgement": longer.judgement.model_copy(update={"decay_share": 0})})
+    whole = recipe(4, record_every_steps=2)
+    half = whole.model_copy(update={"judgement": whole.judgement.model_copy(update={"steps": 2})})
     train_vlm(atlas, whole, tmp_path / "a", tmp_path / "whole", torch.device("cpu"))
     train_vlm(atlas, half, tmp_path / "b", tmp_path / "parts", torch.device("cpu"))
     train_vlm(atlas, whole, tmp_path / "b", tmp_path / "parts", torch.device("cpu"))
