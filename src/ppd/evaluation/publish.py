@@ -70,7 +70,7 @@ def publish(
 def _judge_metrics(choices: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, float]:
     """How good the judge is: on real held-out choices, and whether its answers depend on the order shown."""
     accuracy = clustered_mean(choices.correct.to_numpy(dtype=float), choices.user_id.to_numpy())
-    leaning = clustered_mean((choices.p_a > 0.5).to_numpy(dtype=float), choices.user_id.to_numpy())
+    leaning = clustered_mean((choices.p_a > 0.5).astype(float).to_numpy(), choices.user_id.to_numpy())
     return {
         "judge.accuracy": accuracy.mean,
         "judge.accuracy.ci_low": accuracy.low,

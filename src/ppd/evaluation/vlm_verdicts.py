@@ -13,6 +13,17 @@ from ppd.vlm.judging import Judge, Verdict
 
 OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
+SHOWN = [
+    "caption",
+    "method",
+    "method_user",
+    "method_seed",
+    "opponent_model",
+    "opponent_user",
+    "opponent_seed",
+]
+"""The columns of a meeting that say which two images are shown."""
+
 Drawn = Mapping[tuple[str, str, str, int], bytes]
 """(model, user_id, caption, seed) -> PNG."""
 
@@ -29,12 +40,10 @@ def judge_meetings(
     people = asked.groupby("user_id", sort=False)
     for user_id, rows in track(people, description="judge", total=people.ngroups, console=Console(stderr=True)):
         candidates = [
-            Candidates(
-                row.caption,
-                drawn[row.method, row.method_user, row.caption, row.method_seed],
-                drawn[row.opponent_model, row.opponent_user, row.caption, row.opponent_seed],
+            Candidates(caption, drawn[model, user, caption, seed], drawn[opponent, other, caption, other_seed])
+            for caption, model, user, seed, opponent, other, other_seed in rows[SHOWN].itertuples(
+                index=False, name=None
             )
-            for row in rows.itertuples(index=False)
         ]
         parts.append(_with_verdicts(rows, judge(supports[str(user_id)], candidates)))
     return pd.concat(parts, ignore_index=True)
