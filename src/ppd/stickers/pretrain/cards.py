@@ -21,7 +21,8 @@ ABOUT = {
         "words), `codec/` (`ppd.diffusion.codec.ImageCodec`, 64 px to 8 x 16 x 16). Captions name the concept only, so "
         "it draws all styles, tones and layouts. Prior and text encoder were trained together, with the empty caption "
         "for a tenth of the images; the codec before them. The figures are the factor reader's, at 20 DDIM steps.",
-        "Without text guidance many subjects stay blobs; at 2 they are clearer, larger and duller than the world's. Words outside the 32 captions are unknown to it. "
+        "Without text guidance many subjects stay blobs; at 2 they are clearer, larger and duller than the world's. "
+        "Words outside the 32 captions are unknown to it. "
         "The figures are as good as the reader that they come from.",
     ),
     "vlm": (
