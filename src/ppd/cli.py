@@ -89,6 +89,35 @@ def reevaluate(
     Console().print(f"{line['date']}: {len(line['win_rates'])} win rates added to evaluations/history.jsonl")
 
 
+@app.command()
+def personalize(
+    folder: Annotated[Path, typer.Argument(help="One person's choices: choices.csv and the images that it names.")],
+    caption: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
+    out: Annotated[Path, typer.Option(help="Where the images go, one PNG each.")] = Path("runs/personalized"),
+    n: Annotated[int, typer.Option(min=1, help="Images a caption.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    strength: Annotated[
+        float | None, typer.Option(min=0, help="0 draws the base, 1 as trained, more exaggerates.")
+    ] = None,
+    adapter: Annotated[Path, typer.Option(help="A trained adapter.")] = Path("models/ppd"),
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Read a new person's choices and draw for them."""
+    from ppd.personalizer import Personalizer, read_pairs
+    from ppd.settings import load_settings
+
+    pairs = read_pairs(folder)
+    ppd = Personalizer.load(adapter, settings=load_settings(params))
+    console = Console()
+    console.print(f"{len(pairs)} choices. The model says: {escape(ppd.describe(pairs) or '(nothing)')}")
+    user = ppd.embed(pairs)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, words in enumerate(caption):
+        for i, image in enumerate(ppd.draw(words, user, n=n, seed=seed, strength=strength)):
+            image.save(out / f"{number:02d}-{seed + i:04d}.png")
+    console.print(f"{n * len(caption)} images: {out}")
+
+
 @app.command("settings")
 def print_settings(params: ParamsFile = Path("params.yaml")) -> None:
     """Check the settings file and print every value that will be used, as YAML."""
