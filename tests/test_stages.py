@@ -35,7 +35,7 @@ SETTINGS = Settings(
     ),
     finetune=FinetuneSettings(steps=4, pairs_per_step=4, micro_batch_pairs=4, evaluate_every_steps=2),
     sampling=SamplingSettings(steps=2, batch_size=16),
-    evaluation=EvaluationSettings(n_unseen_people=3, n_seen_people=2, captions_a_person=2, n_seeds=4),
+    evaluation=EvaluationSettings(n_unseen_people=3, n_seen_people=2, captions_a_person=2, n_seeds=4, n_journeys=1),
 )
 
 pytestmark = pytest.mark.slow
@@ -119,6 +119,23 @@ def test_it_ends_in_the_report_with_every_promised_comparison(project: Path) -> 
     metrics = json.loads((project / "reports" / "metrics.json").read_text())
     assert all(isinstance(value, float) for value in metrics.values())
     assert (project / "reports" / "index.html").stat().st_size > 20_000
+
+
+def test_the_ends_of_a_journey_are_the_two_people(project: Path) -> None:
+    ways = pd.read_parquet(project / "artifacts" / "verdicts" / "journeys.parquet")
+    drawn = pd.read_parquet(project / "artifacts" / "samples" / "ppd" / "journeys.parquet")
+    images = pd.read_parquet(project / "artifacts" / "samples" / "ppd" / "images.parquet")
+    pictures = images.set_index(["user_id", "caption", "seed"]).png
+    ends = [(0.0, ways["first"].iloc[0]), (1.0, ways.second.iloc[0])]
+    compared = 0
+    for share, user_id in ends:
+        for png, caption, seed in zip(
+            *(drawn[ways["share"] == share][c] for c in ("png", "caption", "seed")), strict=True
+        ):
+            if (user_id, caption, seed) in pictures.index:
+                assert pictures.loc[user_id, caption, seed] == png
+                compared += 1
+    assert compared
 
 
 def test_every_verdict_of_the_judge_is_kept_with_its_prompt(project: Path) -> None:

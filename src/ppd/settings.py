@@ -197,6 +197,11 @@ class EvaluationSettings(Component):
     """A re-evaluation moves on to fresh noises with this."""
     opponents_an_image: int = Field(4, ge=1)
     """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""
+    n_journeys: int = Field(24, ge=0)
+    """Pairs of unseen people between whom is interpolated."""
+    captions_a_journey: int = Field(4, ge=1)
+    journey_steps: int = Field(7, ge=2)
+    """Points on the way from one person to the other, both ends included."""
 
 
 PromptVersion = Literal["short-1", "full-1"]

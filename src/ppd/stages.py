@@ -105,21 +105,31 @@ def sample(settings: Settings, method: str) -> None:
     from ppd.diffusion.adapter import load_adapter, read_config
     from ppd.diffusion.drawing import draw
     from ppd.diffusion.stable_cascade import StableCascadeBackbone
-    from ppd.evaluation.plan import NOBODY, images, requests
+    from ppd.evaluation.plan import NOBODY, images, journeys, requests
     from ppd.preferences.store import Preferences
 
     preferences = Preferences.open(PREFERENCES)
     wanted = images(requests(preferences, settings.evaluation), method, settings.evaluation)
     backbone = StableCascadeBackbone.from_pretrained(settings.models.prior)
-    adapter, people, identity = None, {}, ""
-    if method != "base":
-        adapter = load_adapter(MODELS / method, backbone)
-        identity = read_config(MODELS / method).model_dump_json()
-        people = {user_id: groups[0] for user_id, groups in _embeddings(preferences).items()}
-        # A pooled adapter reads every embedding but zero as the one that stands for everybody.
-        people[NOBODY] = next(iter(people.values())) * 0 + 1
-    file = SAMPLES / method / "images.parquet"
-    draw(wanted, backbone, settings.sampling, file, adapter=adapter, people=people, identity=identity)
+    if method == "base":
+        draw(wanted, backbone, settings.sampling, SAMPLES / method / "images.parquet")
+        return
+    adapter = load_adapter(MODELS / method, backbone)
+    people = {user_id: groups[0] for user_id, groups in _embeddings(preferences).items()}
+    # A pooled adapter reads every embedding but zero as the one that stands for everybody.
+    people[NOBODY] = next(iter(people.values())) * 0 + 1
+    wishes = {"images": wanted}
+    if method == "ppd":
+        ways = journeys(requests(preferences, settings.evaluation), settings.evaluation)
+        people |= {
+            name: people[first].lerp(people[second], share)
+            for name, first, second, share in zip(ways.user_id, ways["first"], ways.second, ways["share"], strict=True)
+        }
+        wishes["journeys"] = ways[["user_id", "caption", "seed"]]
+    identity = read_config(MODELS / method).model_dump_json()
+    for name, rows in wishes.items():
+        file = SAMPLES / method / f"{name}.parquet"
+        draw(rows, backbone, settings.sampling, file, adapter=adapter, people=people, identity=identity)
 
 
 def judge(settings: Settings) -> None:

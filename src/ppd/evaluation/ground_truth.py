@@ -65,3 +65,19 @@ def judge(meetings: pd.DataFrame, seen_in: pd.DataFrame, tastes: Tastes) -> pd.D
     return meetings.assign(
         judge="ground-truth", outcome=outcome(utility, opponents), gain_sd=(utility - opponents) / spread
     )
+
+
+def judge_journeys(ways: pd.DataFrame, seen_in: pd.DataFrame, base: pd.DataFrame, tastes: Tastes) -> pd.DataFrame:
+    """What both people of each journey truly gain at each point over the base's mean, in SD of the base.
+
+    ways: `ppd.evaluation.plan.journeys`. seen_in: what the reader saw in their images, in the same order; base: in the
+    base's. Adds the columns gain_first and gain_second.
+    """
+    features = list(FEATURES)
+    drawn, pool = seen_in[features].to_numpy(), base[features].to_numpy()
+    gains = {}
+    for name in ("first", "second"):
+        taste = tastes.of(list(ways[name]))
+        at_base = pool @ taste.T
+        gains[f"gain_{name}"] = ((drawn * taste).sum(axis=1) - at_base.mean(axis=0)) / at_base.std(axis=0)
+    return ways.assign(**gains)

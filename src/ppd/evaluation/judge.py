@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from ppd.diffusion.drawing import read_drawn
-from ppd.evaluation.ground_truth import Tastes
+from ppd.evaluation.ground_truth import Tastes, judge_journeys
 from ppd.evaluation.ground_truth import judge as judge_by_truth
-from ppd.evaluation.plan import POOLED, meetings, requests
+from ppd.evaluation.plan import POOLED, journeys, meetings, requests
 from ppd.evaluation.seen import seen
 from ppd.evaluation.vlm_verdicts import judge_choices, judge_meetings
 from ppd.files import atomic_path
@@ -35,7 +35,7 @@ def first_supports(preferences: Preferences, user_ids: Sequence[str]) -> Mapping
 
 
 def write_verdicts(settings: Settings, preferences: Preferences, samples: Path, truth: Path, out_dir: Path) -> None:
-    """Leave in `out_dir`: ground_truth.parquet and seen.parquet (where a truth is known), vlm.parquet, judge.parquet.
+    """Leave in `out_dir`: vlm.parquet, judge.parquet; with a truth also ground_truth, seen and journeys.parquet.
 
     seen: what the reader saw in every image. judge: the VLM's verdicts on held-out real choices, which say how far its
     other verdicts can be trusted.
@@ -57,6 +57,14 @@ def write_verdicts(settings: Settings, preferences: Preferences, samples: Path, 
             reader = FactorReader.from_pretrained(settings.models.reader).eval()
             everything = pd.concat([seen(model, *read_drawn(file), reader) for model, file in files.items()])
             everything.reset_index().to_parquet(fresh / "seen.parquet", index=False)
+            between = seen("ppd", *read_drawn(samples / "ppd" / "journeys.parquet"), reader)
+            ways = judge_journeys(
+                journeys(asked, settings.evaluation),
+                between,
+                everything.loc[["base"]],
+                Tastes.load(truth),
+            )
+            ways.to_parquet(fresh / "journeys.parquet", index=False)
             judge_by_truth(planned, everything, Tastes.load(truth)).to_parquet(
                 fresh / "ground_truth.parquet", index=False
             )

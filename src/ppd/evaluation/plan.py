@@ -71,6 +71,24 @@ def meetings(asked: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
     )
 
 
+def journeys(asked: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
+    """The way from one unseen person to the next, in equal steps: rows of first, second, share, user_id, caption, seed.
+
+    share is that of the second person; user_id names the point on the way. Pairs of people follow the plan's order, so
+    nobody is picked.
+    """
+    people = asked[asked.users == "unseen"].user_id.unique()
+    captions = asked.caption.unique()[: settings.captions_a_journey]
+    rows = []
+    for number in range(min(settings.n_journeys, len(people) // 2)):
+        first, second = people[2 * number : 2 * number + 2]
+        seed = settings.first_seed + number % settings.n_seeds
+        for caption in captions:
+            shares = np.linspace(0, 1, settings.journey_steps).tolist()
+            rows += [(first, second, share, f"{first}~{second}~{share:.3f}", caption, seed) for share in shares]
+    return pd.DataFrame(rows, columns=["first", "second", "share", "user_id", "caption", "seed"])
+
+
 def _against_pool(asked: pd.DataFrame, method: str, opponent: str, settings: EvaluationSettings) -> pd.DataFrame:
     """Each request's image against the same-seed image of a pooled method and against some of other seeds."""
     parts = []

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from ppd.evaluation.judge import first_supports, sample_files
 from ppd.evaluation.measures import Pixels, concept_accuracy, image_precision, style_shares
 from ppd.evaluation.plan import NOBODY, requests
 from ppd.evaluation.plots import win_rate_plot
-from ppd.evaluation.report import PersonPage, Report, headline, write_report
+from ppd.evaluation.report import Interpolation, PersonPage, Report, headline, write_report
 from ppd.evaluation.win_rates import clustered_mean, win_rates
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
@@ -26,6 +27,7 @@ from ppd.stickers.render import Atlas
 
 N_PAGES = 8
 N_IMAGES = 8
+N_JOURNEYS = 3
 
 Index = Mapping[tuple[str, str, int], Pixels]
 
@@ -58,12 +60,17 @@ def publish(
         folder.name: pd.read_csv(folder / CURVE) for folder in sorted(models.iterdir()) if (folder / CURVE).exists()
     }
     people = _pages(settings, preferences, profiles, drawn, verdicts, truth if simulated else None)
+    ways: list[Interpolation] = []
+    if simulated:
+        journeys = pd.read_parquet(verdicts / "journeys.parquet")
+        ways = _interpolations(journeys, read_drawn(samples / "ppd" / "journeys.parquet")[1])
+        metrics |= _journey_metrics(journeys)
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
         (fresh / "win_rates.json").write_text(json.dumps(rates, indent=1) + "\n")
         (fresh / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
         (fresh / "win_rates.png").write_bytes(win_rate_plot([r for r in rates if r["pairing"] == "independent"]))
-        report = Report(rates, metrics, people, [], curves, simulated, _origin(models))
+        report = Report(rates, metrics, people, ways, curves, simulated, _origin(models))
         write_report(report, fresh / "index.html")
 
 
@@ -113,6 +120,38 @@ def _pages(
             )
         )
     return pages
+
+
+def _interpolations(journeys: pd.DataFrame, images: Pixels) -> list[Interpolation]:
+    """The first journeys of the plan, each with its first caption; the gains are means over all its captions."""
+    shown = []
+    for (first, second), rows in islice(journeys.groupby(["first", "second"], sort=False), N_JOURNEYS):
+        gains = rows.groupby("share")[["gain_first", "gain_second"]].mean()
+        strip = rows.index[rows.caption == rows.caption.iloc[0]]
+        shares = gains.index.tolist()
+        shown.append(
+            Interpolation(
+                f"person {first}",
+                f"person {second}",
+                shares,
+                list(images[strip]),
+                gains.gain_first.tolist(),
+                gains.gain_second.tolist(),
+            )
+        )
+    return shown
+
+
+def _journey_metrics(journeys: pd.DataFrame) -> dict[str, float]:
+    """How both people fare on the way, by the share of the second person; n journeys, intervals over them."""
+    metrics = {}
+    way = (journeys["first"] + "~" + journeys.second).to_numpy()
+    for share, rows in journeys.groupby("share"):
+        at = clustered_mean(rows.gain_first.to_numpy(), way[rows.index])
+        to = clustered_mean(rows.gain_second.to_numpy(), way[rows.index])
+        metrics[f"interpolation.{share:.2f}.gain_first"] = at.mean
+        metrics[f"interpolation.{share:.2f}.gain_second"] = to.mean
+    return metrics
 
 
 def _gains(verdicts: Path) -> dict[str, float]:
