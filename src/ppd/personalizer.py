@@ -64,7 +64,7 @@ class Personalizer:
                 file=whitening,
                 fix="Use the whitening of the run that trained the adapter",
             )
-        backbone = StableCascadeBackbone.from_pretrained(settings.models.prior)
+        backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
         vlm = TransformersVlm.load(settings.models.vlm, batch_size=settings.embedding.batch_size)
         return cls(backbone, load_adapter(adapter, backbone), vlm, white, settings)
 

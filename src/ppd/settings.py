@@ -180,6 +180,7 @@ class SamplingSettings(Component):
     text_guidance: float = Field(1.3, ge=0)
     user_guidance: float = Field(1.0, ge=0)
     """Strength of the person: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
+    precision: Precision = "fp32"
     batch_size: int = Field(32, ge=1)
 
 

@@ -110,7 +110,7 @@ def sample(settings: Settings, method: str) -> None:
 
     preferences = Preferences.open(PREFERENCES)
     wanted = images(requests(preferences, settings.evaluation), method, settings.evaluation)
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior)
+    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
     if method == "base":
         draw(wanted, backbone, settings.sampling, SAMPLES / method / "images.parquet")
         return
