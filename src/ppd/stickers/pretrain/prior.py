@@ -52,7 +52,7 @@ class PriorSettings(Component):
     compile: bool = True
     codec: CodecSettings = CodecSettings()
     loop: LoopSettings = LoopSettings(
-        steps=12_000, batch_size=32, learning_rate=1e-3, warmup_steps=200, decay_share=0.4, ema_decay=0.998
+        steps=16_000, batch_size=32, learning_rate=1e-3, warmup_steps=200, decay_share=0.4, ema_decay=0.998
     )
 
 
