@@ -45,7 +45,7 @@ ui: data ## the Dagster UI on the same pipeline, at http://127.0.0.1:3000
 
 .PHONY: test
 test: data ## ruff, mypy and all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: track-data
 track-data: $(INSTALLED) ## for maintainers: after data/ has changed, record it in data.dvc and in the remote inside this repository

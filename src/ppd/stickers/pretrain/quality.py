@@ -63,7 +63,7 @@ def prior_quality(
     Style-neutral means: every style near its share of the world, every factor with mean near 0, both sides drawn, and
     the world's spread (`FACTOR_SD`).
     """
-    backbone = StableCascadeBackbone.from_pretrained(folder)
+    backbone = StableCascadeBackbone.from_pretrained(folder, precision="bf16")  # as params.yaml samples
     concepts = np.repeat(np.arange(len(CONCEPTS)), images_per_caption)
     requests = [
         Request(caption(int(concept)), seed) for concept in range(len(CONCEPTS)) for seed in range(images_per_caption)
