@@ -1,5 +1,6 @@
 """One fine-tuning run from start to a saved adapter, with its curve and its progress shown."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,14 @@ def finetune(
 ) -> None:
     """Train `method` and leave adapter.safetensors, config.json and curve.csv in `out_dir`.
 
-    work: a folder of this run's own, outside `out_dir`, that a killed run goes on from. origin: the fields of the
-    adapter's config that only the caller knows (`embedding_rows`, `whitening`, `commit`).
+    work: a folder outside `out_dir` that a killed run goes on from. What other runs left there is thrown away, and so
+    is this run's when it is done. origin: the fields of the adapter's config that only the caller knows
+    (`embedding_rows`, `whitening`, `commit`).
     """
     trainer = Trainer(backbone, data, settings, method, reference_folder=reference_folder)
+    unfinished = work / trainer.key
+    for other in set(work.glob("*")) - {unfinished}:
+        shutil.rmtree(other)
     console = Console(stderr=True)
     table = Table(show_header=False, box=None)
     for name, value in trainer.describe().items():
@@ -43,7 +48,7 @@ def finetune(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[now]}"), console=console) as progress:
         task = progress.add_task(method, total=settings.steps, now="")
-        for row in trainer.train(work):
+        for row in trainer.train(unfinished):
             progress.update(task, completed=row["step"] + 1, now=f"loss {row['loss']:.3f}")
     config = adapter_config(
         trainer.adapter,
@@ -56,4 +61,5 @@ def finetune(
     trainer.adapter.detach()
     with atomic_path(out_dir) as fresh:
         save_adapter(fresh, trainer.final_weights(), config)
-        (fresh / CURVE).write_bytes((work / CURVE).read_bytes())
+        (fresh / CURVE).write_bytes((unfinished / CURVE).read_bytes())
+    shutil.rmtree(work)

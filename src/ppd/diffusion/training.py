@@ -5,6 +5,7 @@ takes a gradient), and a third for the reference the first time that a draw is u
 beforehand; there is no second copy of the model.
 """
 
+import hashlib
 import json
 import math
 import resource
@@ -186,6 +187,11 @@ class Trainer:
             self.average[name].copy_(state[f"average.{name}"])
             adam = _below(f"adam.{name}.", state)
             self.optimizer.state[weight] = {k: v if k == "step" else v.to(weight.device) for k, v in adam.items()}
+
+    @property
+    def key(self) -> str:
+        """Names the run: another base, other data or settings that matter give another key."""
+        return hashlib.sha256(self._run_id().encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, str]:
         """What the settings amount to, to be read before a long run. Tries a micro-batch; trains nothing.
