@@ -5,7 +5,7 @@ import torch
 
 from ppd.evaluation.ground_truth import outcome
 from ppd.evaluation.precision import precision
-from ppd.evaluation.win_rates import clustered_mean, win_rates
+from ppd.evaluation.win_rates import clustered_mean, paired_differences, win_rates
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -63,3 +63,20 @@ def test_precision_tells_near_from_far() -> None:
     assert precision(torch.cat([real, real + 100]), real) == pytest.approx(0.5, abs=0.01)
     with pytest.raises(ValueError, match="neighbour"):
         precision(real, real[:3])
+
+
+def test_a_paired_difference_cancels_what_both_share() -> None:
+    """Hard and easy people move both methods alike: the difference is known far better than either rate."""
+    rng = np.random.default_rng(0)
+    ease = np.repeat(rng.random(40), 8)
+    keys = {"opponent": "base", "users": "unseen", "judge": "ground-truth", "pairing": "independent"}
+    keys |= {"user_id": np.repeat(np.arange(40), 8), "caption": np.tile(list("abcdefgh"), 40)}
+    keys |= {"method_seed": 0, "opponent_seed": 1}
+    dpo = pd.DataFrame({**keys, "method": "dpo", "outcome": ease})
+    ppd = pd.DataFrame({**keys, "method": "ppd", "outcome": ease + 0.1})
+    gone = ppd.iloc[::-1].iloc[:-3]  # another order, and some that only one of them has
+    (name, difference), *_ = paired_differences(pd.concat([dpo, gone])).items()
+    assert name == "ppd-dpo.unseen.ground-truth"
+    assert difference.mean == pytest.approx(0.1)
+    assert difference.high - difference.low < 1e-6
+    assert clustered_mean(ease, keys["user_id"]).high - clustered_mean(ease, keys["user_id"]).low > 0.1

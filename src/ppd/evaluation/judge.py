@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from ppd.diffusion.drawing import read_drawn
+from ppd.evaluation.best_pick import judge_best_picks, posterior_tastes
 from ppd.evaluation.ground_truth import Tastes, judge_journeys
 from ppd.evaluation.ground_truth import judge as judge_by_truth
 from ppd.evaluation.plan import POOLED, journeys, meetings, requests
@@ -37,8 +38,8 @@ def first_supports(preferences: Preferences, user_ids: Sequence[str]) -> Mapping
 def write_verdicts(settings: Settings, preferences: Preferences, samples: Path, truth: Path, out_dir: Path) -> None:
     """Leave in `out_dir`: vlm.parquet, judge.parquet; with a truth also ground_truth, seen and journeys.parquet.
 
-    seen: what the reader saw in every image. judge: the VLM's verdicts on held-out real choices, which say how far its
-    other verdicts can be trusted.
+    ground_truth holds the ceiling's comparisons too. seen: what the reader saw in every image. judge: the VLM's
+    verdicts on held-out real choices, which say how far its other verdicts can be trusted.
     """
     asked = requests(preferences, settings.evaluation)
     planned = meetings(asked, settings.evaluation)
@@ -57,16 +58,15 @@ def write_verdicts(settings: Settings, preferences: Preferences, samples: Path, 
             reader = FactorReader.from_pretrained(settings.models.reader).eval()
             everything = pd.concat([seen(model, *read_drawn(file), reader) for model, file in files.items()])
             everything.reset_index().to_parquet(fresh / "seen.parquet", index=False)
+            base, tastes = everything.loc[["base"]], Tastes.load(truth)
             between = seen("ppd", *read_drawn(samples / "ppd" / "journeys.parquet"), reader)
-            ways = judge_journeys(
-                journeys(asked, settings.evaluation),
-                between,
-                everything.loc[["base"]],
-                Tastes.load(truth),
-            )
+            ways = judge_journeys(journeys(asked, settings.evaluation), between, base, tastes)
             ways.to_parquet(fresh / "journeys.parquet", index=False)
-            judge_by_truth(planned, everything, Tastes.load(truth)).to_parquet(
-                fresh / "ground_truth.parquet", index=False
-            )
+            believed = posterior_tastes(preferences, truth, settings.people)
+            verdicts = [
+                judge_by_truth(planned, everything, tastes),
+                judge_best_picks(planned, base, tastes, believed),
+            ]
+            pd.concat(verdicts, ignore_index=True).to_parquet(fresh / "ground_truth.parquet", index=False)
         judge_meetings(planned, drawn, supports, judge).to_parquet(fresh / "vlm.parquet", index=False)
         judge_choices(preferences, people, supports, judge).to_parquet(fresh / "judge.parquet", index=False)

@@ -12,13 +12,14 @@ from PIL import Image
 
 from ppd.diffusion.drawing import read_drawn
 from ppd.diffusion.finetune import CURVE
+from ppd.evaluation.best_pick import METHOD as CEILING
 from ppd.evaluation.ground_truth import IMAGE_KEY
 from ppd.evaluation.judge import first_supports, sample_files
 from ppd.evaluation.measures import Pixels, concept_accuracy, image_precision, style_shares
 from ppd.evaluation.plan import NOBODY, requests
 from ppd.evaluation.plots import win_rate_plot
 from ppd.evaluation.report import Interpolation, PersonPage, Report, headline, write_report
-from ppd.evaluation.win_rates import clustered_mean, win_rates
+from ppd.evaluation.win_rates import clustered_mean, paired_differences, win_rates
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
@@ -46,9 +47,13 @@ def publish(
     """Write win_rates.json, metrics.json, win_rates.png and index.html to `out_dir`, whole or not at all."""
     simulated = (verdicts / "ground_truth.parquet").exists()
     parts = [verdicts / "vlm.parquet", *([verdicts / "ground_truth.parquet"] if simulated else [])]
-    rates = win_rates(pd.concat([pd.read_parquet(part) for part in reversed(parts)], ignore_index=True))
+    compared = pd.concat([pd.read_parquet(part) for part in reversed(parts)], ignore_index=True)
+    rates = win_rates(compared)
     drawn = {model: read_drawn(file) for model, file in sample_files(samples).items()}
     metrics = _judge_metrics(pd.read_parquet(verdicts / "judge.parquet"), pd.read_parquet(verdicts / "vlm.parquet"))
+    for name, difference in paired_differences(compared).items():
+        metrics[f"difference.{name}"] = difference.mean
+        metrics |= {f"difference.{name}.ci_low": difference.low, f"difference.{name}.ci_high": difference.high}
     if simulated:
         seen_in = pd.read_parquet(verdicts / "seen.parquet").set_index(IMAGE_KEY)
         metrics |= concept_accuracy(seen_in) | style_shares(seen_in)
@@ -56,6 +61,8 @@ def publish(
         metrics |= image_precision({model: images for model, (_, images) in drawn.items()}, clip, Atlas.load(atlas))
     if (best := headline(rates)) is not None:
         metrics |= {f"headline.{key}": float(str(best[key])) for key in ("win_rate", "ci_low", "ci_high")}
+        if simulated and (ceiling := headline(rates, CEILING)) is not None:
+            metrics["headline.share_of_ceiling"] = float(str(best["win_rate"])) / float(str(ceiling["win_rate"]))
     curves = {
         folder.name: pd.read_csv(folder / CURVE) for folder in sorted(models.iterdir()) if (folder / CURVE).exists()
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ppd.evaluation.best_pick import METHOD as CEILING
 from ppd.evaluation.plots import Pixels, curves_plot, interpolation_plot, strip, win_rate_plot
 from ppd.files import atomic_path
 
@@ -54,10 +55,10 @@ class Report:
     """What a reader needs to reproduce it: commit, settings, stage times."""
 
 
-def headline(win_rates: Sequence[Entry]) -> Entry | None:
+def headline(win_rates: Sequence[Entry], method: str = "ppd") -> Entry | None:
     """The number that answers the question: ppd over base, unseen people, other seeds, true taste or else the judge."""
     for judge in ("ground-truth", "vlm"):
-        wanted = {"method": "ppd", "opponent": "base", "users": "unseen", "pairing": "independent", "judge": judge}
+        wanted = {"method": method, "opponent": "base", "users": "unseen", "pairing": "independent", "judge": judge}
         for entry in win_rates:
             if all(entry[key] == value for key, value in wanted.items()):
                 return entry
@@ -91,6 +92,8 @@ def write_report(report: Report, file: Path) -> None:
     page = environment.get_template("report.html").render(
         report=report,
         headline=headline(report.win_rates),
+        ceiling=headline(report.win_rates, CEILING),
+        metric_groups=_by_first_word(report.metrics),
         win_rate_plot=win_rate_plot(shown) if shown else None,
         people=people,
         interpolations=interpolations,
@@ -98,3 +101,12 @@ def write_report(report: Report, file: Path) -> None:
     )
     with atomic_path(file) as fresh:
         fresh.write_text(page, encoding="utf-8")
+
+
+def _by_first_word(metrics: Mapping[str, float]) -> dict[str, list[tuple[str, float]]]:
+    """Metrics under the first part of their dotted names, each without it."""
+    groups: dict[str, list[tuple[str, float]]] = {}
+    for name, value in sorted(metrics.items()):
+        first, _, rest = name.partition(".")
+        groups.setdefault(first, []).append((rest or first, value))
+    return groups

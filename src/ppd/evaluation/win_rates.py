@@ -65,3 +65,24 @@ def win_rates(comparisons: pd.DataFrame) -> list[dict[str, object]]:
             }
         )
     return entries
+
+
+PAIRED_BY = ["users", "judge", "pairing", "user_id", "caption", "method_seed", "opponent_seed"]
+
+
+def paired_differences(comparisons: pd.DataFrame, method: str = "ppd", opponent: str = "base") -> dict[str, Interval]:
+    """How much more often `method` beats `opponent` than each other method does, by users and judge.
+
+    The two are compared within the same person, caption and pair of seeds, images of different seeds, so what is common
+    to both cancels. Keys: "ppd-dpo.unseen.ground-truth". comparisons: as for `win_rates`, with the columns PAIRED_BY.
+    """
+    met = comparisons[(comparisons.opponent == opponent) & (comparisons.pairing == "independent")]
+    ours = met[met.method == method].set_index(PAIRED_BY).outcome
+    differences = {}
+    for other, rows in met[met.method != method].groupby("method", sort=False):
+        both = pd.concat([ours, rows.set_index(PAIRED_BY).outcome], axis=1, join="inner", keys=["ours", "theirs"])
+        for (users, judge), part in both.groupby(level=["users", "judge"], sort=False):
+            people = part.index.get_level_values("user_id").to_numpy()
+            gap = (part.ours - part.theirs).to_numpy(dtype=float)
+            differences[f"{method}-{other}.{users}.{judge}"] = clustered_mean(gap, people)
+    return differences
