@@ -6,9 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-import torch
-from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from ppd import stages
 from ppd.diffusion.codec import ImageCodec
@@ -24,8 +21,9 @@ from ppd.settings import (
 )
 from ppd.stickers.log import simulate
 from ppd.stickers.pretrain.prior import CAPTIONS
-from ppd.stickers.pretrain.text import caption_tokenizer, text_config
+from ppd.stickers.pretrain.text import caption_tokenizer
 from ppd.stickers.render import Atlas
+from tests.tiny import write_prior
 
 METHODS: tuple[Method, ...] = ("ppd", "dpo", "sft")
 ROOT = Path(__file__).parents[1]
@@ -43,27 +41,7 @@ pytestmark = pytest.mark.slow
 
 def tiny_prior(folder: Path) -> None:
     """An untrained Stable Cascade for stickers in the hub's layout."""
-    torch.manual_seed(0)
-    tokenizer = caption_tokenizer(CAPTIONS)
-    StableCascadeUNet(
-        in_channels=8,
-        out_channels=8,
-        timestep_ratio_embedding_dim=16,
-        patch_size=2,
-        conditioning_dim=16,
-        block_out_channels=(16, 32),
-        num_attention_heads=(1, 1),
-        down_num_layers_per_block=(1, 1),
-        up_num_layers_per_block=(1, 1),
-        clip_text_in_channels=32,
-        clip_text_pooled_in_channels=32,
-        clip_image_in_channels=8,
-        clip_seq=2,
-    ).save_pretrained(folder / "prior")
-    DDPMWuerstchenScheduler().save_pretrained(folder / "scheduler")
-    config = CLIPTextConfig(**text_config(tokenizer, width=32, n_layers=1))
-    CLIPTextModelWithProjection(config).save_pretrained(folder / "text_encoder")
-    tokenizer.save_pretrained(folder / "tokenizer")
+    write_prior(folder, caption_tokenizer(CAPTIONS), channels=8, patch_size=2)
     ImageCodec().save_pretrained(folder / "codec")
 
 

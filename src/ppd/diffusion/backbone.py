@@ -31,11 +31,14 @@ class Text:
 
 
 class Codec(Protocol):
-    """Between images [B, 3, H, W] in [0, 1] and the latents [B, C, h, w] that a backbone denoises."""
+    """Between images [B, 3, H, W] in [0, 1] and the latents [B, C, h, w] that a backbone denoises.
+
+    A decoder may be a model that draws: it is told each row's caption and gets a generator a row.
+    """
 
     def encode(self, images: Tensor) -> Tensor: ...
 
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor, text: Text, randoms: Sequence[torch.Generator]) -> Tensor: ...
 
 
 class Backbone(Protocol):
@@ -70,7 +73,9 @@ class Backbone(Protocol):
 
     def encode_images(self, images: Tensor) -> Tensor: ...
 
-    def decode_latents(self, latents: Tensor) -> Tensor: ...
+    def decode_latents(self, latents: Tensor, text: Text, randoms: Sequence[torch.Generator]) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1]. text: the B captions; randoms: a generator a row, for a decoder that draws."""
+        ...
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """Signal share ᾱ(t) in x_t = √ᾱ·x_0 + √(1−ᾱ)·ε: [B] -> [B], fp32."""

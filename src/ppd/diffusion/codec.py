@@ -1,9 +1,13 @@
 """Between pixels and latents: a small autoencoder, the nano counterpart of Stable Cascade's EfficientNet."""
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+
+from ppd.diffusion.backbone import Text
 
 PATCH_PX = 4
 
@@ -83,8 +87,11 @@ class ImageCodec(ModelMixin, ConfigMixin):
         """[B, 3, H, W] in [0, 1] -> [B, C, H/4, W/4]; H and W must be multiples of 4."""
         return self.analysis(images)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, 3, 4h, 4w], about in [0, 1]: not clamped, so that gradients pass."""
+    def decode(self, latents: Tensor, text: Text | None = None, randoms: Sequence[torch.Generator] = ()) -> Tensor:
+        """[B, C, h, w] -> [B, 3, 4h, 4w], about in [0, 1]: not clamped, so that gradients pass.
+
+        Captions and generators are for decoders that draw (`ppd.diffusion.backbone.Codec`); this one is a function.
+        """
         return self.synthesis(latents) + self.decoder(latents)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -57,8 +57,10 @@ def sample(
         # The last batch is filled up: kernels differ with the batch's size in the last bit, and so would images.
         filled = [*batch, *[batch[0]] * (settings.batch_size - len(batch))]
         rows = torch.tensor([row_of[request.caption] for request in filled])
-        latents = sample_latents(backbone, filled, texts[rows], texts[-1:], settings, adapter)
-        images = backbone.decode_latents(latents)
+        text = texts[rows]
+        latents = sample_latents(backbone, filled, text, texts[-1:], settings, adapter)
+        randoms = [generator("decode", request.caption, request.seed) for request in filled]
+        images = backbone.decode_latents(latents, text, randoms)
         yield from (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()[: len(batch)]
 
 

@@ -20,7 +20,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from ppd.diffusion.backbone import Codec, Text
+from ppd.diffusion.cascade_codec import CascadeCodec
 from ppd.diffusion.codec import ImageCodec
+from ppd.diffusion.memory import require_room
 from ppd.errors import InputError
 from ppd.settings import Precision
 
@@ -29,7 +31,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class StableCascadeBackbone:
-    """Stage C with its text encoder and an image codec, frozen and in eval mode (its dropout would move the loss)."""
+    """Stage C with its text encoder and an image codec, frozen and in eval mode (its dropout would move the loss).
+
+    Text encoder and codec move to Stage C's device when they are first used: training needs neither there.
+    """
 
     def __init__(
         self,
@@ -71,10 +76,9 @@ class StableCascadeBackbone:
     ) -> Self:
         """Load `prior/`, `scheduler/`, `text_encoder/` and `tokenizer/` of a folder (or hub id) in the hub's layout.
 
-        Without a `codec`, the nano one is loaded from `codec/`.
-
-        The scheduler's config says what the network predicts: `prediction_type`, epsilon (the default) or v_prediction.
-        Raises InputError for fp16 and for a schedule that is not Stable Cascade's.
+        Without a `codec`, what lies in `codec/` is loaded: Stable Cascade's own or the nano one. The scheduler's config
+        says what the network predicts: `prediction_type`, epsilon (the default) or v_prediction. Raises InputError for
+        fp16, for a schedule that is not Stable Cascade's, and where memory is too small for the network.
         """
         if precision == "fp16":
             raise InputError("Stable Cascade overflows in fp16 and returns NaN", fix="Use precision: bf16 or fp32")
@@ -88,15 +92,17 @@ class StableCascadeBackbone:
                 file=f"{folder}/scheduler/scheduler_config.json",
             )
         dtype = DTYPES[precision]
+        config = StableCascadeUNet.load_config(folder, subfolder="prior", revision=revision)
+        require_room(config, dtype, torch.device(device), str(folder))
         unet = StableCascadeUNet.from_pretrained(folder, subfolder="prior", revision=revision, torch_dtype=dtype)
         text_encoder = CLIPTextModelWithProjection.from_pretrained(
             folder, subfolder="text_encoder", revision=revision, dtype=torch.float32
         )
         return cls(
             unet=unet.to(device),
-            text_encoder=text_encoder.to(device),
+            text_encoder=text_encoder,
             tokenizer=AutoTokenizer.from_pretrained(folder, subfolder="tokenizer", revision=revision),
-            codec=codec or ImageCodec.from_pretrained(folder, subfolder="codec", revision=revision).to(device),
+            codec=codec or _load_codec(folder, revision, dtype, device),
             prediction_type=prediction_type,
             schedule_offset=schedule.get("s", 0.008),
             base_id=str(folder),
@@ -121,7 +127,7 @@ class StableCascadeBackbone:
             truncation=True,
             return_tensors="pt",
         ).to(self.device)
-        encoded = self.text_encoder(
+        encoded = self.text_encoder.to(self.device)(
             input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], output_hidden_states=True
         )
         return Text(encoded.hidden_states[-1], encoded.text_embeds)
@@ -131,8 +137,8 @@ class StableCascadeBackbone:
         return self.codec.encode(images.to(self.device))
 
     @torch.no_grad()
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        return self.codec.decode(latents).clamp(0, 1)
+    def decode_latents(self, latents: Tensor, text: Text, randoms: Sequence[torch.Generator]) -> Tensor:
+        return self.codec.decode(latents, text, randoms).clamp(0, 1)
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """ᾱ(t) = cos²(((s+t)/(1+s))·π/2) / cos²((s/(1+s))·π/2), s = .008, clamped to [1e-4, .9999]: [B] -> [B]."""
@@ -174,6 +180,15 @@ class StableCascadeBackbone:
 
     def compile(self) -> None:
         self.unet.compile()
+
+
+def _load_codec(
+    folder: str | Path, revision: str | None, dtype: torch.dtype, device: torch.device | str
+) -> CascadeCodec | ImageCodec:
+    """The codec in `codec/`: a copy of stabilityai/stable-cascade, or the nano one."""
+    if CascadeCodec.is_in(Path(folder) / "codec"):
+        return CascadeCodec.from_pretrained(Path(folder) / "codec", dtype=dtype)
+    return ImageCodec.from_pretrained(folder, subfolder="codec", revision=revision).to(device)
 
 
 def _fingerprint(unet: StableCascadeUNet, values_per_tensor: int = 256) -> str:
