@@ -104,3 +104,17 @@ def test_dotted_keys_name_every_level():
 def test_reading_settings_imports_no_torch():
     code = "import sys; from ppd.settings import load_settings; load_settings(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_paper_scale_leaves_no_setting_of_the_pipeline_to_a_default():
+    written = YAML(typ="safe", pure=True).load((ROOT / "params.paper.yaml").read_text())
+    simulation = {"people", "log"}
+    assert load_settings(ROOT / "params.paper.yaml").model_dump(mode="json", exclude=simulation) == written
+
+
+def test_the_paper_scale_keeps_the_papers_settings():
+    settings = load_settings(ROOT / "params.paper.yaml")
+    assert (settings.preferences.pairs_per_group, settings.preferences.max_groups) == (4, 20)
+    assert (settings.finetune.learning_rate, settings.finetune.pairs_per_step) == (1e-5, 768)
+    assert (settings.embedding.read, settings.embedding.max_new_tokens) == ("answer-end", 1024)
+    assert (settings.finetune.precision, settings.sampling.precision) == ("bf16", "bf16")

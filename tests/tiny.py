@@ -89,10 +89,11 @@ def write_codec(folder: Path) -> None:
     torch.manual_seed(1)
     folder.mkdir(parents=True, exist_ok=True)
     encoder = EfficientNetEncoder()
-    encoder.mapper[1].momentum = None
-    with torch.no_grad():
-        for _ in range(2):  # so that the norms' statistics are those of some images, as after training
-            encoder.train()(torch.rand(8, 3, 96, 96))
+    for norm in encoder.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = None
+    with torch.no_grad():  # so that the norms' statistics are those of some images, as after training
+        encoder.train()(torch.rand(16, 3, 96, 96))
     save_file(encoder.state_dict(), folder / WEIGHTS)
     StableCascadeUNet(
         in_channels=4,
