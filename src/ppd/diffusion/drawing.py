@@ -49,7 +49,7 @@ def draw(
         shutil.rmtree(partial, ignore_errors=True)
         (partial / key).mkdir(parents=True)
     size = settings.batch_size * BATCHES_A_PART
-    starts = range(0, len(wanted), size)
+    starts = range(0, max(1, len(wanted)), size)  # one empty part, where there is nothing to draw
     with _progress() as progress:
         task = progress.add_task("sample", total=len(wanted))
         for start in starts:
@@ -68,8 +68,8 @@ def draw(
 def read_drawn(file: Path) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
     """What `draw` wrote: the wishes, and the images [N, H, W, 3] in the same order."""
     table = pd.read_parquet(file)
-    images = np.stack([np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in table.png])
-    return table.drop(columns="png"), images
+    images = [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in table.png]
+    return table.drop(columns="png"), np.stack(images) if images else np.empty((0, 0, 0, 3), np.uint8)
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 from ppd.errors import InputError
 from ppd.stickers.world import FACTORS, STYLES
 
+PEOPLE = "people.parquet"
+
 Floats = NDArray[np.float64]
 FEATURES: tuple[str, ...] = (*STYLES, *(factor.name for factor in FACTORS))
+
+
+def is_known(truth: Path) -> bool:
+    """Whether the people's true taste is known: for real people the folder is empty."""
+    return (truth / PEOPLE).exists()
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Tastes:
     @staticmethod
     def load(truth: Path) -> "Tastes":
         """Read truth/people.parquet. Only evaluation may: no stage before it opens this file (there is a test)."""
-        file = truth / "people.parquet"
+        file = truth / PEOPLE
         if not file.exists():
             raise InputError("no ground truth here; expected the file that comes with the simulated log", file=file)
         people = pd.read_parquet(file)

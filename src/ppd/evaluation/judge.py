@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from accelerate import PartialState
 
 from ppd.diffusion.drawing import read_drawn
 from ppd.evaluation.best_pick import judge_best_picks, posterior_tastes
-from ppd.evaluation.ground_truth import Tastes, judge_journeys
+from ppd.evaluation.ground_truth import Tastes, is_known, judge_journeys
 from ppd.evaluation.ground_truth import judge as judge_by_truth
 from ppd.evaluation.plan import POOLED, journeys, meetings, requests
 from ppd.evaluation.seen import seen
@@ -46,7 +47,8 @@ def write_verdicts(settings: Settings, preferences: Preferences, samples: Path, 
     people = asked.user_id.unique().tolist()
     files = sample_files(samples)
     supports = first_supports(preferences, people)
-    judge = VlmJudge(TransformersVlm.load(settings.models.vlm, batch_size=settings.judge.batch_size), settings.judge)
+    vlm = TransformersVlm.load(settings.models.vlm, device=PartialState().device, batch_size=settings.judge.batch_size)
+    judge = VlmJudge(vlm, settings.judge)
     drawn: dict[tuple[str, str, str, int], bytes] = {}
     for model, file in files.items():
         table = pd.read_parquet(file)
@@ -54,7 +56,7 @@ def write_verdicts(settings: Settings, preferences: Preferences, samples: Path, 
         drawn |= {(model, *key): png for key, png in zip(keys, table.png, strict=True)}
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
-        if truth.exists():
+        if is_known(truth):
             reader = FactorReader.from_pretrained(settings.models.reader).eval()
             everything = pd.concat([seen(model, *read_drawn(file), reader) for model, file in files.items()])
             everything.reset_index().to_parquet(fresh / "seen.parquet", index=False)

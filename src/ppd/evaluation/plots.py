@@ -13,6 +13,7 @@ Pixels = NDArray[np.uint8]
 
 INK, ACCENT, QUIET = "#1d2433", "#c2410c", "#94a3b8"
 METHOD_COLOURS = {"ppd": ACCENT, "dpo": "#2563eb", "sft": "#059669"}
+LARGE_PX = 128
 
 
 def png(figure: Figure) -> bytes:
@@ -72,8 +73,9 @@ def interpolation_plot(shares: Sequence[float], utility_a: Sequence[float], util
 
 
 def strip(images: Sequence[Pixels], columns: int, scale: int = 2, gap: int = 4) -> bytes:
-    """Images [H, W, 3] of one size side by side on white, row by row, enlarged without smoothing."""
+    """Images [H, W, 3] of one size side by side on white, row by row; small ones are enlarged without smoothing."""
     height, width = images[0].shape[:2]
+    scale = scale if width < LARGE_PX else 1
     rows = -(-len(images) // columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for i, image in enumerate(images):

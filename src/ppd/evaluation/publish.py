@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from accelerate import PartialState
 from PIL import Image
 
 from ppd.diffusion.drawing import read_drawn
+from ppd.diffusion.encoding import resized
 from ppd.diffusion.finetune import CURVE
 from ppd.evaluation.best_pick import METHOD as CEILING
 from ppd.evaluation.ground_truth import IMAGE_KEY
 from ppd.evaluation.judge import first_supports, sample_files
 from ppd.evaluation.measures import Pixels, concept_accuracy, image_precision, style_shares
-from ppd.evaluation.plan import NOBODY, requests
+from ppd.evaluation.plan import NOBODY, journeys, requests
 from ppd.evaluation.plots import win_rate_plot
 from ppd.evaluation.report import Interpolation, PersonPage, Report, headline, write_report
 from ppd.evaluation.win_rates import clustered_mean, paired_differences, win_rates
@@ -29,6 +31,8 @@ from ppd.stickers.render import Atlas
 N_PAGES = 8
 N_IMAGES = 8
 N_JOURNEYS = 3
+PAGE_PX = 256
+"""Larger images are shrunk, so that the page stays one that a browser opens."""
 
 Index = Mapping[tuple[str, str, int], Pixels]
 
@@ -57,7 +61,7 @@ def publish(
     if simulated:
         seen_in = pd.read_parquet(verdicts / "seen.parquet").set_index(IMAGE_KEY)
         metrics |= concept_accuracy(seen_in) | style_shares(seen_in)
-        clip = ClipScorer.from_pretrained(settings.models.clip)
+        clip = ClipScorer.from_pretrained(settings.models.clip, device=PartialState().device)
         metrics |= image_precision({model: images for model, (_, images) in drawn.items()}, clip, Atlas.load(atlas))
     if (best := headline(rates)) is not None:
         metrics |= {f"headline.{key}": float(str(best[key])) for key in ("win_rate", "ci_low", "ci_high")}
@@ -67,11 +71,11 @@ def publish(
         folder.name: pd.read_csv(folder / CURVE) for folder in sorted(models.iterdir()) if (folder / CURVE).exists()
     }
     people = _pages(settings, preferences, profiles, drawn, verdicts, truth if simulated else None)
-    ways: list[Interpolation] = []
+    planned = journeys(requests(preferences, settings.evaluation), settings.evaluation)
+    judged = pd.read_parquet(verdicts / "journeys.parquet") if simulated else planned
+    ways = _interpolations(judged, read_drawn(samples / "ppd" / "journeys.parquet")[1])
     if simulated:
-        journeys = pd.read_parquet(verdicts / "journeys.parquet")
-        ways = _interpolations(journeys, read_drawn(samples / "ppd" / "journeys.parquet")[1])
-        metrics |= _journey_metrics(journeys)
+        metrics |= _journey_metrics(judged)
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
         (fresh / "win_rates.json").write_text(json.dumps(rates, indent=1) + "\n")
@@ -120,40 +124,39 @@ def _pages(
                 users="never seen in training",
                 profile=profiles[user_id][0],
                 truth=str(tastes.strongest[user_id]) + " above all" if tastes is not None else "",
-                pairs=[(_pixels(pair.preferred), _pixels(pair.rejected)) for pair in supports[user_id]],
-                base=[base[NOBODY, caption, seed] for caption, seed in keys],
-                personal=[personal[user_id, caption, seed] for caption, seed in keys],
+                pairs=[(_decoded(pair.preferred), _decoded(pair.rejected)) for pair in supports[user_id]],
+                base=[_thumbnail(Image.fromarray(base[NOBODY, caption, seed])) for caption, seed in keys],
+                personal=[_thumbnail(Image.fromarray(personal[user_id, caption, seed])) for caption, seed in keys],
                 gain_sd=gains.get(user_id, float("nan")),
             )
         )
     return pages
 
 
-def _interpolations(journeys: pd.DataFrame, images: Pixels) -> list[Interpolation]:
-    """The first journeys of the plan, each with its first caption; the gains are means over all its captions."""
+def _interpolations(ways: pd.DataFrame, images: Pixels) -> list[Interpolation]:
+    """The first journeys of the plan, each with its first caption; gains, if known, are means over all its captions."""
     shown = []
-    for (first, second), rows in islice(journeys.groupby(["first", "second"], sort=False), N_JOURNEYS):
-        gains = rows.groupby("share")[["gain_first", "gain_second"]].mean()
+    columns = [column for column in ("gain_first", "gain_second") if column in ways]
+    for (first, second), rows in islice(ways.groupby(["first", "second"], sort=False), N_JOURNEYS):
+        gains = rows.groupby("share")[columns].mean()
         strip = rows.index[rows.caption == rows.caption.iloc[0]]
-        shares = gains.index.tolist()
         shown.append(
             Interpolation(
                 f"person {first}",
                 f"person {second}",
-                shares,
-                list(images[strip]),
-                gains.gain_first.tolist(),
-                gains.gain_second.tolist(),
+                gains.index.tolist(),
+                [_thumbnail(Image.fromarray(image)) for image in images[strip]],
+                *([gains[column].tolist() for column in columns] or ([], [])),
             )
         )
     return shown
 
 
-def _journey_metrics(journeys: pd.DataFrame) -> dict[str, float]:
+def _journey_metrics(ways: pd.DataFrame) -> dict[str, float]:
     """How both people fare on the way, by the share of the second person; n journeys, intervals over them."""
     metrics = {}
-    way = (journeys["first"] + "~" + journeys.second).to_numpy()
-    for share, rows in journeys.groupby("share"):
+    way = (ways["first"] + "~" + ways.second).to_numpy()
+    for share, rows in ways.groupby("share"):
         at = clustered_mean(rows.gain_first.to_numpy(), way[rows.index])
         to = clustered_mean(rows.gain_second.to_numpy(), way[rows.index])
         metrics[f"interpolation.{share:.2f}.gain_first"] = at.mean
@@ -172,8 +175,13 @@ def _by_key(wishes: pd.DataFrame, images: Pixels) -> Index:
     return dict(zip(keys, images, strict=True))
 
 
-def _pixels(encoded: bytes) -> Pixels:
-    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+def _decoded(encoded: bytes) -> Pixels:
+    return _thumbnail(Image.open(io.BytesIO(encoded)).convert("RGB"))
+
+
+def _thumbnail(image: Image.Image) -> Pixels:
+    """The centred square of an image, at most `PAGE_PX` wide."""
+    return np.asarray(resized(image, min(PAGE_PX, *image.size)))
 
 
 def _origin(models: Path) -> dict[str, str]:

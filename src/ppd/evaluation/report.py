@@ -31,7 +31,10 @@ class PersonPage:
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Pictures on the way from one person to another, and what both truly think of them (in SD of the base)."""
+    """Pictures on the way from one person to another, and what both truly think of them (in SD of the base).
+
+    Utilities are empty where nobody's true taste is known.
+    """
 
     first: str
     second: str
@@ -85,7 +88,9 @@ def write_report(report: Report, file: Path) -> None:
         {
             "about": path,
             "strip": strip(path.images, columns=len(path.shares)),
-            "plot": interpolation_plot(path.shares, path.utility_first, path.utility_second),
+            "plot": interpolation_plot(path.shares, path.utility_first, path.utility_second)
+            if path.utility_first
+            else None,
         }
         for path in report.interpolations
     ]
