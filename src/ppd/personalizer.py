@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
@@ -53,7 +54,8 @@ class Personalizer:
     ) -> Self:
         """Load the models that `settings` names (those of the sticker world by default) and the adapter.
 
-        Raises InputError where the adapter was trained on another base or beside another whitening.
+        They run on the accelerator that accelerate finds. Raises InputError where the adapter was trained on another
+        base or beside another whitening.
         """
         settings = settings or Settings()
         white = Whitening.load(whitening)
@@ -64,8 +66,11 @@ class Personalizer:
                 file=whitening,
                 fix="Use the whitening of the run that trained the adapter",
             )
-        backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
-        vlm = TransformersVlm.load(settings.models.vlm, batch_size=settings.embedding.batch_size)
+        device = PartialState().device
+        backbone = StableCascadeBackbone.from_pretrained(
+            settings.models.prior, precision=settings.sampling.precision, device=device
+        )
+        vlm = TransformersVlm.load(settings.models.vlm, device=device, batch_size=settings.embedding.batch_size)
         return cls(backbone, load_adapter(adapter, backbone), vlm, white, settings)
 
     def embed(self, pairs: Sequence[Pair]) -> Tensor:

@@ -2,7 +2,8 @@
 
 A stage only says which part of the settings and which paths a component gets; dvc.yaml lists both. What a stage
 computes lives in the component's own package, which is what dvc.yaml names as the stage's code. Components are imported
-when their stage runs, so that reading a log of choices never waits for torch.
+when their stage runs, so that reading a log of choices never waits for torch. Models run on the accelerator that
+accelerate finds.
 """
 
 from pathlib import Path
@@ -40,13 +41,19 @@ def ingest(settings: Settings) -> None:
 
 def encode(settings: Settings) -> None:
     """Latents of all images and text embeddings of all captions, once."""
+    from accelerate import PartialState
+
     from ppd.diffusion.encoding import encode
     from ppd.diffusion.stable_cascade import StableCascadeBackbone
     from ppd.preferences.store import Preferences
 
+    # The network itself is only named here, so it may be small.
+    backbone = StableCascadeBackbone.from_pretrained(
+        settings.models.prior, precision="bf16", device=PartialState().device
+    )
     encode(
         Preferences.open(PREFERENCES),
-        StableCascadeBackbone.from_pretrained(settings.models.prior),
+        backbone,
         LATENTS,
         image_px=settings.models.image_px,
         batch_size=settings.models.encode_batch_size,
@@ -55,6 +62,8 @@ def encode(settings: Settings) -> None:
 
 def embed(settings: Settings, shard: str) -> None:
     """Embeddings of the users of one shard; only what changed is embedded again."""
+    from accelerate import PartialState
+
     from ppd.preferences.store import Preferences
     from ppd.vlm.people import support_groups
     from ppd.vlm.store import refresh
@@ -62,7 +71,9 @@ def embed(settings: Settings, shard: str) -> None:
 
     preferences = Preferences.open(PREFERENCES)
     users = preferences.users.user_id[preferences.users.shard == shard]
-    vlm = TransformersVlm.load(settings.models.vlm, batch_size=settings.embedding.batch_size)
+    vlm = TransformersVlm.load(
+        settings.models.vlm, device=PartialState().device, batch_size=settings.embedding.batch_size
+    )
     refresh(USERS / shard / "embeddings.parquet", support_groups(preferences, users), vlm, settings.embedding)
 
 
@@ -78,7 +89,9 @@ def users(settings: Settings) -> None:
 
 
 def finetune(settings: Settings, method: Method) -> None:
-    """Train one method's adapter."""
+    """Train one method's adapter, in as many processes as started this one (`launch` in params.yaml)."""
+    from accelerate import PartialState
+
     from ppd.diffusion.assemble import training_data
     from ppd.diffusion.encoding import Encoded
     from ppd.diffusion.finetune import finetune
@@ -88,8 +101,11 @@ def finetune(settings: Settings, method: Method) -> None:
 
     preferences = Preferences.open(PREFERENCES)
     data = training_data(preferences, Encoded.open(LATENTS), _embeddings(preferences))
+    backbone = StableCascadeBackbone.from_pretrained(
+        settings.models.prior, precision=settings.finetune.precision, device=PartialState().device
+    )
     finetune(
-        StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.finetune.precision),
+        backbone,
         data,
         settings.finetune,
         method,
@@ -102,6 +118,8 @@ def finetune(settings: Settings, method: Method) -> None:
 
 def sample(settings: Settings, method: str) -> None:
     """Draw a method's images for the evaluation; method base draws without an adapter."""
+    from accelerate import PartialState
+
     from ppd.diffusion.adapter import load_adapter, read_config
     from ppd.diffusion.drawing import draw
     from ppd.diffusion.stable_cascade import StableCascadeBackbone
@@ -110,7 +128,9 @@ def sample(settings: Settings, method: str) -> None:
 
     preferences = Preferences.open(PREFERENCES)
     wanted = images(requests(preferences, settings.evaluation), method, settings.evaluation)
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    backbone = StableCascadeBackbone.from_pretrained(
+        settings.models.prior, precision=settings.sampling.precision, device=PartialState().device
+    )
     if method == "base":
         draw(wanted, backbone, settings.sampling, SAMPLES / method / "images.parquet")
         return
