@@ -254,6 +254,13 @@ class ModelSettings(Component):
     encode_batch_size: int = Field(128, ge=1)
 
 
+class LaunchSettings(Component):
+    """What starts a stage that can use several processes: where a result is computed, which changes nothing in it."""
+
+    finetune: str = "ppd"
+    """`ppd` is one process; `accelerate launch --no_python ppd` as many as accelerate's own configuration says."""
+
+
 class ReevaluationSettings(Component):
     """The clock: when the current models are evaluated again (`ppd.reevaluation`)."""
 
@@ -273,6 +280,7 @@ class Settings(Component):
     evaluation: EvaluationSettings = EvaluationSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     judge: JudgeSettings = JudgeSettings()
+    launch: LaunchSettings = LaunchSettings()
     reevaluation: ReevaluationSettings = ReevaluationSettings()
 
 

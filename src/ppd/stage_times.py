@@ -1,6 +1,7 @@
 """How long each stage took and how much memory it needed, written down as they run."""
 
 import json
+import os
 import resource
 import sys
 import time
@@ -24,9 +25,11 @@ class StageTime:
 
 @contextmanager
 def timed(stage: str, journal: Path) -> Iterator[None]:
-    """Append a `StageTime` to `journal` when the block succeeds."""
+    """Append a `StageTime` to `journal` when the block succeeds; of several processes the first one does."""
     started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
     yield
+    if os.environ.get("RANK", "0") != "0":
+        return
     took = StageTime(
         stage,
         started.isoformat(timespec="seconds"),

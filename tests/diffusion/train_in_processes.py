@@ -1,5 +1,11 @@
-"""Run by test_distributed.py under torchrun: train a few steps on made-up choices; leave curve and adapter."""
+"""Run by test_distributed.py under torchrun: train a few steps on made-up choices; leave curve and adapter.
 
+    train_in_processes.py BASE OUT PROCESSES [KILLED_AT]
+
+With KILLED_AT it is the whole of `finetune`, and every process dies before that step (-1: none does).
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from ppd.diffusion.dataset import Pairs, TrainingData
+from ppd.diffusion.finetune import finetune
 from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training import Trainer
 from ppd.settings import FinetuneSettings, LossSettings
@@ -19,7 +26,18 @@ class NoCodec:
     decode = encode
 
 
-def main(base: Path, out: Path) -> None:
+def die_before(step: int) -> None:
+    train_step = Trainer.train_step
+
+    def dying(self: Trainer) -> dict[str, float]:
+        if self.step == step:
+            os._exit(7)
+        return train_step(self)
+
+    Trainer.train_step = dying
+
+
+def main(base: Path, out: Path, killed_at: int | None = None) -> None:
     torch.set_num_threads(1)
     backbone = StableCascadeBackbone.from_pretrained(base, codec=NoCodec())
     g = torch.Generator().manual_seed(0)
@@ -46,6 +64,10 @@ def main(base: Path, out: Path) -> None:
         warmup_steps=2,
         loss=LossSettings(error="noise", beta=500),
     )
+    if killed_at is not None:
+        die_before(killed_at)
+        finetune(backbone, data, settings, "ppd", out / "ppd", out / "work", origin={})
+        return
     trainer = Trainer(backbone, data, settings, "ppd", reference_folder=out / "reference")
     assert trainer.n_processes == int(sys.argv[3])
     list(trainer.train(out))
@@ -54,4 +76,4 @@ def main(base: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[4:]))

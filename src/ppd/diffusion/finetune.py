@@ -34,13 +34,15 @@ def finetune(
 
     work: a folder outside `out_dir` that a killed run goes on from. What other runs left there is thrown away, and so
     is this run's when it is done. origin: the fields of the adapter's config that only the caller knows
-    (`embedding_rows`, `whitening`, `commit`).
+    (`embedding_rows`, `whitening`, `commit`). Of several processes only the first one shows and leaves anything.
     """
     trainer = Trainer(backbone, data, settings, method, reference_folder=reference_folder)
+    is_main = trainer.accelerator.is_main_process
     unfinished = work / trainer.key
-    for other in set(work.glob("*")) - {unfinished}:
-        shutil.rmtree(other)
-    console = Console(stderr=True)
+    if is_main:
+        for other in set(work.glob("*")) - {unfinished}:
+            shutil.rmtree(other)
+    console = Console(stderr=True, quiet=not is_main)
     table = Table(show_header=False, box=None)
     for name, value in trainer.describe().items():
         table.add_row(name, value)
@@ -59,7 +61,10 @@ def finetune(
         **origin,
     )
     trainer.adapter.detach()
-    with atomic_path(out_dir) as fresh:
-        save_adapter(fresh, trainer.final_weights(), config)
-        (fresh / CURVE).write_bytes((unfinished / CURVE).read_bytes())
-    shutil.rmtree(work)
+    if is_main:
+        with atomic_path(out_dir) as fresh:
+            save_adapter(fresh, trainer.final_weights(), config)
+            (fresh / CURVE).write_bytes((unfinished / CURVE).read_bytes())
+        shutil.rmtree(work)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
