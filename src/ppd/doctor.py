@@ -19,7 +19,6 @@ EXTRAS: tuple[tuple[str, str], ...] = (
     ("studio", "the pipeline: dvc repro and the Dagster UI"),
     ("dev", "tests, and building the sticker world from its art"),
     ("rewards", "published scorers"),
-    ("gpu", "Stable Cascade's latents"),
 )
 CHECKPOINTS: tuple[tuple[str, str], ...] = (
     ("data/models/vlm", "reads a person's choices"),
@@ -63,7 +62,7 @@ def _devices() -> Iterator[Finding]:
     if torch.backends.mps.is_available():
         yield Finding("gpu", "Apple (mps)")
     elif not torch.cuda.is_available():
-        yield Finding("gpu", "none: the sticker scale runs without one, the cascade scale does not")
+        yield Finding("gpu", "none: the sticker scale runs without one, the paper's scale does not")
 
 
 def _memory() -> Finding:
