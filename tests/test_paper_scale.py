@@ -1,0 +1,111 @@
+"""params.paper.yaml with small numbers runs the whole graph on tiny checkpoints of the real classes.
+
+Shards of Pick-a-Pic, a LLaVA-OneVision asked the full prompt, Stage C, the EfficientNet encoder, Stage B and A; and
+nobody's true taste is known.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ppd import stages
+from ppd.diffusion.drawing import read_drawn
+from ppd.diffusion.encoding import Encoded
+from ppd.settings import LogSettings, Method, PeopleSettings, Settings, load_settings
+from ppd.stickers.log import simulate
+from ppd.stickers.render import Atlas
+from tests.tiny import word_tokenizer, write_codec, write_prior, write_vlm
+
+ROOT = Path(__file__).parents[1]
+METHODS: tuple[Method, ...] = ("ppd", "dpo", "sft")
+SMALLER = {
+    "models": {"image_px": 96, "encode_batch_size": 16},
+    "preferences": {
+        "max_groups": 1,
+        "n_shards": 1,
+        "eval_caption_share": 0.25,
+        "validation_user_share": 0.2,
+        "test_user_share": 0.2,
+    },
+    "finetune": {"steps": 3, "pairs_per_step": 4, "micro_batch_pairs": 2, "evaluation_pairs": 4},
+    "sampling": {"latent_size": (3, 3), "steps": 2, "batch_size": 4},
+    "evaluation": {
+        "n_unseen_people": 2,
+        "n_seen_people": 2,
+        "captions_a_person": 1,
+        "n_seeds": 2,
+        "n_journeys": 1,
+        "journey_steps": 2,
+    },
+    "embedding": {"rows": (2, 3), "components": 4, "max_new_tokens": 4},
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    paper = load_settings(ROOT / "params.paper.yaml")
+    return paper.model_copy(
+        update={name: getattr(paper, name).model_copy(update=changes) for name, changes in SMALLER.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every stage has run."""
+    folder = tmp_path_factory.mktemp("paper")
+    data = folder / "data"
+    log = LogSettings(n_people=14, rows_a_person=(20, 22))
+    simulate(log, PeopleSettings(), Atlas.load(ROOT / "data/stickers"), data / "choices", folder / "not-ours")
+    for empty in ("truth", "stickers", "models/reader", "models/clip"):
+        (data / empty).mkdir(parents=True)
+    cascade = folder / settings.models.prior
+    write_prior(cascade, word_tokenizer(["a", "sticker", "of", "fox", "cat"]), channels=16)
+    write_codec(cascade / "codec")
+    write_vlm(folder / settings.models.vlm)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stages.ingest(settings)
+        stages.encode(settings)
+        stages.embed(settings, "s-00")
+        stages.users(settings)
+        for method in METHODS:
+            stages.finetune(settings, method)
+        for model in ("base", *METHODS):
+            stages.sample(settings, model)
+        stages.judge(settings)
+        stages.report(settings)
+    return folder
+
+
+def test_the_report_has_the_judges_verdicts_alone_and_says_so(project: Path) -> None:
+    rates = pd.DataFrame(json.loads((project / "reports/win_rates.json").read_text()))
+    assert set(rates.judge) == {"vlm"}
+    assert set(rates[rates.method == "ppd"].opponent) == {"base", "dpo", "sft", "ppd-shuffled"}
+    assert rates.gain_sd.isna().all()
+    metrics = json.loads((project / "reports/metrics.json").read_text())
+    assert {name.split(".")[0] for name in metrics} == {"judge", "headline"}
+    page = (project / "reports/index.html").read_text()
+    assert "nobody’s true taste is known" in page
+    assert "The people here are simulated" not in page
+    assert page.count('alt="Interpolation strip"') == 1
+    assert "Utility to both people" not in page
+
+
+def test_images_pass_through_the_real_codec(project: Path) -> None:
+    latents = Encoded.open(project / "artifacts/latents").latents
+    assert latents.shape[1:] == (16, 3, 3)
+    assert 0.3 < latents.float().std() < 3
+    wishes, images = read_drawn(project / "artifacts/samples/ppd/images.parquet")
+    assert images.shape == (len(wishes), 128, 128, 3)
+    assert images.std(axis=(1, 2, 3)).min() > 1
+
+
+def test_the_full_prompt_is_answered_and_read_at_its_end(project: Path) -> None:
+    people = pd.read_parquet(project / "artifacts/users/s-00/embeddings.parquet")
+    assert set(map(tuple, people["shape"])) == {(2, 24)}
+    verdicts = pd.read_parquet(project / "artifacts/verdicts/vlm.parquet")
+    assert verdicts.prompt.str.contains("Which of the two would this person prefer").all()
