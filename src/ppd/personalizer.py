@@ -70,7 +70,10 @@ class Personalizer:
         backbone = StableCascadeBackbone.from_pretrained(
             settings.models.prior, precision=settings.sampling.precision, device=device
         )
-        vlm = TransformersVlm.load(settings.models.vlm, device=device, batch_size=settings.embedding.batch_size)
+        how = settings.embedding
+        vlm = TransformersVlm.load(
+            settings.models.vlm, device=device, precision=how.precision, batch_size=how.batch_size
+        )
         return cls(backbone, load_adapter(adapter, backbone), vlm, white, settings)
 
     def embed(self, pairs: Sequence[Pair]) -> Tensor:

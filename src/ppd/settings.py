@@ -208,6 +208,9 @@ class EvaluationSettings(Component):
 PromptVersion = Literal["short-1", "full-1"]
 """short: few words, all that a nano model's tokenizer knows; full: asks for the reasoning that the paper asks for."""
 
+VlmPrecision = Literal["fp32", "bf16"]
+"""bf16 halves a large model's memory. No fp16, in which the published 7B lies: its range is too small."""
+
 
 class EmbeddingSettings(Component):
     """How a person's pairs become an embedding (`ppd.vlm.embedding`)."""
@@ -223,6 +226,7 @@ class EmbeddingSettings(Component):
     """Whitening keeps so many principal directions of each row; null keeps all."""
     shrinkage: Share = 0.1
     """How far whitening draws the spectrum towards its mean, so that directions without signal are not blown up."""
+    precision: VlmPrecision = "fp32"
     batch_size: int = Field(32, ge=1)
 
     @model_validator(mode="after")
@@ -236,6 +240,7 @@ class JudgeSettings(Component):
     """How the vision-language model judges for a person (`ppd.vlm.judging`)."""
 
     prompt: PromptVersion = "short-1"
+    precision: VlmPrecision = "fp32"
     batch_size: int = Field(32, ge=1)
     """Conversations in one forward."""
 

@@ -65,16 +65,25 @@ def embed(settings: Settings, shard: str) -> None:
     from accelerate import PartialState
 
     from ppd.preferences.store import Preferences
-    from ppd.vlm.people import support_groups
+    from ppd.vlm.people import n_support_groups, support_groups
     from ppd.vlm.store import refresh
     from ppd.vlm.transformers_backend import TransformersVlm
 
     preferences = Preferences.open(PREFERENCES)
     users = preferences.users.user_id[preferences.users.shard == shard]
     vlm = TransformersVlm.load(
-        settings.models.vlm, device=PartialState().device, batch_size=settings.embedding.batch_size
+        settings.models.vlm,
+        device=PartialState().device,
+        precision=settings.embedding.precision,
+        batch_size=settings.embedding.batch_size,
     )
-    refresh(USERS / shard / "embeddings.parquet", support_groups(preferences, users), vlm, settings.embedding)
+    refresh(
+        USERS / shard / "embeddings.parquet",
+        support_groups(preferences, users),
+        vlm,
+        settings.embedding,
+        total=n_support_groups(preferences, users),
+    )
 
 
 def users(settings: Settings) -> None:

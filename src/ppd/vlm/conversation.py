@@ -83,7 +83,7 @@ def _tell_pairs(pairs: Sequence[Pair], wording: _Wording) -> tuple[str, tuple[by
 
 def _plain(caption: str) -> str:
     """A caption that cannot be taken for an image mark or for control tokens of a chat."""
-    return caption.replace(IMAGE, "image").replace("<|", "< |").replace("|>", "| >")
+    return caption.replace(IMAGE, "image").replace("<video>", "video").replace("<|", "< |").replace("|>", "| >")
 
 
 def profile_conversation(pairs: Sequence[Pair], prompt: PromptVersion) -> Conversation:

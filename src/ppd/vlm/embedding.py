@@ -48,7 +48,7 @@ def kept_rows(vlm: TransformersVlm, settings: EmbeddingSettings) -> tuple[int, .
 def support_key(pairs: Sequence[Pair], revision: str, settings: EmbeddingSettings) -> str:
     """Changes exactly when these pairs' embedding may: with an image's bytes, a caption, the order, model or prompt."""
     digest = hashlib.sha256()
-    how = (revision, settings.prompt, settings.read, settings.max_new_tokens, settings.rows)
+    how = (revision, settings.prompt, settings.read, settings.max_new_tokens, settings.rows, settings.precision)
     digest.update(repr(how).encode())
     for pair in pairs:
         for part in (pair.caption.encode(), pair.preferred, pair.rejected):

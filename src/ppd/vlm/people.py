@@ -20,10 +20,18 @@ from ppd.vlm.whitening import Whitening
 READ_AT_ONCE = 256
 
 
+def _support_pairs(preferences: Preferences, user_ids: Iterable[str]) -> pd.DataFrame:
+    return preferences.pairs[(preferences.pairs.role == "support") & preferences.pairs.user_id.isin(list(user_ids))]
+
+
+def n_support_groups(preferences: Preferences, user_ids: Iterable[str]) -> int:
+    """How many `support_groups` gives."""
+    return int(_support_pairs(preferences, user_ids).groupby(["user_id", "support_group"]).ngroups)
+
+
 def support_groups(preferences: Preferences, user_ids: Iterable[str]) -> Iterator[SupportGroup]:
     """The support groups of these users in order of (user, group), their images read as they are asked for."""
-    pairs = preferences.pairs[(preferences.pairs.role == "support") & preferences.pairs.user_id.isin(list(user_ids))]
-    ordered = pairs.sort_values(["user_id", "support_group", "pair_id"])
+    ordered = _support_pairs(preferences, user_ids).sort_values(["user_id", "support_group", "pair_id"])
     groups = iter(ordered.groupby(["user_id", "support_group"], sort=False))
     while some := list(islice(groups, READ_AT_ONCE)):
         uids = sorted({uid for _, rows in some for uid in (*rows.chosen_uid, *rows.rejected_uid)})

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 from ppd.errors import InputError
@@ -58,11 +60,13 @@ def refresh(
     vlm: TransformersVlm,
     settings: EmbeddingSettings,
     *,
+    total: int | None = None,
     save_every_s: float = 60,
 ) -> Refreshed:
     """Make `file` hold exactly the embeddings of `groups`, in their order.
 
     Groups are read a chunk at a time. What an earlier run embedded, even one that was killed, is looked up by content.
+    total: how many groups there are, for the time that remains.
     """
     file = Path(file)
     unfinished = file.parent / f".{file.name}.parts"
@@ -73,17 +77,21 @@ def refresh(
     embedded = 0
     saved = time.monotonic()
     remaining = iter(groups)
-    while chunk := list(islice(remaining, CHUNK)):
-        keys = [support_key(group.pairs, vlm.revision, settings) for group in chunk]
-        wanted += [(group.user_id, group.support_group, key) for group, key in zip(chunk, keys, strict=True)]
-        missing = {key: group for group, key in zip(chunk, keys, strict=True) if key not in known}
-        for row in _embed(missing, vlm, settings):
-            known[str(row["key"])] = row
-            fresh.append(row)
-        embedded += len(missing)
-        if fresh and time.monotonic() - saved > save_every_s:
-            _write(unfinished / f"{fresh[0]['key']}.parquet", fresh)
-            fresh, saved = [], time.monotonic()
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("embed", total=total)
+        while chunk := list(islice(remaining, CHUNK)):
+            keys = [support_key(group.pairs, vlm.revision, settings) for group in chunk]
+            wanted += [(group.user_id, group.support_group, key) for group, key in zip(chunk, keys, strict=True)]
+            missing = {key: group for group, key in zip(chunk, keys, strict=True) if key not in known}
+            progress.advance(task, len(chunk) - len(missing))
+            for row in _embed(missing, vlm, settings):
+                known[str(row["key"])] = row
+                fresh.append(row)
+                embedded += 1
+                progress.advance(task)
+                if time.monotonic() - saved > save_every_s:
+                    _write(unfinished / f"{fresh[0]['key']}.parquet", fresh)
+                    fresh, saved = [], time.monotonic()
     rows = [known[key] | {"user_id": user, "support_group": group} for user, group, key in wanted]
     _write(file, rows)
     shutil.rmtree(unfinished)
@@ -93,18 +101,18 @@ def refresh(
 def _embed(
     missing: dict[str, SupportGroup], vlm: TransformersVlm, settings: EmbeddingSettings
 ) -> Iterator[dict[str, object]]:
-    if not missing:
-        return
-    result = embed(vlm, [group.pairs for group in missing.values()], settings)
-    for (key, group), hidden, profile in zip(missing.items(), result.hidden, result.profiles, strict=True):
-        yield {
-            "user_id": group.user_id,
-            "support_group": group.support_group,
-            "key": key,
-            "profile": profile,
-            "shape": list(hidden.shape),
-            "hidden": hidden.numpy().reshape(-1),
-        }
+    for start in range(0, len(missing), vlm.batch_size):
+        some = dict(islice(missing.items(), start, start + vlm.batch_size))
+        result = embed(vlm, [group.pairs for group in some.values()], settings)
+        for (key, group), hidden, profile in zip(some.items(), result.hidden, result.profiles, strict=True):
+            yield {
+                "user_id": group.user_id,
+                "support_group": group.support_group,
+                "key": key,
+                "profile": profile,
+                "shape": list(hidden.shape),
+                "hidden": hidden.numpy().reshape(-1),
+            }
 
 
 def _write(file: Path, rows: Sequence[dict[str, object]]) -> None:

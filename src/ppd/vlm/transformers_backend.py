@@ -10,12 +10,18 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
+from transformers import DynamicCache, GenerationConfig, LlavaOnevisionForConditionalGeneration
 from transformers.utils import cached_file
 
 from ppd.errors import InputError
+from ppd.settings import VlmPrecision
 from ppd.vlm.conversation import IMAGE, Conversation
+from ppd.vlm.last_position import BeforeAndAfter, states_at
 from ppd.vlm.processor import ImageTextProcessor
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+POSITIONS_AT_ONCE = 1 << 15
+"""The vision tower sees so many patches in one forward: 44 images of 27 x 27."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +75,17 @@ class TransformersVlm:
         checkpoint: str | Path,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
+        precision: VlmPrecision = "fp32",
         batch_size: int = 32,
     ) -> "TransformersVlm":
-        """From a folder in the hub's layout or a hub id; `dtype` None keeps the checkpoint's own.
+        """From a folder in the hub's layout or a hub id, whatever its own precision (the published 7B lies in fp16).
 
         Raises InputError where there is no such checkpoint.
         """
         try:
-            processor = ImageTextProcessor.from_pretrained(checkpoint)
-            model = LlavaOnevisionForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype or "auto")
+            # Pillow resizes alike everywhere; the library would take torchvision wherever it is installed.
+            processor = ImageTextProcessor.from_pretrained(checkpoint, backend="pil")
+            model = LlavaOnevisionForConditionalGeneration.from_pretrained(checkpoint, dtype=_DTYPES[precision])
         except (OSError, HFValidationError) as error:
             raise InputError(
                 f"no LLaVA-OneVision checkpoint: {error}", file=checkpoint, fix="Run `dvc pull`"
@@ -104,10 +111,9 @@ class TransformersVlm:
         states = []
         for part in self._parts(conversations):
             batch = self._batch(part, padding_side="right")
-            hidden = self.language(
-                inputs_embeds=batch.embedded, attention_mask=batch.mask, output_hidden_states=True, use_cache=False
-            ).hidden_states
-            states.append(torch.stack([_at(layer, batch.last) for layer in hidden], dim=1).float().cpu())
+            with states_at(self.language, batch.last) as latest:
+                self.language(inputs_embeds=batch.embedded, attention_mask=batch.mask, use_cache=False)
+            states.append(latest().float().cpu())
         return torch.cat(states)
 
     @torch.inference_mode()
@@ -117,31 +123,36 @@ class TransformersVlm:
 
     def _write(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Written]:
         batch = self._batch(conversations, padding_side="left")
-        output = self.model.generate(
-            inputs_embeds=batch.embedded,
-            attention_mask=batch.mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            output_hidden_states=True,
-            return_dict_in_generate=True,
-        )
-        written = []
-        for row, tokens in enumerate(output.sequences):
-            length = self._length(tokens)
-            # Step 0 reads the prompt, step i the i-th new token; the very last one is never read when nothing ended it.
-            step = min(length, len(output.hidden_states) - 1)
-            before, after = (
-                torch.stack([layer[row, -1] for layer in output.hidden_states[at]]).float().cpu() for at in (0, step)
+        with states_at(self.language) as latest:
+            riding = BeforeAndAfter(latest, self._ends)
+            written = self.model.generate(
+                inputs_embeds=batch.embedded,
+                attention_mask=batch.mask,
+                # All of it is said here: what a checkpoint brings (sampling, a repetition penalty) is not greedy.
+                generation_config=GenerationConfig(
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    repetition_penalty=1.0,
+                    eos_token_id=self._ends.tolist(),
+                    pad_token_id=self.processor.tokenizer.pad_token_id,
+                ),
+                logits_processor=[riding],
             )
-            text = self.processor.tokenizer.decode(tokens[:length], skip_special_tokens=True).strip()
-            written.append(Written(text, before, after))
-        return written
+        texts = [self.processor.tokenizer.decode(self._said(tokens), skip_special_tokens=True) for tokens in written]
+        states = zip(riding.before.float().cpu(), riding.after.float().cpu(), strict=True)
+        return [Written(text.strip(), *both) for text, both in zip(texts, states, strict=True)]
 
-    def _length(self, tokens: Tensor) -> int:
-        """Number of new tokens before the first that ends a text."""
-        ends = torch.tensor(self.model.generation_config.eos_token_id, device=tokens.device)
-        ended = torch.isin(tokens, ends).nonzero()
-        return int(ended[0]) if len(ended) else len(tokens)
+    @property
+    def _ends(self) -> Tensor:
+        """Tokens that end a text."""
+        ends = self.model.generation_config.eos_token_id
+        ends = self.processor.tokenizer.eos_token_id if ends is None else ends
+        return torch.tensor(ends, device=self.model.device).reshape(-1)
+
+    def _said(self, tokens: Tensor) -> Tensor:
+        """The new tokens before the first that ends a text."""
+        ended = torch.isin(tokens, self._ends).nonzero()
+        return tokens[: int(ended[0])] if len(ended) else tokens
 
     @torch.inference_mode()
     def answer_probabilities(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> Tensor:
@@ -249,13 +260,19 @@ class TransformersVlm:
 
     def _see(self, images: Sequence[bytes]) -> Tensor:
         """What the language model gets of each image: [N, positions, width]."""
-        pictures = [_decode(image) for image in images]
-        # Nested, as of one conversation: alone, an image would be cut into high-resolution patches as well.
-        pixels = self.processor.image_processor([pictures], return_tensors="pt", do_pad=False).pixel_values[:, 0]
-        tower = self.model.model.vision_tower(pixels.to(self.model.device, self.model.dtype), output_hidden_states=True)
-        layer = self.model.config.vision_feature_layer
-        seen = self.model.model.multi_modal_projector(tower.hidden_states[layer])
-        return torch.cat([seen, self.model.model.image_newline.expand(len(seen), 1, -1)], dim=1)
+        at_once = max(2, POSITIONS_AT_ONCE // self._positions_an_image)
+        seen: list[Tensor] = []
+        for start in range(0, len(images), at_once):
+            pictures = [_decode(image) for image in images[start : start + at_once]]
+            # Nested, as of one conversation. Alone, an image would be cut into high-resolution patches, and squeezed
+            # where it is not square instead of padded; so it is never alone.
+            shown = pictures if len(pictures) > 1 else pictures * 2
+            inputs = self.processor.image_processor([shown], return_tensors="pt").to(self.model.device)
+            features = self.model.model.get_image_features(
+                inputs["pixel_values"].to(self.model.dtype), inputs["image_sizes"], batch_num_images=[len(shown)]
+            )
+            seen += features.pooler_output[: len(pictures)]
+        return torch.stack(seen)
 
 
 def _at(hidden: Tensor, last: Tensor) -> Tensor:
