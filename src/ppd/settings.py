@@ -236,13 +236,47 @@ class EmbeddingSettings(Component):
         return self
 
 
+class ServerSettings(Component):
+    """A judge behind an OpenAI-compatible chat endpoint (`ppd.vlm.server_judge`): GPT-4o, or what vLLM serves."""
+
+    url: str = Field(pattern=r"^https?://\S+$")
+    """What comes before /chat/completions, such as http://localhost:8000/v1."""
+    model: str
+    key_variable: str | None
+    """Environment variable that holds the API key, read when the first question is asked; null sends none."""
+    price_a_million_prompt_tokens: float = Field(ge=0)
+    price_a_million_answer_tokens: float = Field(ge=0)
+    """Prices change, so none is assumed; 0 for a server of your own. `budget` is in the same currency."""
+    budget: float = Field(ge=0)
+    """What one run may spend; it stops before the question that could pass it. Answers that it has are kept."""
+    tokens_an_image: int = Field(ge=1)
+    """What the server counts for an image: for the estimate before the run; afterwards it says itself."""
+    max_new_tokens: int = Field(16, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    concurrency: int = Field(8, ge=1)
+    """Questions under way at a time."""
+    timeout_s: float = Field(60.0, gt=0)
+    """For the whole of a response."""
+    attempts: int = Field(6, ge=1)
+    first_wait_s: float = Field(1.0, ge=0)
+    """Before the second attempt; it doubles each time, with jitter, and a server that says how long is believed."""
+
+
 class JudgeSettings(Component):
-    """How the vision-language model judges for a person (`ppd.vlm.judging`)."""
+    """Who judges for a person, and how (`ppd.vlm.judging`): the vision-language model, or a server."""
 
     prompt: PromptVersion = "short-1"
     precision: VlmPrecision = "fp32"
     batch_size: int = Field(32, ge=1)
     """Conversations in one forward."""
+    server: ServerSettings | None = None
+    """Asks this server in place of the local model."""
+
+    @model_validator(mode="after")
+    def _words_that_a_server_understands(self) -> Self:
+        if self.server is not None and self.prompt == "short-1":
+            raise ValueError("prompt: short-1 is what the nano model knows; a server needs prompt: full-1")
+        return self
 
 
 class ModelSettings(Component):
