@@ -19,8 +19,8 @@ PIPELINE = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["st
 STAGES = ast.parse((SRC / "ppd/stages.py").read_text())
 # `sample-base` and `sample` are one function: the command says which.
 FUNCTION_OF = {name: stage["cmd"].split()[2] for name, stage in PIPELINE.items()}
-# Work in progress, which is no result.
-SCRATCH = {"UNFINISHED"}
+# Work in progress and answers that were paid for, which are no result.
+SCRATCH = {"UNFINISHED", "ANSWERS"}
 FUNCTIONS = {node.name: node for node in STAGES.body if isinstance(node, ast.FunctionDef)}
 
 

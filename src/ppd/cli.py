@@ -4,10 +4,12 @@ Exit codes: 0 done, 1 failed, 2 wrong use or bad input. What a command needs is 
 answers at once.
 """
 
+import json
+import math
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,6 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ppd.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ppd.personalizer import Personalizer
 
 app = typer.Typer(
     name="ppd",
@@ -110,12 +117,53 @@ def personalize(
     ppd = Personalizer.load(adapter, settings=load_settings(params))
     console = Console()
     console.print(f"{len(pairs)} choices. The model says: {escape(ppd.describe(pairs) or '(nothing)')}")
-    user = ppd.embed(pairs)
-    out.mkdir(parents=True, exist_ok=True)
-    for number, words in enumerate(caption):
-        for i, image in enumerate(ppd.draw(words, user, n=n, seed=seed, strength=strength)):
-            image.save(out / f"{number:02d}-{seed + i:04d}.png")
-    console.print(f"{n * len(caption)} images: {out}")
+    _draw(ppd, caption, ppd.embed(pairs), out, n, seed, strength)
+
+
+@app.command()
+def sample(
+    caption: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
+    user: Annotated[
+        str | None, typer.Option(help="A person of the log, by user_id; nobody: as the base draws.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the images go, one PNG each.")] = Path("runs/sampled"),
+    n: Annotated[int, typer.Option(min=1, help="Images a caption.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    strength: Annotated[
+        float | None, typer.Option(min=0, help="0 draws the base, 1 as trained, more exaggerates.")
+    ] = None,
+    adapter: Annotated[Path, typer.Option(help="A trained adapter.")] = Path("models/ppd"),
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Draw for a person of the log, whose choices are embedded already."""
+    from ppd.personalizer import Personalizer, known_person
+    from ppd.settings import load_settings
+
+    embedding = known_person(user) if user is not None else None
+    _draw(Personalizer.load(adapter, settings=load_settings(params)), caption, embedding, out, n, seed, strength)
+
+
+@app.command()
+def judge(
+    folder: Annotated[Path, typer.Argument(help="One person's choices: choices.csv and the images that it names.")],
+    image_a: Annotated[Path, typer.Argument(help="An image.")],
+    image_b: Annotated[Path, typer.Argument(help="Another image of the same caption.")],
+    caption: Annotated[str, typer.Option(help="What both images were made for.")],
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Which of two images would this person prefer? Asked in both orders; prints a, b, tie or void, as JSON."""
+    from ppd import stages
+    from ppd.personalizer import read_pairs
+    from ppd.settings import load_settings
+    from ppd.vlm.conversation import Candidates
+    from ppd.vlm.judges import load_judge
+
+    pairs = read_pairs(folder)
+    ask = load_judge(load_settings(params), stages.ANSWERS, pairs, n_comparisons=1)
+    (verdict,) = ask(pairs, [Candidates(caption, _bytes(image_a), _bytes(image_b))])
+    p_a = None if math.isnan(verdict.p_a) else round(verdict.p_a, 4)
+    said = {"shown": verdict.shown.said, "swapped": verdict.swapped.said}
+    print(json.dumps({"winner": verdict.winner, "p_a": p_a, "said": said}))
 
 
 @app.command("settings")
@@ -209,6 +257,30 @@ _add_recipe("prior", "The text-to-image base, a small Stable Cascade (an hour an
 _add_recipe("vlm", "The vision-language model that knows people, a small LLaVA-OneVision (45 minutes on one core).")
 _add_recipe("reader", "The factor reader that evaluation measures stickers with (ten minutes).")
 _add_recipe("clip", "The small CLIP behind the caption score (ten minutes).")
+
+
+def _draw(
+    ppd: "Personalizer",
+    captions: list[str],
+    user: "Tensor | None",
+    out: Path,
+    n: int,
+    seed: int,
+    strength: float | None,
+) -> None:
+    """Draw n images of each caption for an embedding, one PNG each."""
+    out.mkdir(parents=True, exist_ok=True)
+    for number, caption in enumerate(captions):
+        for i, image in enumerate(ppd.draw(caption, user, n=n, seed=seed, strength=strength)):
+            image.save(out / f"{number:02d}-{seed + i:04d}.png")
+    Console().print(f"{n * len(captions)} images: {out}")
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=file) from error
 
 
 def main() -> None:

@@ -29,10 +29,11 @@ from ppd.preferences.rows import Position, Refusal
 from ppd.settings import Settings
 from ppd.vlm.conversation import Pair
 from ppd.vlm.embedding import embed
+from ppd.vlm.store import load_people
 from ppd.vlm.transformers_backend import TransformersVlm
 from ppd.vlm.whitening import Whitening
 
-__all__ = ["Personalizer", "interpolate", "read_pairs"]
+__all__ = ["Personalizer", "interpolate", "known_person", "read_pairs"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,18 @@ class Personalizer:
         requests = [Request(caption, seed + i, user) for i in range(n)]
         with torch.inference_mode():
             return [Image.fromarray(image) for image in sample(self.backbone, requests, sampling, self.adapter)]
+
+
+def known_person(
+    user_id: str,
+    users: str | Path = "artifacts/users",
+    whitening: str | Path = "artifacts/whitening.safetensors",
+) -> Tensor:
+    """The embedding [rows, components] of a person of the log, as evaluation draws for them: their first group's."""
+    people = load_people(sorted(Path(users).glob("*/embeddings.parquet"))).hidden
+    if user_id not in people:
+        raise InputError(f"no user {user_id!r} among {len(people)} who are embedded", file=users, column="user_id")
+    return Whitening.load(whitening)(people[user_id])[0]
 
 
 def read_pairs(folder: str | Path, max_image_pixels: int = 50_000_000) -> list[Pair]:

@@ -30,6 +30,7 @@ SAMPLES = Path("artifacts/samples")
 VERDICTS = Path("artifacts/verdicts")
 REPORTS = Path("reports")
 UNFINISHED = Path("runs/unfinished")
+ANSWERS = Path("runs/answers")
 
 
 def ingest(settings: Settings) -> None:
@@ -166,7 +167,7 @@ def judge(settings: Settings) -> None:
     from ppd.evaluation.judge import write_verdicts
     from ppd.preferences.store import Preferences
 
-    write_verdicts(settings, Preferences.open(PREFERENCES), SAMPLES, TRUTH, VERDICTS)
+    write_verdicts(settings, Preferences.open(PREFERENCES), SAMPLES, TRUTH, ANSWERS, VERDICTS)
 
 
 def report(settings: Settings) -> None:

@@ -5,7 +5,7 @@ from ppd.vlm.judging import Answer, Verdict, VlmJudge
 
 
 def said(word: str, p_first: float) -> Answer:
-    return Answer("prompt", word, p_first)
+    return Answer("prompt", word, word, p_first)
 
 
 @pytest.mark.parametrize(

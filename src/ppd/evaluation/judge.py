@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from accelerate import PartialState
 
 from ppd.diffusion.drawing import read_drawn
 from ppd.evaluation.best_pick import judge_best_picks, posterior_tastes
@@ -12,15 +11,14 @@ from ppd.evaluation.ground_truth import Tastes, is_known, judge_journeys
 from ppd.evaluation.ground_truth import judge as judge_by_truth
 from ppd.evaluation.plan import POOLED, journeys, meetings, requests
 from ppd.evaluation.seen import seen
-from ppd.evaluation.vlm_verdicts import judge_choices, judge_meetings
+from ppd.evaluation.vlm_verdicts import held_out_choices, judge_choices, judge_meetings, shown_to_the_judge
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
 from ppd.stickers.reader import FactorReader
 from ppd.vlm.conversation import Pair
-from ppd.vlm.judging import VlmJudge
+from ppd.vlm.judges import load_judge
 from ppd.vlm.people import support_groups
-from ppd.vlm.transformers_backend import TransformersVlm
 
 MODELS: tuple[str, ...] = (*POOLED, "ppd")
 
@@ -36,19 +34,22 @@ def first_supports(preferences: Preferences, user_ids: Sequence[str]) -> Mapping
     return {group.user_id: group.pairs for group in groups if group.support_group == 0}
 
 
-def write_verdicts(settings: Settings, preferences: Preferences, samples: Path, truth: Path, out_dir: Path) -> None:
+def write_verdicts(
+    settings: Settings, preferences: Preferences, samples: Path, truth: Path, answers: Path, out_dir: Path
+) -> None:
     """Leave in `out_dir`: vlm.parquet, judge.parquet; with a truth also ground_truth, seen and journeys.parquet.
 
     ground_truth holds the ceiling's comparisons too. seen: what the reader saw in every image. judge: the VLM's
-    verdicts on held-out real choices, which say how far its other verdicts can be trusted.
+    verdicts on held-out real choices, which say how far its other verdicts can be trusted. answers: where a server's
+    answers are kept, so that none is paid for twice.
     """
     asked = requests(preferences, settings.evaluation)
     planned = meetings(asked, settings.evaluation)
     people = asked.user_id.unique().tolist()
     files = sample_files(samples)
     supports = first_supports(preferences, people)
-    vlm = TransformersVlm.load(settings.models.vlm, device=PartialState().device, batch_size=settings.judge.batch_size)
-    judge = VlmJudge(vlm, settings.judge)
+    n_comparisons = len(shown_to_the_judge(planned)) + len(held_out_choices(preferences, people))
+    judge = load_judge(settings, answers, supports[people[0]], n_comparisons)
     drawn: dict[tuple[str, str, str, int], bytes] = {}
     for model, file in files.items():
         table = pd.read_parquet(file)

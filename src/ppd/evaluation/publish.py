@@ -51,7 +51,8 @@ def publish(
     """Write win_rates.json, metrics.json, win_rates.png and index.html to `out_dir`, whole or not at all."""
     simulated = (verdicts / "ground_truth.parquet").exists()
     parts = [verdicts / "vlm.parquet", *([verdicts / "ground_truth.parquet"] if simulated else [])]
-    compared = pd.concat([pd.read_parquet(part) for part in reversed(parts)], ignore_index=True)
+    judged = pd.concat([pd.read_parquet(part) for part in reversed(parts)], ignore_index=True)
+    compared = judged[judged.outcome.notna()]
     rates = win_rates(compared)
     drawn = {model: read_drawn(file) for model, file in sample_files(samples).items()}
     metrics = _judge_metrics(pd.read_parquet(verdicts / "judge.parquet"), pd.read_parquet(verdicts / "vlm.parquet"))
@@ -86,17 +87,28 @@ def publish(
 
 
 def _judge_metrics(choices: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, float]:
-    """How good the judge is: on real held-out choices, and whether its answers depend on the order shown."""
-    accuracy = clustered_mean(choices.correct.to_numpy(dtype=float), choices.user_id.to_numpy())
-    leaning = clustered_mean((choices.p_a > 0.5).astype(float).to_numpy(), choices.user_id.to_numpy())
-    return {
-        "judge.accuracy": accuracy.mean,
-        "judge.accuracy.ci_low": accuracy.low,
-        "judge.accuracy.ci_high": accuracy.high,
-        "judge.accuracy_of_mean_probability": leaning.mean,
-        "judge.consistency.choices": float(choices.consistent.mean()),
-        "judge.consistency.verdicts": float(verdicts.consistent.mean()),
+    """How good the judge is: on real held-out choices, and whether its answers depend on the order shown.
+
+    Void verdicts count in nothing but their own share; probabilities are left out where the judge tells none.
+    """
+    metrics = {
+        "judge.void.choices": float(choices.correct.isna().mean()),
+        "judge.void.verdicts": float(verdicts.outcome.isna().mean()),
     }
+    choices, verdicts = choices[choices.correct.notna()], verdicts[verdicts.outcome.notna()]
+    if len(choices):
+        accuracy = clustered_mean(choices.correct.to_numpy(dtype=float), choices.user_id.to_numpy())
+        metrics |= {
+            "judge.accuracy": accuracy.mean,
+            "judge.accuracy.ci_low": accuracy.low,
+            "judge.accuracy.ci_high": accuracy.high,
+            "judge.consistency.choices": float(choices.consistent.mean()),
+        }
+        if choices.p_a.notna().all():
+            metrics["judge.accuracy_of_mean_probability"] = float((choices.p_a > 0.5).mean())
+    if len(verdicts):
+        metrics["judge.consistency.verdicts"] = float(verdicts.consistent.mean())
+    return metrics
 
 
 def _pages(

@@ -11,7 +11,8 @@ from ppd.preferences.store import Preferences
 from ppd.vlm.conversation import Candidates, Pair
 from ppd.vlm.judging import Judge, Verdict
 
-OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5}
+OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5, "void": np.nan}
+"""A void verdict is no tie: it says nothing about the images, and nothing counts it."""
 
 SHOWN = [
     "caption",
@@ -28,14 +29,25 @@ Drawn = Mapping[tuple[str, str, str, int], bytes]
 """(model, user_id, caption, seed) -> PNG."""
 
 
+def shown_to_the_judge(meetings: pd.DataFrame) -> pd.DataFrame:
+    """The meetings that are `first_of_pairing`, of different seeds."""
+    return meetings[meetings.first_of_pairing & (meetings.pairing == "independent")]
+
+
+def held_out_choices(preferences: Preferences, user_ids: Sequence[str]) -> pd.DataFrame:
+    """The pairs of these people that nothing was made of."""
+    return preferences.pairs[(preferences.pairs.role == "eval") & preferences.pairs.user_id.isin(list(user_ids))]
+
+
 def judge_meetings(
     meetings: pd.DataFrame, drawn: Drawn, supports: Mapping[str, Sequence[Pair]], judge: Judge
 ) -> pd.DataFrame:
-    """The meetings that are `first_of_pairing`, of different seeds, with judge = "vlm", outcome and the answers.
+    """The meetings `shown_to_the_judge`, with judge = "vlm", outcome and the answers.
 
-    supports: the pairs by which the judge knows each person. Ties are verdicts that changed with the order.
+    supports: the pairs by which the judge knows each person. Ties are verdicts that changed with the order; where an
+    answer was void, so is the verdict: outcome NaN.
     """
-    asked = meetings[meetings.first_of_pairing & (meetings.pairing == "independent")]
+    asked = shown_to_the_judge(meetings)
     parts = []
     people = asked.groupby("user_id", sort=False)
     for user_id, rows in track(people, description="judge", total=people.ngroups, console=Console(stderr=True)):
@@ -54,9 +66,9 @@ def judge_choices(
 ) -> pd.DataFrame:
     """The judge on what people really chose, on captions of evaluation: is it right? One row a held-out pair.
 
-    The chosen image is shown as `a`, which both orders make harmless: correct is 1, 0, or .5 for a tie.
+    The chosen image is shown as `a`, which both orders make harmless: correct is 1, 0, .5 for a tie, NaN for a void.
     """
-    pairs = preferences.pairs[(preferences.pairs.role == "eval") & preferences.pairs.user_id.isin(list(user_ids))]
+    pairs = held_out_choices(preferences, user_ids)
     parts = []
     people = pairs.groupby("user_id", sort=True)
     for user_id, rows in track(
@@ -75,8 +87,10 @@ def _with_verdicts(rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> pd.DataFr
         outcome=[OUTCOMES[verdict.winner] for verdict in verdicts],
         gain_sd=np.nan,
         p_a=[verdict.p_a for verdict in verdicts],
-        consistent=[verdict.winner != "tie" for verdict in verdicts],
+        consistent=[verdict.winner in ("a", "b") for verdict in verdicts],
         prompt=[verdict.shown.prompt for verdict in verdicts],
+        said_shown=[verdict.shown.said for verdict in verdicts],
+        said_swapped=[verdict.swapped.said for verdict in verdicts],
         word_shown=[verdict.shown.word for verdict in verdicts],
         word_swapped=[verdict.swapped.word for verdict in verdicts],
         p_first_shown=[verdict.shown.p_first for verdict in verdicts],

@@ -6,11 +6,12 @@ each image followed by the word for it: a causal model reads the word when it ha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ppd.settings import PromptVersion
 
 IMAGE = "<image>"
-ANSWERS = ("first", "second")
+ANSWERS: tuple[Literal["first", "second"], ...] = ("first", "second")
 
 
 @dataclass(frozen=True)

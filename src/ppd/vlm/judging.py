@@ -15,10 +15,15 @@ from ppd.vlm.transformers_backend import TransformersVlm
 
 @dataclass(frozen=True)
 class Answer:
-    """One question as it was asked: the prompt, the word the model favours, its probability of the two words."""
+    """One question as it was asked: the prompt, what was said, the word it comes down to, and how sure it was.
+
+    word: "void" where nothing was said that is one of the two words, or nothing at all. p_first: probability of "first"
+    of the two words; NaN from a judge that does not tell.
+    """
 
     prompt: str
-    word: str
+    said: str
+    word: Literal["first", "second", "void"]
     p_first: float
 
 
@@ -26,7 +31,8 @@ class Answer:
 class Verdict:
     """Both answers about candidates (a, b): shown in that order, and swapped.
 
-    winner: a or b where both answers name it, else tie. p_a: probability that a is preferred, mean of the two orders.
+    winner: a or b where both answers name it, void where one is void, else tie. p_a: probability that a is preferred,
+    mean of the two orders.
     """
 
     shown: Answer
@@ -37,7 +43,9 @@ class Verdict:
         return (self.shown.p_first + 1 - self.swapped.p_first) / 2
 
     @property
-    def winner(self) -> Literal["a", "b", "tie"]:
+    def winner(self) -> Literal["a", "b", "tie", "void"]:
+        if "void" in (self.shown.word, self.swapped.word):
+            return "void"
         named = ("a" if self.shown.word == "first" else "b", "b" if self.swapped.word == "first" else "a")
         return named[0] if named[0] == named[1] else "tie"  # type: ignore[return-value]
 
@@ -64,8 +72,8 @@ class VlmJudge:
         conversations = [judge_conversation(pairs, order, self.settings.prompt) for order in orders]
         read = self.vlm.answers_about_one if self.reuse_pairs else self.vlm.answer_probabilities
         prompts = {conversation.text: self.vlm.prompt(conversation) for conversation in conversations[::2]}
-        answers = [
-            Answer(prompts[conversation.text], ANSWERS[int(probabilities.argmax())], float(probabilities[0]))
-            for conversation, probabilities in zip(conversations, read(conversations, ANSWERS), strict=True)
-        ]
+        answers = []
+        for conversation, probabilities in zip(conversations, read(conversations, ANSWERS), strict=True):
+            word = ANSWERS[int(probabilities.argmax())]
+            answers.append(Answer(prompts[conversation.text], word, word, float(probabilities[0])))
         return [Verdict(*both) for both in zip(answers[::2], answers[1::2], strict=True)]
