@@ -35,6 +35,10 @@ pretrain = typer.Typer(
     help="Recipes that built the small models and data under data/. Nobody needs them to run.", no_args_is_help=True
 )
 app.add_typer(data, name="data")
+convert = typer.Typer(
+    help="Rewrite published scorers that lie in other libraries' files, once, for `rewards`.", no_args_is_help=True
+)
+app.add_typer(convert, name="convert")
 check = typer.Typer(help="Measure the small models and write their cards.", no_args_is_help=True)
 app.add_typer(pretrain, name="pretrain")
 pretrain.add_typer(check, name="check")
@@ -214,6 +218,29 @@ def summary(
     console = Console()
     console.print(summarise(stages.PREFERENCES, picture, people))
     console.print(f"Chosen beside rejected images of {people} people: {picture}")
+
+
+@convert.command("open-clip")
+def convert_open_clip(
+    checkpoint: Annotated[Path, typer.Argument(help="An OpenCLIP checkpoint, such as HPS_v2.1_compressed.pt.")],
+    like: Annotated[Path, typer.Argument(help="A CLIP of the same architecture in the hub's layout.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+) -> None:
+    """HPS v2 and other OpenCLIP weights -> a folder that transformers loads."""
+    from ppd.rewards import convert
+
+    convert.convert_open_clip(checkpoint, like, out)
+
+
+@convert.command("aesthetic")
+def convert_aesthetic(
+    checkpoint: Annotated[Path, typer.Argument(help="sac+logos+ava1-l14-linearMSE.pth")],
+    out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+) -> None:
+    """LAION's aesthetic head -> safetensors."""
+    from ppd.rewards import convert
+
+    convert.convert_aesthetic(checkpoint, out)
 
 
 @pretrain.command("log")

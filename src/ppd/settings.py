@@ -279,6 +279,22 @@ class JudgeSettings(Component):
         return self
 
 
+class RewardSettings(Component):
+    """A published scorer of images (`ppd.rewards.scorers`), reported beside the win rates."""
+
+    kind: Literal["clip", "aesthetic", "pick-score", "hps"]
+    checkpoint: str
+    """A CLIP in the hub's layout; of hps, what `ppd convert open-clip` wrote."""
+    head: str | None = None
+    """Of aesthetic, and of no other: what `ppd convert aesthetic` wrote."""
+
+    @model_validator(mode="after")
+    def _a_head_for_aesthetic_alone(self) -> Self:
+        if (self.head is not None) != (self.kind == "aesthetic"):
+            raise ValueError(f"kind: {self.kind} {'takes no' if self.head else 'needs a'} head")
+        return self
+
+
 class ModelSettings(Component):
     """Which checkpoints are used: folders in the hub's layout, or hub ids. The two scales differ here and in sizes."""
 
@@ -319,8 +335,16 @@ class Settings(Component):
     evaluation: EvaluationSettings = EvaluationSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     judge: JudgeSettings = JudgeSettings()
+    rewards: tuple[RewardSettings, ...] = ()
     launch: LaunchSettings = LaunchSettings()
     reevaluation: ReevaluationSettings = ReevaluationSettings()
+
+    @model_validator(mode="after")
+    def _each_reward_once(self) -> Self:
+        kinds = [reward.kind for reward in self.rewards]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"rewards names {', '.join(kinds)}: each kind once, since it names the metric")
+        return self
 
 
 def load_settings(path: str | Path = "params.yaml") -> Settings:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ppd.evaluation.precision import precision
 from ppd.evaluation.win_rates import clustered_mean
 from ppd.rewards.clip_score import ClipScorer
+from ppd.rewards.scorer import Scorer
 from ppd.stickers import seeds
 from ppd.stickers.render import Atlas, render
 from ppd.stickers.world import STYLES, sample_scenes
@@ -36,6 +37,19 @@ def style_shares(seen_in: pd.DataFrame) -> dict[str, float]:
     for model, table in seen_in.groupby(level="model", sort=False):
         shares = np.bincount(table["style"], minlength=len(STYLES)) / len(table)
         metrics |= {f"style_share.{model}.{style}": float(share) for style, share in zip(STYLES, shares, strict=True)}
+    return metrics
+
+
+def mean_rewards(drawn: Mapping[str, tuple[pd.DataFrame, Pixels]], scorers: Mapping[str, Scorer]) -> dict[str, float]:
+    """Each scorer's mean over each model's images, with its interval over captions."""
+    metrics: dict[str, float] = {}
+    for reward, score in scorers.items():
+        for model, (wishes, images) in drawn.items():
+            captions = wishes.caption.tolist()
+            mean = clustered_mean(score(images, captions), np.asarray(captions))
+            metrics[f"reward.{reward}.{model}"] = mean.mean
+            metrics[f"reward.{reward}.{model}.ci_low"] = mean.low
+            metrics[f"reward.{reward}.{model}.ci_high"] = mean.high
     return metrics
 
 

@@ -17,7 +17,7 @@ from ppd.diffusion.finetune import CURVE
 from ppd.evaluation.best_pick import METHOD as CEILING
 from ppd.evaluation.ground_truth import IMAGE_KEY
 from ppd.evaluation.judge import first_supports, sample_files
-from ppd.evaluation.measures import Pixels, concept_accuracy, image_precision, style_shares
+from ppd.evaluation.measures import Pixels, concept_accuracy, image_precision, mean_rewards, style_shares
 from ppd.evaluation.plan import NOBODY, journeys, requests
 from ppd.evaluation.plots import win_rate_plot
 from ppd.evaluation.report import Interpolation, PersonPage, Report, headline, write_report
@@ -25,6 +25,7 @@ from ppd.evaluation.win_rates import clustered_mean, paired_differences, win_rat
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
+from ppd.rewards.scorers import load_scorers
 from ppd.settings import Settings
 from ppd.stickers.render import Atlas
 
@@ -64,6 +65,7 @@ def publish(
         metrics |= concept_accuracy(seen_in) | style_shares(seen_in)
         clip = ClipScorer.from_pretrained(settings.models.clip, device=PartialState().device)
         metrics |= image_precision({model: images for model, (_, images) in drawn.items()}, clip, Atlas.load(atlas))
+    metrics |= mean_rewards(drawn, load_scorers(settings.rewards, device=PartialState().device))
     if (best := headline(rates)) is not None:
         metrics |= {f"headline.{key}": float(str(best[key])) for key in ("win_rate", "ci_low", "ci_high")}
         if simulated and (ceiling := headline(rates, CEILING)) is not None:

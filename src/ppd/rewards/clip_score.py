@@ -12,20 +12,27 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoTokenizer, BaseImageProcessor, CLIPModel, PreTrainedTokenizerBase
 
-Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+from ppd.rewards.scorer import Images
 
 
 class ClipScorer:
-    """100 times the cosine of image and caption in a CLIP's space, for any CLIP of transformers.
+    """`scale` times the cosine of image and caption in a CLIP's space, for any CLIP of transformers.
 
-    Images are uint8 [H, W, 3] each; the checkpoint's own processor resizes and normalises them.
+    The checkpoint's own processor resizes and normalises the images.
     """
 
     def __init__(
-        self, model: CLIPModel, tokenizer: PreTrainedTokenizerBase, processor: BaseImageProcessor, batch_size: int = 64
+        self,
+        model: CLIPModel,
+        tokenizer: PreTrainedTokenizerBase,
+        processor: BaseImageProcessor,
+        *,
+        scale: float = 100.0,
+        batch_size: int = 64,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.tokenizer, self.processor, self.batch_size = tokenizer, processor, batch_size
+        self.tokenizer, self.processor = tokenizer, processor
+        self.scale, self.batch_size = scale, batch_size
 
     @classmethod
     def from_pretrained(
@@ -34,7 +41,7 @@ class ClipScorer:
         """Load model, tokenizer and image processor from a folder (or hub id) in the hub's layout."""
         options = {"revision": revision} if revision else {}
         return cls(
-            CLIPModel.from_pretrained(folder, **options).to(device),
+            CLIPModel.from_pretrained(folder, dtype=torch.float32, **options).to(device),
             AutoTokenizer.from_pretrained(folder, **options),
             AutoImageProcessor.from_pretrained(folder, **options),
         )
@@ -44,11 +51,11 @@ class ClipScorer:
         unique = sorted(set(captions))
         row_of = {caption: row for row, caption in enumerate(unique)}
         texts = self._embed_texts(unique)[[row_of[caption] for caption in captions]]
-        return (100 * (self.embed_images(images) * texts).sum(dim=1)).double().numpy()
+        return (self.scale * (self.embed_images(images) * texts).sum(dim=1)).double().numpy()
 
     def table(self, images: Images, captions: Sequence[str]) -> NDArray[np.float64]:
         """Scores of N images with each of M captions: [N, M]."""
-        return (100 * self.embed_images(images) @ self._embed_texts(list(captions)).T).double().numpy()
+        return (self.scale * self.embed_images(images) @ self._embed_texts(list(captions)).T).double().numpy()
 
     @torch.inference_mode()
     def _embed_texts(self, captions: list[str]) -> Tensor:
