@@ -18,7 +18,6 @@ State = Literal["ok", "missing", "low"]
 EXTRAS: tuple[tuple[str, str], ...] = (
     ("studio", "the pipeline: dvc repro and the Dagster UI"),
     ("dev", "tests, and building the sticker world from its art"),
-    ("rewards", "published scorers"),
 )
 CHECKPOINTS: tuple[tuple[str, str], ...] = (
     ("data/models/vlm", "reads a person's choices"),

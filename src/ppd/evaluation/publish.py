@@ -56,7 +56,7 @@ def publish(
     compared = judged[judged.outcome.notna()]
     rates = win_rates(compared)
     drawn = {model: read_drawn(file) for model, file in sample_files(samples).items()}
-    metrics = _judge_metrics(pd.read_parquet(verdicts / "judge.parquet"), pd.read_parquet(verdicts / "vlm.parquet"))
+    metrics = judge_metrics(pd.read_parquet(verdicts / "judge.parquet"), pd.read_parquet(verdicts / "vlm.parquet"))
     for name, difference in paired_differences(compared).items():
         metrics[f"difference.{name}"] = difference.mean
         metrics |= {f"difference.{name}.ci_low": difference.low, f"difference.{name}.ci_high": difference.high}
@@ -88,7 +88,7 @@ def publish(
         write_report(report, fresh / "index.html")
 
 
-def _judge_metrics(choices: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, float]:
+def judge_metrics(choices: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, float]:
     """How good the judge is: on real held-out choices, and whether its answers depend on the order shown.
 
     Void verdicts count in nothing but their own share; probabilities are left out where the judge tells none.

@@ -1,0 +1,65 @@
+"""A judge that may say nothing: what has no verdict counts nowhere but in its own share."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ppd.evaluation.publish import judge_metrics
+from ppd.evaluation.vlm_verdicts import judge_meetings
+from ppd.vlm.judging import Answer, Verdict
+
+FIRST, SECOND, VOID = (Answer("asked", said, said, math.nan) for said in ("first", "second", "void"))
+VERDICTS = {
+    "a": Verdict(FIRST, SECOND),
+    "b": Verdict(SECOND, FIRST),
+    "tie": Verdict(FIRST, FIRST),
+    "void": Verdict(FIRST, VOID),
+}
+
+
+@pytest.fixture
+def judged() -> pd.DataFrame:
+    """Four meetings of one person, with one verdict of each kind."""
+    n = len(VERDICTS)
+    meetings = pd.DataFrame(
+        {
+            "user_id": ["ann"] * (n + 1),
+            "caption": ["a fox"] * (n + 1),
+            "pairing": ["independent"] * n + ["same-seed"],
+            "first_of_pairing": [True] * (n + 1),
+            "method": ["ppd"] * (n + 1),
+            "method_user": ["ann"] * (n + 1),
+            "method_seed": range(n + 1),
+            "opponent_model": ["base"] * (n + 1),
+            "opponent": ["base"] * (n + 1),
+            "opponent_user": [""] * (n + 1),
+            "opponent_seed": range(n + 1),
+        }
+    )
+    drawn = {key: b"png" for seed in range(n) for key in (("ppd", "ann", "a fox", seed), ("base", "", "a fox", seed))}
+    return judge_meetings(meetings, drawn, {"ann": ()}, lambda pairs, candidates: list(VERDICTS.values()))
+
+
+def test_a_void_verdict_is_no_tie(judged):
+    assert judged.outcome.tolist()[:3] == [1.0, 0.0, 0.5]
+    assert np.isnan(judged.outcome[3])
+    assert judged.consistent.tolist() == [True, True, False, False]
+    assert judged.said_swapped.tolist() == ["second", "first", "first", "void"]
+
+
+def test_metrics_of_the_judge_leave_out_what_it_did_not_say(judged):
+    choices = judged.rename(columns={"outcome": "correct"})
+    metrics = judge_metrics(choices, judged)
+    assert metrics["judge.accuracy"] == 0.5
+    assert metrics["judge.void.choices"] == metrics["judge.void.verdicts"] == 0.25
+    assert metrics["judge.consistency.verdicts"] == pytest.approx(2 / 3)
+    assert "judge.accuracy_of_mean_probability" not in metrics, "a server tells no probabilities"
+    sure = judge_metrics(choices.assign(p_a=[0.9, 0.2, 0.6, np.nan]), judged)
+    assert sure["judge.accuracy_of_mean_probability"] == pytest.approx(2 / 3)
+
+
+def test_a_judge_that_said_nothing_has_no_accuracy(judged):
+    nothing = judged.assign(outcome=np.nan, correct=np.nan)
+    assert judge_metrics(nothing, nothing) == {"judge.void.choices": 1.0, "judge.void.verdicts": 1.0}
