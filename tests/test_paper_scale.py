@@ -15,8 +15,9 @@ from ppd.diffusion.drawing import read_drawn
 from ppd.diffusion.encoding import Encoded
 from ppd.settings import LogSettings, Method, PeopleSettings, Settings, load_settings
 from ppd.stickers.log import simulate
+from ppd.stickers.pretrain.prior import CAPTIONS
 from ppd.stickers.render import Atlas
-from tests.tiny import word_tokenizer, write_codec, write_prior, write_vlm
+from tests.tiny import word_tokenizer, write_aesthetic_head, write_clip, write_codec, write_prior, write_vlm
 
 ROOT = Path(__file__).parents[1]
 METHODS: tuple[Method, ...] = ("ppd", "dpo", "sft")
@@ -66,6 +67,10 @@ def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
     write_prior(cascade, word_tokenizer(["a", "sticker", "of", "fox", "cat"]), channels=16)
     write_codec(cascade / "codec")
     write_vlm(folder / settings.models.vlm)
+    for reward in settings.rewards:
+        write_clip(folder / reward.checkpoint, CAPTIONS)
+        if reward.head:
+            write_aesthetic_head(folder / reward.head)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         stages.ingest(settings)
@@ -87,12 +92,19 @@ def test_the_report_has_the_judges_verdicts_alone_and_says_so(project: Path) -> 
     assert set(rates[rates.method == "ppd"].opponent) == {"base", "dpo", "sft", "ppd-shuffled"}
     assert rates.gain_sd.isna().all()
     metrics = json.loads((project / "reports/metrics.json").read_text())
-    assert {name.split(".")[0] for name in metrics} == {"judge", "headline"}
+    assert {name.split(".")[0] for name in metrics} == {"judge", "headline", "reward"}
     page = (project / "reports/index.html").read_text()
     assert "nobody’s true taste is known" in page
     assert "The people here are simulated" not in page
     assert page.count('alt="Interpolation strip"') == 1
     assert "Utility to both people" not in page
+
+
+def test_every_method_is_scored_by_every_published_reward(project: Path) -> None:
+    metrics = json.loads((project / "reports/metrics.json").read_text())
+    for reward in ("clip", "aesthetic", "pick-score", "hps"):
+        means = {metrics[f"reward.{reward}.{method}"] for method in ("base", *METHODS)}
+        assert len(means) > 1, "different images, different scores"
 
 
 def test_images_pass_through_the_real_codec(project: Path) -> None:

@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 from ppd import stages
 from ppd.diffusion.codec import ImageCodec
+from ppd.diffusion.drawing import read_drawn
+from ppd.errors import InputError
+from ppd.personalizer import Personalizer, known_person
 from ppd.settings import (
     EvaluationSettings,
     FinetuneSettings,
@@ -139,3 +143,13 @@ def test_embedding_again_embeds_nobody(project: Path, monkeypatch: pytest.Monkey
     before = (project / "artifacts/users/s-00/embeddings.parquet").read_bytes()
     stages.embed(SETTINGS, "s-00")
     assert (project / "artifacts/users/s-00/embeddings.parquet").read_bytes() == before
+
+
+def test_a_person_of_the_log_is_drawn_for_as_evaluation_draws(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    drawn, images = read_drawn(project / "artifacts/samples/ppd/images.parquet")
+    user_id, caption, seed = drawn.iloc[0]
+    (image,) = Personalizer.load(settings=SETTINGS).draw(caption, known_person(user_id), seed=seed)
+    assert np.abs(np.asarray(image).astype(int) - images[0]).max() <= 1  # batches round differently
+    with pytest.raises(InputError, match="no user 'nobody'"):
+        known_person("nobody")

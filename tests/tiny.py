@@ -13,6 +13,9 @@ from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
     LlavaOnevisionConfig,
@@ -24,6 +27,8 @@ from transformers import (
 )
 
 from ppd.diffusion.efficientnet import WEIGHTS, EfficientNetEncoder
+from ppd.rewards.aesthetic import AestheticHead
+from ppd.stickers.pretrain.text import caption_tokenizer, text_config
 from ppd.vlm.conversation import Pair, profile_conversation
 from ppd.vlm.processor import ImageTextProcessor
 
@@ -31,9 +36,11 @@ TEXT_WIDTH, POOLED_WIDTH = 12, 10
 VLM_PX, VLM_PATCH = 28, 14
 CHAT = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for item in message['content'] %}{{ item['text'] }}{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    # As the published one does: items of type image go before the text, wherever they stand in the turn.
+    "{% for turn in messages %}<|im_start|>{{ turn['role'] }} "
+    "{% for item in turn['content'] if item['type'] == 'image' %}<image>{% endfor %}"
+    "{% for item in turn['content'] if item['type'] == 'text' %}{{ '\\n' + item['text'] }}{% endfor %}<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{{ '\\n' }}{% endif %}"
 )
 
 
@@ -137,18 +144,18 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_vlm(folder: Path) -> None:
-    """A LLaVA-OneVision that understands the full prompt's words: four patches an image, three layers."""
+def write_vlm(folder: Path, *, px: int = VLM_PX, pinpoints: Sequence[Sequence[int]] = ((VLM_PX, VLM_PX),)) -> None:
+    """A LLaVA-OneVision that understands the full prompt's words: three layers, four patches an image by default."""
     torch.manual_seed(2)
     tokenizer = chat_tokenizer()
     token = tokenizer.convert_tokens_to_ids
-    grid = [[VLM_PX, VLM_PX]]
+    grid = [list(size) for size in pinpoints]
     vision = SiglipVisionConfig(
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
-        image_size=VLM_PX,
+        image_size=px,
         patch_size=VLM_PATCH,
         vision_use_head=False,
     )
@@ -177,13 +184,42 @@ def write_vlm(folder: Path) -> None:
     ).save_pretrained(folder)
     ImageTextProcessor(
         image_processor=LlavaOnevisionImageProcessorPil(
-            size={"height": VLM_PX, "width": VLM_PX},
+            size={"height": px, "width": px},
             image_grid_pinpoints=grid,
             image_mean=[0.5] * 3,
             image_std=[0.5] * 3,
         ),
         tokenizer=tokenizer,
-        num_image_tokens=(VLM_PX // VLM_PATCH) ** 2,
+        num_image_tokens=(px // VLM_PATCH) ** 2,
         vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
+
+
+CLIP_WIDTH = 24
+
+
+def write_clip(folder: Path, captions: Sequence[str]) -> None:
+    """A CLIP that reads these captions, its towers of different widths as ViT-H/14's are; logit_scale 3."""
+    torch.manual_seed(3)
+    tokenizer = caption_tokenizer(captions)
+    vision = {"hidden_size": 48, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3}
+    model = CLIPModel(
+        CLIPConfig(
+            text_config=text_config(tokenizer, width=32, n_layers=2) | {"hidden_act": "gelu", "intermediate_size": 128},
+            vision_config=vision | {"image_size": 32, "patch_size": 16, "hidden_act": "gelu"},
+            projection_dim=CLIP_WIDTH,
+        )
+    )
+    for parameter in model.parameters():  # larger than the library's initial ones, so that contents matter
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.logit_scale.data.fill_(3.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def write_aesthetic_head(file: Path) -> None:
+    """LAION's head for `write_clip`, under the published names."""
+    torch.manual_seed(4)
+    save_file(AestheticHead(CLIP_WIDTH).state_dict(), file)

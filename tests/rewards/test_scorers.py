@@ -14,6 +14,7 @@ from ppd.errors import InputError
 from ppd.rewards.aesthetic import AestheticHead
 from ppd.rewards.scorers import load_scorer, load_scorers
 from ppd.settings import RewardSettings, Settings
+from tests.tiny import write_aesthetic_head
 
 CAPTIONS = ["a red fox", "an owl", "a blue key", "an owl"]
 
@@ -38,13 +39,8 @@ def unit(clip_folder: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An aesthetic head with random weights, under the published names."""
-    rng, sizes = np.random.default_rng(1), (24, 1024, 128, 64, 16, 1)
-    weights = {}
-    for number, n_in, n_out in zip((0, 2, 4, 6, 7), sizes, sizes[1:], strict=False):
-        weights[f"layers.{number}.weight"] = torch.tensor(rng.normal(size=(n_out, n_in)) / n_in**0.5).float()
-        weights[f"layers.{number}.bias"] = torch.tensor(rng.normal(size=n_out)).float()
     file = tmp_path_factory.mktemp("head") / "aesthetic.safetensors"
-    save_file(weights, file)
+    write_aesthetic_head(file)
     return file
 
 

@@ -9,98 +9,37 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import (
     GenerationConfig,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
-    LlavaOnevisionImageProcessorPil,
-    PreTrainedTokenizerFast,
     Qwen2Config,
-    SiglipVisionConfig,
 )
 
 from ppd.settings import EmbeddingSettings
-from ppd.vlm.conversation import IMAGE, Conversation, Pair, profile_conversation
+from ppd.vlm.conversation import Conversation, Pair, profile_conversation
 from ppd.vlm.embedding import embed
 from ppd.vlm.last_position import states_at
-from ppd.vlm.processor import ImageTextProcessor
 from ppd.vlm.transformers_backend import TransformersVlm
+from tests.tiny import write_vlm
 
 TOLERANCE = 5e-5
 POSITIONS = 27 * 27 + 1  # patches of 14 px on 384 px, and the newline
 PINPOINTS = [[384 * high, 384 * wide] for high in range(1, 7) for wide in range(1, 7)]
-# As the published one does: items of type image go before the text, wherever they stand in the turn.
-TEMPLATE = (
-    "{% for turn in messages %}<|im_start|>{{ turn['role'] }} "
-    "{% for item in turn['content'] if item['type'] == 'image' %}<image>{% endfor %}"
-    "{% for item in turn['content'] if item['type'] == 'text' %}{{ '\\n' + item['text'] }}{% endfor %}"
-    "<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant{{ '\\n' }}{% endif %}"
-)
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and the control tokens of Qwen2 and LLaVA-OneVision."""
-    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    control = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left"
-    )
 
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory) -> TransformersVlm:
     """Narrow, with random weights saved in fp16, and a generation config that would sample and penalise."""
-    folder, tokenizer = tmp_path_factory.mktemp("onevision"), byte_tokenizer()
-    processor = ImageTextProcessor(
-        LlavaOnevisionImageProcessorPil(
-            size={"height": 384, "width": 384},
-            image_grid_pinpoints=PINPOINTS,
-            image_mean=[0.5] * 3,
-            image_std=[0.5] * 3,
-        ),
-        tokenizer,
-        num_image_tokens=729,
-        vision_feature_select_strategy="full",
-        chat_template=TEMPLATE,
-        vision_aspect_ratio="anyres_max_9",
-    )
-    config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=384,
-            patch_size=14,
-            vision_use_head=False,
-        ),
-        text_config=Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            eos_token_id=tokenizer.eos_token_id,
-        ),
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
-        image_grid_pinpoints=PINPOINTS,
-    )
-    torch.manual_seed(0)
-    model = LlavaOnevisionForConditionalGeneration(config)
+    folder = tmp_path_factory.mktemp("onevision")
+    write_vlm(folder, px=384, pinpoints=PINPOINTS)
+    model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder)
     for parameter in model.parameters():  # larger than the library's initial ones, so that contents matter
-        parameter.data.mul_(8)
+        parameter.data.mul_(4)
     model.generation_config = GenerationConfig(
-        do_sample=True, temperature=2.0, repetition_penalty=2.0, eos_token_id=tokenizer.eos_token_id
+        do_sample=True, temperature=2.0, repetition_penalty=2.0, eos_token_id=model.generation_config.eos_token_id
     )
     model.half().save_pretrained(folder)
-    processor.save_pretrained(folder)
     return TransformersVlm.load(folder, batch_size=4)
 
 
@@ -162,7 +101,7 @@ def test_eight_images_stand_where_the_text_shows_them_whatever_the_template_does
 def test_the_numbers_are_the_librarys_for_images_of_every_shape_and_rows_of_every_length(vlm):
     conversations = [profile_conversation(pairs(n, first=10 * n), "full-1") for n in (1, 2)]
     hidden = vlm.hidden_at_end(conversations)
-    assert hidden.shape == (2, 4, 16)
+    assert hidden.shape == (2, 4, 24)
     for mine, conversation in zip(hidden, conversations, strict=True):
         expected = library_states(vlm, library_inputs(vlm, conversation), NOTHING)
         torch.testing.assert_close(mine, expected, atol=TOLERANCE, rtol=0)
@@ -173,7 +112,7 @@ def test_an_image_that_is_alone_in_its_batch_is_seen_as_among_others(vlm):
     # Alone, the library would squeeze what is not square and pad it among others.
     wide, other = picture(0, 640, 320), picture(1, 384, 384)
     torch.testing.assert_close(vlm._see([wide])[0], vlm._see([wide, other])[0], atol=TOLERANCE, rtol=0)
-    assert vlm._see([wide]).shape == (1, POSITIONS, 16)
+    assert vlm._see([wide]).shape == (1, POSITIONS, 24)
 
 
 def test_many_images_are_seen_in_several_forwards(vlm, monkeypatch):
@@ -194,14 +133,14 @@ def test_a_profile_is_greedy_and_its_last_word_is_where_the_embedding_is_read(vl
         expected = library_states(vlm, inputs[row], tokens[row][:-1])
         torch.testing.assert_close(together.hidden[row], expected, atol=TOLERANCE, rtol=0)
         assert together.profiles[row] == vlm.processor.tokenizer.decode(tokens[row], skip_special_tokens=True).strip()
-    # Now the second token of the first text ends it; the other text goes on.
-    end = int(tokens[0][1])
-    assert end not in torch.cat([tokens[0][:1], tokens[1]])
+    # Now the second token of the second text ends it; the other text goes on.
+    end = int(tokens[1][1])
+    assert end not in torch.cat([tokens[0], tokens[1][:1]])
     monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", end)
     ended = embed(vlm, groups, settings)
-    expected = library_states(vlm, inputs[0], tokens[0][:1])
-    torch.testing.assert_close(ended.hidden[0], expected, atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(ended.hidden[1], together.hidden[1], atol=TOLERANCE, rtol=0)
+    expected = library_states(vlm, inputs[1], tokens[1][:1])
+    torch.testing.assert_close(ended.hidden[1], expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(ended.hidden[0], together.hidden[0], atol=TOLERANCE, rtol=0)
 
 
 def test_weights_saved_in_fp16_are_read_in_the_precision_that_is_asked_for(vlm, tmp_path):
