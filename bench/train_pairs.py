@@ -100,17 +100,18 @@ def plain_step(
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
 
     def step(index: int) -> None:
-        draw = draw_batch(index, N_PAIRS, tuple(data.latents.shape[1:]), settings)
+        draw = draw_batch(index, len(data.train), tuple(data.latents.shape[1:]), settings)
         pairs = data.train[draw.pairs]
         text = backbone.encode_captions([captions[row] for row in pairs.caption.tolist()])
-        users = data.embeddings_of(pairs.person, draw.group)
-        scale = 1 / backbone.alpha_bar(draw.t)
+        users = data.embeddings_of(pairs.person, draw.group).to(backbone.device)
+        noise, t = draw.noise.to(backbone.device), draw.t.to(backbone.device)
+        scale = 1 / backbone.alpha_bar(t)
 
         def errors(rows: Tensor) -> tuple[Tensor, Tensor]:
-            x_t = add_noise(backbone, backbone.encode_images(images[rows]), draw.noise, draw.t)
-            error = denoising_error(backbone.predict_noise(x_t, draw.t, text), draw.noise)
+            x_t = add_noise(backbone, backbone.encode_images(images[rows]), noise, t)
+            error = denoising_error(backbone.predict_noise(x_t, t, text), noise)
             with torch.no_grad():
-                known = denoising_error(reference.predict_noise(x_t, draw.t, text), draw.noise)
+                known = denoising_error(reference.predict_noise(x_t, t, text), noise)
             return error * scale, known * scale
 
         with adapter.users(users):

@@ -10,13 +10,13 @@ import torch
 from diffusers import StableCascadeUNet
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from bench.full_size import DECODER, PRIOR, PRIOR_LITE
 from ppd.diffusion.memory import require_room
 from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.user_attention import UserAttention
 from ppd.errors import InputError
 from ppd.settings import UserAttentionSettings, load_settings
 from tests.diffusion.conftest import FlatCodec
-from bench.full_size import DECODER, PRIOR, PRIOR_LITE
 
 ROWS, COMPONENTS = 4, 256
 

@@ -62,7 +62,7 @@ class _Block(nn.Module):
         super().__init__()
         wide = c_in * expansion
         if expansion == 1:
-            layers = [_conv(c_in, c_out, 3, stride)]
+            layers: list[nn.Module] = [_conv(c_in, c_out, 3, stride)]
         elif fused:
             layers = [_conv(c_in, wide, 3, stride), _conv(wide, c_out, 1, active=False)]
         else:

@@ -80,13 +80,15 @@ def encode(preferences: Preferences, backbone: Backbone, out_dir: Path, *, image
     _forget_other_runs(partial)
     partial.mkdir(parents=True, exist_ok=True)
     _encode_images(preferences, backbone, uids, partial, image_px, batch_size)
-    text = Text.cat([backbone.encode_captions(captions[i : i + 256]) for i in range(0, len(captions), 256)])
+    # Tens of thousands of captions are tens of GB: more than a device holds beside a model.
+    parts = (backbone.encode_captions(captions[i : i + 256]) for i in range(0, len(captions), 256))
+    text = Text.cat([part.to(torch.device("cpu")) for part in parts])
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
         (partial / LATENTS).rename(fresh / LATENTS)
         pd.DataFrame({"image_uid": uids}).to_parquet(fresh / IMAGES, index=False)
         pd.DataFrame({"caption": captions}).to_parquet(fresh / CAPTIONS, index=False)
-        save_file({"tokens": text.tokens.contiguous().cpu(), "pooled": text.pooled.contiguous().cpu()}, fresh / TEXT)
+        save_file({"tokens": text.tokens.contiguous(), "pooled": text.pooled.contiguous()}, fresh / TEXT)
     shutil.rmtree(partial)
 
 
