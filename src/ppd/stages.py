@@ -66,25 +66,25 @@ def embed(settings: Settings, shard: str) -> None:
     from accelerate import PartialState
 
     from ppd.preferences.store import Preferences
-    from ppd.vlm.people import n_support_groups, support_groups
+    from ppd.vlm.people import n_shard_groups, shard_groups
     from ppd.vlm.store import refresh
     from ppd.vlm.transformers_backend import TransformersVlm
 
     preferences = Preferences.open(PREFERENCES)
-    users = preferences.users.user_id[preferences.users.shard == shard]
     vlm = TransformersVlm.load(
         settings.models.vlm,
         device=PartialState().device,
         precision=settings.embedding.precision,
         batch_size=settings.embedding.batch_size,
     )
-    refresh(
+    done = refresh(
         USERS / shard / "embeddings.parquet",
-        support_groups(preferences, users),
+        shard_groups(preferences, shard),
         vlm,
         settings.embedding,
-        total=n_support_groups(preferences, users),
+        total=n_shard_groups(preferences, shard),
     )
+    print(f"{shard}: {done.embedded} groups of pairs embedded, {done.kept} already were")
 
 
 def users(settings: Settings) -> None:

@@ -17,10 +17,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ppd.errors import InputError
+from ppd.preferences.images import digest
 from ppd.preferences.ingest import ingest
 from ppd.preferences.journal import Limits
 from ppd.preferences.leakage import check_leakage
 from ppd.preferences.schema import IMAGES, REFUSED
+from ppd.preferences.store import Preferences
 from ppd.settings import PreferenceSettings
 
 SETTINGS = PreferenceSettings(max_refused_share=0.3)
@@ -65,7 +67,9 @@ def test_the_layout_and_what_comes_of_each_row(tmp_path, logs):
 
     assert sorted(tree(tmp_path / "out")) == [
         *("captions.parquet", "images/part-00000.parquet", "pairs.parquet"),
-        *("refused.parquet", "summary.json", "users.parquet"),
+        *("refused.parquet", "summary.json"),
+        *(f"support/s-{shard:02}.parquet" for shard in range(SETTINGS.n_shards)),
+        "users.parquet",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "out"]
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
@@ -304,3 +308,65 @@ def test_each_broken_row_has_its_own_outcome_whatever_else_is_broken(breaks, log
     few_pairs = summary["dropped"].pop("few_pairs")
     assert summary["dropped"] == dict(Counter(kind for _, kind in breaks if kind in DROPPED))
     assert summary["n_pairs"] == 72 - len(breaks) - few_pairs
+
+
+def support_files(out: Path) -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in sorted((out / "support").iterdir())}
+
+
+def test_a_shards_file_holds_what_describes_its_users(tmp_path, logs):
+    logs.write(tmp_path / "log" / "a.parquet", logs.rows(240))
+    ingest(SETTINGS, tmp_path / "log", tmp_path / "out")
+    pairs, users = (pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("pairs", "users"))
+    images = Preferences.open(tmp_path / "out")
+    expected = pairs[pairs.role == "support"].sort_values(["user_id", "support_group", "pair_id"])
+    for shard in support_files(tmp_path / "out"):
+        found = pd.read_parquet(tmp_path / "out" / "support" / f"{shard}.parquet")
+        own = expected[expected.user_id.isin(users.user_id[users.shard == shard])]
+        columns = ["user_id", "support_group", "caption", "chosen_uid", "rejected_uid"]
+        assert found[columns].values.tolist() == own[columns].values.tolist()
+        for side in ("chosen", "rejected"):
+            encoded = images.image_bytes(found[f"{side}_uid"].tolist())
+            assert found[f"{side}_digest"].tolist() == [digest(image) for image in encoded]
+
+
+def changed_caption(rows, number, logs):
+    rows[number] |= {"caption": rows[number]["caption"].replace("sticker", "painting")}
+
+
+def changed_image(rows, number, logs):
+    rows[number] |= {"jpg_0": logs.image("another picture under the same name")}
+
+
+def changed_mind(rows, number, logs):
+    before = rows[number]
+    other = {"label_0": before["label_1"], "label_1": before["label_0"]}
+    best = before["image_0_uid"] if before["label_1"] == 1 else before["image_1_uid"]
+    rows[number] |= other | {"best_image_uid": best}
+
+
+@pytest.mark.parametrize("change", [changed_caption, changed_image, changed_mind])
+def test_one_users_change_is_a_change_for_one_shard(tmp_path, logs, change):
+    rows = logs.rows(240)
+    logs.write(tmp_path / "log" / "a.parquet", rows)
+    ingest(SETTINGS, tmp_path / "log", tmp_path / "out")
+    before, pairs = support_files(tmp_path / "out"), pd.read_parquet(tmp_path / "out" / "pairs.parquet")
+    described = pairs[pairs.role == "support"].iloc[0]
+    change(rows, described.pair_id - 1000, logs)
+    logs.write(tmp_path / "log" / "a.parquet", rows)
+    ingest(SETTINGS, tmp_path / "log", tmp_path / "out")
+    after = support_files(tmp_path / "out")
+    users = pd.read_parquet(tmp_path / "out" / "users.parquet").set_index("user_id")
+    assert {shard for shard in before if before[shard] != after[shard]} == {users.shard[described.user_id]}
+
+
+def test_a_new_user_is_a_change_for_one_shard(tmp_path, logs):
+    rows = logs.rows(252)
+    logs.write(tmp_path / "log" / "a.parquet", rows[:240])
+    ingest(SETTINGS, tmp_path / "log", tmp_path / "out")
+    before = support_files(tmp_path / "out")
+    logs.write(tmp_path / "log" / "b.parquet", rows[240:])
+    ingest(SETTINGS, tmp_path / "log", tmp_path / "out")
+    after = support_files(tmp_path / "out")
+    users = pd.read_parquet(tmp_path / "out" / "users.parquet").set_index("user_id")
+    assert {shard for shard in before if before[shard] != after[shard]} == {users.shard["20"]}

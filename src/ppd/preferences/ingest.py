@@ -18,8 +18,8 @@ from ppd.preferences.folder import Folder
 from ppd.preferences.journal import Journal, Limits, open_journal
 from ppd.preferences.pick_a_pic import PickAPic
 from ppd.preferences.rows import Refusal, Source
-from ppd.preferences.schema import PAIRS
-from ppd.preferences.splits import Splits, assign
+from ppd.preferences.schema import PAIRS, SUPPORT_PAIRS
+from ppd.preferences.splits import SUPPORT, Splits, assign, shard_names
 from ppd.settings import PreferenceSettings
 
 Summary = dict[str, object]
@@ -46,8 +46,9 @@ def ingest(
     """Read the log at `source`, clean and split it, and put `ppd.preferences.schema`'s tables into `out_dir`.
 
     Writes images/part-NNNNN.parquet (each image once, as it came), pairs.parquet, users.parquet, captions.parquet,
-    refused.parquet and summary.json; returns the summary. `out_dir` appears as a whole, replacing an older one, or not
-    at all. A run that was killed goes on from its last finished part (`ppd.preferences.journal`), with the same result.
+    support/s-NN.parquet, refused.parquet and summary.json; returns the summary. `out_dir` appears as a whole, replacing
+    an older one, or not at all. A run that was killed goes on from its last finished part (`ppd.preferences.journal`),
+    with the same result.
 
     Memory: a batch of images, the pages of the shard that are being read (pyarrow writes pages of up to 1,024 images),
     and about 0.9 kB a pair; `bench/ingest.py` measures it. `workers` threads decode (all cores by default; Pillow and
@@ -74,7 +75,8 @@ def ingest(
                 fix="Lower pairs_per_group or eval_caption_share, or give more choices",
             )
         summary = _summary(settings, journal.counts, len(pairs), splits)
-        _write_tables(journal.folder, splits, settings)
+        _write_tables(journal.folder, splits)
+        _write_support(journal.folder / "support", splits, dict(journal.digests()), settings.n_shards)
         journal.write_refused(journal.folder / "refused.parquet")
         (journal.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         journal.publish(out_dir)
@@ -136,7 +138,7 @@ def _under(prefix: str, counts: Counter[str]) -> dict[str, int]:
     return {name.removeprefix(prefix): n for name, n in sorted(counts.items()) if name.startswith(prefix)}
 
 
-def _write_tables(folder: Path, splits: Splits, settings: PreferenceSettings) -> None:
+def _write_tables(folder: Path, splits: Splits) -> None:
     def write(name: str, frame: pd.DataFrame, schema: pa.Schema) -> None:
         table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
         pq.write_table(table, folder / name, row_group_size=_GROUP_PAIRS)
@@ -147,6 +149,19 @@ def _write_tables(folder: Path, splits: Splits, settings: PreferenceSettings) ->
     write("pairs.parquet", splits.pairs, pa.schema([*PAIRS, *(pa.field(*field) for field in role)]))
     write("users.parquet", splits.users, pa.schema(users + sizes))
     write("captions.parquet", splits.captions, pa.schema([("caption", pa.string()), ("split", pa.string())]))
+
+
+def _write_support(folder: Path, splits: Splits, digests: dict[str, bytes], n_shards: int) -> None:
+    """A file a shard, so that one user's change is a change for one shard of embeddings and for no other."""
+    support = splits.pairs[splits.pairs["role"] == SUPPORT].sort_values(["user_id", "support_group", "pair_id"])
+    support = support.assign(
+        chosen_digest=support["chosen_uid"].map(digests), rejected_digest=support["rejected_uid"].map(digests)
+    )
+    shard = support["user_id"].map(splits.users.set_index("user_id")["shard"])
+    folder.mkdir()
+    for name in shard_names(n_shards):
+        table = pa.Table.from_pandas(support[shard == name], schema=SUPPORT_PAIRS, preserve_index=False)
+        pq.write_table(table.replace_schema_metadata(None), folder / f"{name}.parquet")
 
 
 def _summary(settings: PreferenceSettings, counts: Counter[str], n_cleaned: int, splits: Splits) -> Summary:

@@ -53,6 +53,22 @@ PAIRS = pa.schema(
 )
 """What cleaning passes on; `splits` adds `role` and `support_group`, which makes pairs.parquet."""
 
+SUPPORT_PAIRS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("support_group", pa.int32()),
+        ("caption", pa.string()),
+        ("chosen_uid", pa.string()),
+        ("rejected_uid", pa.string()),
+        ("chosen_digest", pa.binary(16)),
+        ("rejected_digest", pa.binary(16)),
+    ]
+)
+"""support/s-NN.parquet: what describes the users of one shard, in order of (user, group, pair).
+
+The digests stand for the images, so the file changes exactly when the shard has to be embedded again.
+"""
+
 REFUSED = pa.schema(
     [
         ("file", pa.string()),

@@ -56,8 +56,14 @@ def split_users(user_ids: Iterable[str], settings: PreferenceSettings) -> np.nda
 
 def shard_users(user_ids: Iterable[str], n_shards: int) -> list[str]:
     """The shard `s-NN` of each user: what is computed a user at a time is spread over these."""
+    names = shard_names(n_shards)
+    return [names[key % n_shards] for key in hash_keys(0, "shard", user_ids).tolist()]
+
+
+def shard_names(n_shards: int) -> list[str]:
+    """`s-00`, `s-01`, ...: every shard, also one without users."""
     width = max(2, len(str(n_shards - 1)))
-    return [f"s-{key % n_shards:0{width}d}" for key in hash_keys(0, "shard", user_ids).tolist()]
+    return [f"s-{at:0{width}d}" for at in range(n_shards)]
 
 
 def split_captions(captions: Iterable[str], settings: PreferenceSettings) -> np.ndarray:

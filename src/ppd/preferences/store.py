@@ -38,6 +38,10 @@ class Preferences:
         tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("pairs", "users", "captions")}
         return cls(folder=folder, **tables)
 
+    def support(self, shard: str) -> pd.DataFrame:
+        """The support pairs of one shard's users: the columns of `ppd.preferences.schema.SUPPORT_PAIRS`, in order."""
+        return pd.read_parquet(self.folder / "support" / f"{shard}.parquet")
+
     def image_bytes(self, uids: Sequence[str]) -> list[bytes]:
         """The encoded images with these uids, in this order. Each row group that is touched is read once.
 

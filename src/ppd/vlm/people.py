@@ -20,18 +20,23 @@ from ppd.vlm.whitening import Whitening
 READ_AT_ONCE = 256
 
 
-def _support_pairs(preferences: Preferences, user_ids: Iterable[str]) -> pd.DataFrame:
-    return preferences.pairs[(preferences.pairs.role == "support") & preferences.pairs.user_id.isin(list(user_ids))]
-
-
-def n_support_groups(preferences: Preferences, user_ids: Iterable[str]) -> int:
-    """How many `support_groups` gives."""
-    return int(_support_pairs(preferences, user_ids).groupby(["user_id", "support_group"]).ngroups)
-
-
 def support_groups(preferences: Preferences, user_ids: Iterable[str]) -> Iterator[SupportGroup]:
     """The support groups of these users in order of (user, group), their images read as they are asked for."""
-    ordered = _support_pairs(preferences, user_ids).sort_values(["user_id", "support_group", "pair_id"])
+    pairs = preferences.pairs[(preferences.pairs.role == "support") & preferences.pairs.user_id.isin(list(user_ids))]
+    yield from _groups(preferences, pairs.sort_values(["user_id", "support_group", "pair_id"]))
+
+
+def shard_groups(preferences: Preferences, shard: str) -> Iterator[SupportGroup]:
+    """The same for the users of one shard, from that shard's file: what no other user can change."""
+    yield from _groups(preferences, preferences.support(shard))
+
+
+def n_shard_groups(preferences: Preferences, shard: str) -> int:
+    """How many `shard_groups` gives."""
+    return int(preferences.support(shard).groupby(["user_id", "support_group"]).ngroups)
+
+
+def _groups(preferences: Preferences, ordered: pd.DataFrame) -> Iterator[SupportGroup]:
     groups = iter(ordered.groupby(["user_id", "support_group"], sort=False))
     while some := list(islice(groups, READ_AT_ONCE)):
         uids = sorted({uid for _, rows in some for uid in (*rows.chosen_uid, *rows.rejected_uid)})
