@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ppd.errors import InputError
-from ppd.reevaluation import READ, STAGES, first_seed_of, history, reevaluate
+from ppd.reevaluation import READ, STAGES, evaluation_of, history, reevaluate
 from ppd.settings import Settings, load_settings
 
 SETTINGS = Settings()
@@ -43,25 +43,25 @@ class Stages:
 
 def test_two_days_share_no_noise_and_a_day_has_always_the_same():
     n_seeds = SETTINGS.evaluation.n_seeds
-    monday, tuesday = (first_seed_of(day, SETTINGS) for day in (MONDAY, TUESDAY))
+    monday, tuesday = (evaluation_of(day, SETTINGS).first_seed for day in (MONDAY, TUESDAY))
     assert tuesday - monday >= n_seeds
     assert monday >= SETTINGS.evaluation.first_seed + n_seeds
-    assert monday == first_seed_of(MONDAY, SETTINGS)
+    assert monday == evaluation_of(MONDAY, SETTINGS).first_seed
 
 
 def test_the_stages_run_in_order_with_the_seeds_of_the_day(root):
     stages = Stages()
     line = reevaluate(root, SETTINGS, MONDAY, stages)
     assert stages.ran == [" ".join(stage) for stage in STAGES]
-    assert line["win_rates"] == [{"win_rate": first_seed_of(MONDAY, SETTINGS)}]
+    assert line["win_rates"] == [{"win_rate": evaluation_of(MONDAY, SETTINGS).first_seed}]
     assert history(root) == [line]
 
 
 def test_all_other_settings_stay(root):
     reevaluate(root, SETTINGS, MONDAY, Stages())
     used = load_settings(root / "runs/reevaluations/2026-01-05/params.yaml")
-    evaluation = used.evaluation.model_copy(update={"first_seed": SETTINGS.evaluation.first_seed})
-    assert used.model_copy(update={"evaluation": evaluation}) == SETTINGS
+    assert used.evaluation == evaluation_of(MONDAY, SETTINGS)
+    assert used.model_copy(update={"evaluation": SETTINGS.evaluation}) == SETTINGS
 
 
 def test_history_is_by_date_and_a_repeated_day_replaces_its_line(root):

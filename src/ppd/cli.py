@@ -91,7 +91,7 @@ def reevaluate(
     day: Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Today, if not given.")] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Evaluate the current models again on fresh noises, and add the win rates to evaluations/history.jsonl."""
+    """Evaluate the current models again on fresh noises and captions; the win rates go to evaluations/history.jsonl."""
     from ppd import reevaluation
     from ppd.settings import load_settings
 

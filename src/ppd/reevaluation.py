@@ -1,8 +1,9 @@
-"""Evaluating the current models again, on noises that no evaluation has used: the same stages, in their own folder.
+"""Evaluating the current models again, on fresh noises and captions: the same stages, in their own folder.
 
 DVC re-runs nothing whose inputs are unchanged, which is right for results and useless for a clock. So a re-evaluation
-is no stage: it runs the stages from sampling to the report beside the pipeline, with `evaluation.first_seed` set from
-its date, and adds a line to a history that git keeps. The same date and models give the same numbers.
+is no stage: it runs the stages from sampling to the report beside the pipeline and adds a line to a history that git
+keeps. Its date decides the noises, which no other day uses, and which of the evaluation captions each person gets. The
+same date and models give the same numbers.
 """
 
 import json
@@ -18,7 +19,7 @@ from ruamel.yaml import YAML
 
 from ppd.errors import InputError
 from ppd.files import atomic_path
-from ppd.settings import Settings
+from ppd.settings import EvaluationSettings, Settings
 
 STAGES: tuple[tuple[str, ...], ...] = (
     *(("sample", "--method", method) for method in ("base", "ppd", "dpo", "sft")),
@@ -39,9 +40,16 @@ RunStage = Callable[[Sequence[str], Path], None]
 """Runs `ppd stage` with these arguments in this folder; raises when it fails."""
 
 
-def first_seed_of(day: date, settings: Settings) -> int:
-    """Where the noises of that day start. Two days share none, and none is shared with `params.yaml`'s own."""
-    return settings.evaluation.first_seed + day.toordinal() * settings.evaluation.n_seeds
+def evaluation_of(day: date, settings: Settings) -> EvaluationSettings:
+    """What that day draws. Two days share no noise, and none is shared with `params.yaml`'s own."""
+    usual = settings.evaluation
+    return usual.model_copy(
+        update={
+            "first_seed": usual.first_seed + day.toordinal() * usual.n_seeds,
+            "occasion": day.isoformat(),
+            "captions_a_person": settings.reevaluation.captions_a_person,
+        }
+    )
 
 
 def reevaluate(root: Path, settings: Settings, day: date, run_stage: RunStage | None = None) -> Mapping[str, Any]:
@@ -54,13 +62,14 @@ def reevaluate(root: Path, settings: Settings, day: date, run_stage: RunStage | 
     if missing:
         raise InputError(f"there is nothing to evaluate yet: no {', '.join(missing)}", fix="Run `dvc repro` first.")
     folder = root / "runs" / "reevaluations" / day.isoformat()
-    first_seed = first_seed_of(day, settings)
-    _lay_out(root, folder, settings, first_seed)
+    evaluation = evaluation_of(day, settings)
+    _lay_out(root, folder, settings.model_copy(update={"evaluation": evaluation}))
     for stage in STAGES:
         (run_stage or _run_stage)(stage, folder)
     line = {
         "date": day.isoformat(),
-        "first_seed": first_seed,
+        "first_seed": evaluation.first_seed,
+        "captions_a_person": evaluation.captions_a_person,
         "model": json.loads((root / "models" / "ppd" / "config.json").read_text()),
         "win_rates": json.loads((folder / "reports" / "win_rates.json").read_text()),
     }
@@ -76,17 +85,15 @@ def history(root: Path) -> list[dict[str, Any]]:
     return sorted((json.loads(line) for line in lines), key=lambda line: str(line["date"]))
 
 
-def _lay_out(root: Path, folder: Path, settings: Settings, first_seed: int) -> None:
-    """A folder in which the stages find what they read, and settings that differ in their seeds alone."""
+def _lay_out(root: Path, folder: Path, settings: Settings) -> None:
+    """A folder in which the stages find what they read, and settings that differ in what the day decides."""
     for path in READ:
         link = folder / path
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to((root / path).resolve())
-    evaluation = settings.evaluation.model_copy(update={"first_seed": first_seed})
-    fresh = settings.model_copy(update={"evaluation": evaluation})
     with atomic_path(folder / "params.yaml") as params, params.open("w", encoding="utf-8") as file:
-        YAML().dump(fresh.model_dump(mode="json"), file)
+        YAML().dump(settings.model_dump(mode="json"), file)
 
 
 def _run_stage(arguments: Sequence[str], folder: Path) -> None:

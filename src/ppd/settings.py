@@ -196,6 +196,8 @@ class EvaluationSettings(Component):
     """Noises that images start from; people are spread over them."""
     first_seed: int = Field(0, ge=0)
     """A re-evaluation moves on to fresh noises with this."""
+    occasion: str = ""
+    """Empty: everybody gets the same captions. A name, such as a date, draws people and each person's captions anew."""
     opponents_an_image: int = Field(4, ge=1)
     """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""
     n_journeys: int = Field(24, ge=0)
@@ -321,6 +323,8 @@ class ReevaluationSettings(Component):
 
     cron: str = Field("0 6 * * 1", pattern=r"^\S+( \S+){4}$")
     """Minute, hour, day, month, weekday; UTC."""
+    captions_a_person: int = Field(4, ge=1)
+    """Fewer than there are to evaluate with, so that each date is another choice of them for each person."""
 
 
 class Settings(Component):

@@ -49,3 +49,19 @@ def test_fresh_seeds_share_no_noise_with_the_old_ones(preferences: Preferences, 
     fresh = requests(preferences, SETTINGS.model_copy(update={"first_seed": SETTINGS.n_seeds}))
     assert not set(fresh.seed) & set(asked.seed)
     assert list(fresh.user_id) == list(asked.user_id)
+
+
+def test_an_occasion_draws_captions_anew_and_always_the_same(preferences: Preferences, asked: pd.DataFrame) -> None:
+    fewer = SETTINGS.model_copy(update={"captions_a_person": 3})
+    monday, again, tuesday = (
+        requests(preferences, fewer.model_copy(update={"occasion": day})) for day in ("monday", "monday", "tuesday")
+    )
+    pd.testing.assert_frame_equal(monday, again)
+    own = [table.groupby("user_id").caption.agg(frozenset) for table in (monday, tuesday)]
+    assert own[0].nunique() > 1, "people do not all get the same captions"
+    shared = own[0].index.intersection(own[1].index)
+    assert (own[0][shared] != own[1][shared]).any(), "nor the same on another day"
+    for table in (monday, tuesday):
+        evaluated = preferences.captions.caption[preferences.captions.split == "eval"]
+        assert set(table.caption) <= set(evaluated)
+        assert set(table.groupby("user_id").caption.nunique()) == {3}

@@ -25,8 +25,10 @@ def requests(preferences: Preferences, settings: EvaluationSettings) -> pd.DataF
     """What is drawn for each person: rows of users (seen | unseen), user_id, caption, seed.
 
     Only captions that nothing was trained on. A person keeps one seed per caption; people with the same seed are each
-    other's same-seed opponents when users are shuffled.
+    other's same-seed opponents when users are shuffled. An `occasion` draws the people, and each person's own captions,
+    from its name alone.
     """
+    occasion = [settings.occasion] if settings.occasion else []
     captions = sorted(
         preferences.captions.caption[preferences.captions.split == "eval"], key=lambda c: _order("caption", c)
     )
@@ -35,11 +37,14 @@ def requests(preferences: Preferences, settings: EvaluationSettings) -> pd.DataF
         ("unseen", settings.people, settings.n_unseen_people),
         ("seen", "train", settings.n_seen_people),
     ):
-        people = sorted(preferences.users.user_id[preferences.users.split == split], key=lambda u: _order("person", u))[
-            :n
-        ]
+        of_split = preferences.users.user_id[preferences.users.split == split]
+        people = sorted(of_split, key=lambda u: _order("person", *occasion, u))[:n]
         for place, user_id in enumerate(people):
-            for number, caption in enumerate(captions[: settings.captions_a_person]):
+            numbers = sorted(
+                range(len(captions)), key=lambda n: _order(*occasion, user_id, captions[n]) if occasion else n
+            )
+            for number in numbers[: settings.captions_a_person]:
+                caption = captions[number]
                 seed = settings.first_seed + (place + number) % settings.n_seeds
                 rows.append({"users": users, "user_id": user_id, "caption": caption, "seed": seed})
     return pd.DataFrame(rows)
