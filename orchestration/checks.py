@@ -6,7 +6,7 @@ The judgements are plain functions of files, `build_checks` wires them to the as
 import json
 import math
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from orchestration.dvc_graph import Graph, Key
+from orchestration.metadata import headline_entries
 from ppd.preferences.leakage import check_leakage
 
 WIN_RATE_GOAL = 0.6
 COLLAPSED_ABOVE = 0.999
-"""Mean cosine between people's centred embeddings, from which on all of them say the same."""
+"""Mean cosine between people's embeddings, from which on all of them say the same."""
 CONSISTENCY_GOAL = 0.8
-
-Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def judge_is_consistent(metrics: Path) -> Judgement:
 
 def beats_the_base(win_rates: Path) -> Judgement:
     """Unseen people prefer their pictures to the base model's. Under the goal warns; perhaps chance is an error."""
-    entries = _headline(json.loads(win_rates.read_text()))
+    entries = headline_entries(json.loads(win_rates.read_text()))
     judgements = {entry["judge"]: entry for entry in entries}
     numbers = {f"win rate ({name})": float(entry["win_rate"]) for name, entry in judgements.items()}
     numbers |= {f"lower end ({name})": float(entry["ci_low"]) for name, entry in judgements.items()}
@@ -94,8 +93,8 @@ def no_worse_than_accepted(win_rates: Path) -> Judgement:
     )
     if committed.returncode != 0:
         return Judgement(True, {"accepted": "none committed yet"})
-    before = {entry["judge"]: entry["win_rate"] for entry in _headline(json.loads(committed.stdout))}
-    now = {entry["judge"]: entry for entry in _headline(json.loads(win_rates.read_text()))}
+    before = {entry["judge"]: entry["win_rate"] for entry in headline_entries(json.loads(committed.stdout))}
+    now = {entry["judge"]: entry for entry in headline_entries(json.loads(win_rates.read_text()))}
     worse = [name for name, entry in now.items() if name in before and entry["ci_high"] < before[name]]
     return Judgement(not worse, {f"accepted ({name})": float(rate) for name, rate in before.items()})
 
@@ -125,9 +124,3 @@ def _check(root: Path, key: Key, judge: Callable[[Path], Judgement]) -> dg.Asset
         return dg.AssetCheckResult(passed=found.passed, severity=severity, metadata=found.numbers)
 
     return check
-
-
-def _headline(entries: Sequence[Entry]) -> list[Entry]:
-    """Our method against the base, for unseen people, images from different seeds: one entry a judge."""
-    wanted = {"method": "ppd", "opponent": "base", "users": "unseen", "pairing": "independent"}
-    return [entry for entry in entries if all(entry[name] == value for name, value in wanted.items())]

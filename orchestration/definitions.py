@@ -7,6 +7,7 @@ import dagster as dg
 from orchestration.checks import build_checks
 from orchestration.dvc_assets import build_assets
 from orchestration.dvc_graph import read_graph
+from orchestration.people import build_people
 from orchestration.schedules import build_clock
 from orchestration.sensors import dvc_state_sensor
 from ppd.settings import load_settings
@@ -16,11 +17,13 @@ def build_definitions(root: Path) -> dg.Definitions:
     """Everything that Dagster shows of the repository at `root`."""
     graph = read_graph(root)
     history, schedules, sensors = build_clock(graph, load_settings(root / "params.yaml").reevaluation)
+    people, jobs, watchers = build_people(graph)
     return dg.Definitions(
-        assets=[*build_assets(graph), *history],
+        assets=[*build_assets(graph), *people, *history],
         asset_checks=build_checks(graph),
         schedules=schedules,
-        sensors=[dvc_state_sensor(graph), *sensors],
+        jobs=jobs,
+        sensors=[dvc_state_sensor(graph), *watchers, *sensors],
     )
 
 

@@ -11,6 +11,7 @@ import dagster as dg
 
 from orchestration import dvc_process
 from orchestration.dvc_graph import Graph, Key, Part, Source, Stage, Tracked, out_of_date, read_lock, read_workspace
+from orchestration.metadata import describe
 from orchestration.reporting import LOOK, State, news, output_tags, part_tags, tracked_tags
 
 MAX_PARTITIONS = 99
@@ -86,6 +87,7 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
                 metadata = {
                     "outcome": outcomes.get(item.address, "skipped"),
                     "path": dg.MetadataValue.path(str(graph.root / paths[item.partition])),
+                    **describe(graph.root, paths[item.partition]),
                 }
                 if len(items) == 1:
                     yield dg.MaterializeResult(dg.AssetKey(key), tags=tags, metadata=metadata)

@@ -1,12 +1,11 @@
-"""What the Dagster UI shows of each output: plain functions from a path to metadata. Numbers become trends by themselves.
+"""What the Dagster UI shows of each output: plain functions from a path to metadata. Numbers become trends.
 
 Pictures are kept small: each materialisation stores its own, and an asset's page loads those of the last hundred.
 """
 
-import base64
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -14,10 +13,10 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from PIL import Image
 
-from orchestration.people_map import people_map
-from ppd.evaluation.plots import Pixels, curves_plot, strip, win_rate_plot
+from orchestration.pictures import embeddings_of, images, people_map, picture, table, trend_plot
+from ppd.evaluation.plots import curves_plot, win_rate_plot
+from ppd.preferences.store import Preferences
 
 Metadata: TypeAlias = dict[str, dg.MetadataValue[Any] | float | int | str]
 Entry = Mapping[str, Any]
@@ -44,8 +43,7 @@ def preferences(folder: Path) -> Metadata:
     """What came of the log: counts, and the rows that were refused, by reason."""
     summary = json.loads((folder / "summary.json").read_text())
     refused, dropped = summary["refused"], summary["dropped"]
-    table = pd.read_parquet(folder / "refused.parquet")
-    first = table.drop_duplicates("reason").set_index("reason")
+    first = pd.read_parquet(folder / "refused.parquet").drop_duplicates("reason").set_index("reason")
     rows = [
         {"reason": reason, "rows": n, "first": f"{first.file[reason]} row {first.row[reason]}: {first.detail[reason]}"}
         for reason, n in sorted(refused.items(), key=lambda item: -item[1])
@@ -54,7 +52,7 @@ def preferences(folder: Path) -> Metadata:
         **{name.removeprefix("n_").replace("_", " "): n for name, n in summary.items() if name.startswith("n_")},
         "rows refused": sum(refused.values()),
         "rows dropped": sum(dropped.values()),
-        "refused, by reason": dg.MetadataValue.md(_markdown(rows, ["reason", "rows", "first"])),
+        "refused, by reason": dg.MetadataValue.md(table(rows)),
         "dropped, by reason": dg.MetadataValue.json(dropped),
         "users, by split": dg.MetadataValue.json(summary["users"]),
         "pairs, by role": dg.MetadataValue.json(summary["roles"]),
@@ -70,33 +68,34 @@ def latents(folder: Path) -> Metadata:
 
 def shard(folder: Path) -> Metadata:
     """Who is in this shard of embeddings, and their norms."""
-    table = pd.read_parquet(folder / "embeddings.parquet", columns=["user_id", "profile", "hidden"])
-    norms = np.array([np.linalg.norm(hidden) for hidden in table.hidden])
-    people = table.assign(norm=norms).groupby("user_id").agg(
+    rows = pd.read_parquet(folder / "embeddings.parquet", columns=["user_id", "profile", "hidden"])
+    if rows.empty:
+        return {"people": 0, "embeddings": 0}
+    rows = rows.assign(norm=[float(np.linalg.norm(hidden)) for hidden in rows.hidden])
+    people = rows.groupby("user_id").agg(
         groups=("norm", "size"), norm=("norm", "mean"), profile=("profile", "first")
     )  # fmt: skip
-    shown = people.head(N_ROWS).round({"norm": 3}).reset_index()
     return {
         "people": len(people),
-        "embeddings": len(table),
-        "mean norm": float(norms.mean()) if len(norms) else 0.0,
-        "smallest norm": float(norms.min(initial=np.inf)) if len(norms) else 0.0,
-        "who": dg.MetadataValue.md(_markdown(shown.to_dict("records"), list(shown.columns))),
+        "embeddings": len(rows),
+        "mean norm": float(rows.norm.mean()),
+        "smallest norm": float(rows.norm.min()),
+        "who": _rows(people.reset_index()),
     }
 
 
 def manifest(file: Path) -> Metadata:
     """All people: how many in each split, their norms, and where they lie beside each other."""
-    table = pd.read_parquet(file)
+    people = pd.read_parquet(file)
+    embeddings = embeddings_of(file.with_suffix(""))
     columns = ["user_id", "split", "shard", "n_pairs", "n_support_groups", "embedding_norm", "version", "profile"]
-    shown = table[columns].head(N_ROWS).round({"embedding_norm": 3})
     return {
-        "people": len(table),
-        **{f"people, {split}": int(n) for split, n in table.split.value_counts().items()},
-        "mean norm": float(table.embedding_norm.mean()),
-        "spread of norms": float(table.embedding_norm.std()),
-        "map of people": _picture(people_map(file.with_suffix(""), table)),
-        "manifest": dg.MetadataValue.md(_markdown(shown.to_dict("records"), columns)),
+        "people": len(people),
+        **{f"people, {split}": int(n) for split, n in people.split.value_counts().items()},
+        "mean norm": float(people.embedding_norm.mean()),
+        "spread of norms": float(people.embedding_norm.std()),
+        "map of people": dg.MetadataValue.md(picture(people_map(embeddings, people.set_index("user_id").split))),
+        "manifest": _rows(people[columns]),
     }
 
 
@@ -119,20 +118,64 @@ def model(folder: Path) -> Metadata:
             if last is not None
             else {}
         ),
-        "curves": _picture(curves_plot({folder.name: curve})),
+        "curves": dg.MetadataValue.md(picture(curves_plot({folder.name: curve}))),
         "config": dg.MetadataValue.json(config),
     }
 
 
 def samples(folder: Path) -> Metadata:
-    """The first images: base | this method, with the same noise; a row a person, or a row a caption for everybody."""
-    table = pd.read_parquet(folder / "images.parquet")
-    numbers: Metadata = {"images": len(table), "captions": table.caption.nunique(), "people": table.user_id.nunique()}
-    if folder.name == "base" or not (beside := folder.parent / "base" / "images.parquet").exists():
-        return numbers | {"images by caption": dg.MetadataValue.md(_grid(table, None, "caption"))}
-    base = pd.read_parquet(beside).set_index(["caption", "seed"]).png
-    by = "user_id" if table.user_id.nunique() > 1 else "caption"
-    return numbers | {f"base | {folder.name}": dg.MetadataValue.md(_grid(table, base, by))}
+    """The first images, beside the base model's with the same noise: a row a person, or a caption for everybody."""
+    drawn = pd.read_parquet(folder / "images.parquet")
+    n_people = int(drawn.user_id.nunique())
+    by, name = ("user_id", "base | personalised") if n_people > 1 else ("caption", "images")
+    return {
+        "images": len(drawn),
+        "captions": int(drawn.caption.nunique()),
+        "people": n_people if n_people > 1 else 0,
+        name: dg.MetadataValue.md(table(_rows_of_images(drawn, folder, by))),
+    }
+
+
+def _rows_of_images(drawn: pd.DataFrame, folder: Path, by: str) -> list[dict[str, str]]:
+    base = folder.parent / "base" / "images.parquet"
+    compared = pd.read_parquet(base).set_index(["caption", "seed"]).png if base.exists() else None
+    rows = []
+    for name, some in islice(drawn.groupby(by, sort=False), N_PEOPLE):
+        shown = some.head(N_IMAGES)
+        cells = {by.removesuffix("_id"): str(name)}
+        if compared is not None and folder.name != "base":
+            cells["base"] = images(compared.loc[list(zip(shown.caption, shown.seed, strict=True))])
+        rows.append(cells | {folder.name: images(shown.png)})
+    return rows
+
+
+def describe_person(root: Path, user_id: str) -> Metadata:
+    """One person: what they chose, how the model reads it, where they lie among the others, what was drawn for them."""
+    known = Preferences.open(root / "artifacts" / "preferences")
+    about = known.users.set_index("user_id").loc[user_id].to_dict()
+    file = root / "artifacts" / "users" / about["shard"] / "embeddings.parquet"
+    own = pd.read_parquet(file, filters=[("user_id", "=", user_id)])
+    support = known.support(about["shard"]).query("user_id == @user_id and support_group == 0")
+    chosen, rejected = (images(known.image_bytes(support[f"{side}_uid"].tolist())) for side in ("chosen", "rejected"))
+    split = known.users.set_index("user_id").split
+    place = people_map(embeddings_of(file.parents[1]), split, marked=user_id)
+    drawn = root / "artifacts" / "samples" / "ppd" / "images.parquet"
+    pictures = pd.read_parquet(drawn, filters=[("user_id", "=", user_id)]) if drawn.exists() else None
+    return {
+        "split": str(about["split"]),
+        "shard": str(about["shard"]),
+        "pairs": int(about["n_pairs"]),
+        "support groups": len(own),
+        "mean norm": float(np.mean([np.linalg.norm(hidden) for hidden in own.hidden])),
+        "what the model read": dg.MetadataValue.md(table(own[["support_group", "profile"]].to_dict("records"))),
+        "chose | rejected": dg.MetadataValue.md(table([{"chose": chosen, "rejected": rejected}])),
+        "place among the others": dg.MetadataValue.md(picture(place)),
+        **(
+            {"base | personalised": dg.MetadataValue.md(table(_rows_of_images(pictures, drawn.parent, "user_id")))}
+            if pictures is not None and len(pictures)
+            else {}
+        ),
+    }
 
 
 def verdicts(folder: Path) -> Metadata:
@@ -165,8 +208,8 @@ def win_rates(file: Path) -> Metadata:
     ]
     return {
         **trend(entries),
-        "win rates": dg.MetadataValue.md(_markdown(rows, list(rows[0]) if rows else [])),
-        "plot": _picture(win_rate_plot(entries)),
+        "win rates": dg.MetadataValue.md(table(rows)),
+        "plot": dg.MetadataValue.md(picture(win_rate_plot(entries))),
     }
 
 
@@ -177,6 +220,34 @@ def trend(entries: Sequence[Entry]) -> dict[str, float]:
         for entry in entries
         if entry["method"] == "ppd" and entry["pairing"] == "independent"
     }
+
+
+def describe_history(lines: Sequence[Mapping[str, Any]], day: str) -> Metadata:
+    """The numbers of one day's re-evaluation, and the trend of all of them."""
+    rates = next(line["win_rates"] for line in lines if line["date"] == day)
+    points = [{"date": line["date"], **entry} for line in lines for entry in headline_entries(line["win_rates"])]
+    shown = [
+        {
+            "date": point["date"],
+            "judge": point["judge"],
+            "win rate over base, unseen people": f"{point['win_rate']:.3f}",
+            "95 %": f"[{point['ci_low']:.3f}, {point['ci_high']:.3f}]",
+        }
+        for point in reversed(points[-N_ROWS:])
+    ]
+    return {
+        "date": day,
+        "evaluations": len(lines),
+        **trend(rates),
+        "trend": dg.MetadataValue.md(picture(trend_plot(pd.DataFrame(points))) if points else "nothing"),
+        "history": dg.MetadataValue.md(table(shown)),
+    }
+
+
+def headline_entries(entries: Sequence[Entry]) -> list[Entry]:
+    """Our method against the base, for unseen people, images from different seeds: one entry a judge."""
+    wanted = {"method": "ppd", "opponent": "base", "users": "unseen", "pairing": "independent"}
+    return [entry for entry in entries if all(entry[name] == value for name, value in wanted.items())]
 
 
 def metrics(file: Path) -> Metadata:
@@ -192,7 +263,11 @@ def page(file: Path) -> Metadata:
 
 def drawing(file: Path) -> Metadata:
     """A figure that is an output itself."""
-    return {"plot": _picture(file.read_bytes())}
+    return {"plot": dg.MetadataValue.md(picture(file.read_bytes()))}
+
+
+def _rows(frame: pd.DataFrame) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.md(table(frame.head(N_ROWS).round(3).to_dict("records")))
 
 
 SHOWN: tuple[tuple[str, str, Callable[[Path], Metadata]], ...] = (
@@ -209,10 +284,3 @@ SHOWN: tuple[tuple[str, str, Callable[[Path], Metadata]], ...] = (
     ("reports/win_rates.png", "", drawing),
 )
 """Pattern of an output's path, a file that shows that it is what it should be, and what to show of it."""
-
-
-def picture(png: bytes, columns: int = 0) -> str:
-    """A PNG as markdown, in at most 128 colours: drawings lose nothing and weigh a third."""
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(128).save(buffer, "PNG", optimize=True)
-    return f"![](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"

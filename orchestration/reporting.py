@@ -20,6 +20,7 @@ from dagster._core.definitions.data_version import (  # tag names: documented, e
 )
 
 from orchestration.dvc_graph import Graph, Item, Key, Locked, Part, Stage, Workspace, code_version, key_of
+from orchestration.metadata import describe
 
 Tags: TypeAlias = dict[str, str]
 
@@ -68,9 +69,9 @@ def news(state: State) -> Iterator[dg.AssetMaterialization]:
 def output_tags(state: State, stage: Stage, item: Item, key: Key) -> Tags:
     """Tags of the event of one output: its version in dvc.lock and those of all its inputs at that run."""
     locked = state.locks[item.address]
-    tags = _version(locked.outs[stage.outputs[key][item.partition]], code_version(locked.cmd, item.partition))
+    tags = version_tags(locked.outs[stage.outputs[key][item.partition]], code_version(locked.cmd, item.partition))
     tags[LOCK_ENTRY_TAG] = locked.fingerprint
-    told = _told(state, key, item.partition)
+    told = _told(state.instance, key, item.partition)
     for parent in dict.fromkeys(name for name, _ in state.graph.inputs(item)):
         tags |= _made_from(state, item, parent, told if told.get(LOCK_ENTRY_TAG) == locked.fingerprint else {})
     return tags
@@ -78,15 +79,15 @@ def output_tags(state: State, stage: Stage, item: Item, key: Key) -> Tags:
 
 def part_tags(state: State, part: Part, partition: str | None) -> Tags:
     """Tags of the event of one part: its version in the workspace, and those of the whole around it."""
-    tags = _version(state.workspace.paths.get(part.paths[partition], ABSENT), LOOK)
+    tags = version_tags(state.workspace.paths.get(part.paths[partition], ABSENT), LOOK)
     for whole in part.wholes:
-        tags |= _input(whole, _current_version(state, whole))
+        tags |= input_tags(whole, _current_version(state, whole))
     return tags
 
 
 def tracked_tags(state: State, path: str) -> Tags:
     """Tags of the event of what a .dvc file tracks."""
-    return _version(state.workspace.paths.get(path, ABSENT), LOOK)
+    return version_tags(state.workspace.paths.get(path, ABSENT), LOOK)
 
 
 def _inputs_news(state: State) -> Iterator[dg.AssetMaterialization]:
@@ -109,25 +110,30 @@ def _part_news(state: State, part: Part) -> Iterator[dg.AssetMaterialization]:
 def _item_news(state: State, stage: Stage, item: Item) -> Iterator[dg.AssetMaterialization]:
     for key, paths in stage.outputs.items():
         if paths.get(item.partition) in state.locks[item.address].outs:
-            yield from _materialization(state, key, item.partition, output_tags(state, stage, item, key))
+            tags = output_tags(state, stage, item, key)
+            yield from _materialization(state, key, item.partition, tags, paths[item.partition])
 
 
-def _materialization(state: State, key: Key, partition: str | None, tags: Tags) -> Iterator[dg.AssetMaterialization]:
-    if not _known(state, key, partition, tags):
-        yield dg.AssetMaterialization(dg.AssetKey(key), partition=partition, tags=tags)
+def _materialization(
+    state: State, key: Key, partition: str | None, tags: Tags, path: str | None = None
+) -> Iterator[dg.AssetMaterialization]:
+    """The event, unless it is known; with what there is to see at `path`."""
+    if not known(state.instance, key, partition, tags):
+        metadata = describe(state.graph.root, path) if path else {}
+        yield dg.AssetMaterialization(dg.AssetKey(key), partition=partition, tags=tags, metadata=metadata)
 
 
-def _known(state: State, key: Key, partition: str | None, tags: Tags) -> bool:
+def known(instance: dg.DagsterInstance, key: Key, partition: str | None, tags: Tags) -> bool:
     """Whether Dagster's last event says the same. Pointers to events are left out: they say when, not what."""
-    told = _told(state, key, partition)
+    told = _told(instance, key, partition)
     return all(
         told.get(name) == value for name, value in tags.items() if not name.startswith(INPUT_EVENT_POINTER_TAG_PREFIX)
     )
 
 
-def _told(state: State, key: Key, partition: str | None) -> Mapping[str, str]:
+def _told(instance: dg.DagsterInstance, key: Key, partition: str | None) -> Mapping[str, str]:
     """The tags of the last event of an asset."""
-    record = state.instance.get_latest_data_version_record(dg.AssetKey(key), False, partition)
+    record = instance.get_latest_data_version_record(dg.AssetKey(key), False, partition)
     return (record.event_log_entry.tags or {}) if record else {}
 
 
@@ -141,23 +147,23 @@ def _made_from(state: State, item: Item, parent: Key, told: Mapping[str, str]) -
     locked = state.locks[item.address]
     paths = [path for key, path in state.graph.inputs(item) if key == parent and path is not None]
     if not paths:
-        return _input(parent, locked.params.get((parent[0], parent[-1]), ABSENT))
+        return input_tags(parent, locked.params.get((parent[0], parent[-1]), ABSENT))
     read = {path: locked.deps.get(path, ABSENT) for path in paths}
     partitions = _partitions(state.graph, parent)
     if not partitions and key_of(paths[0]) == parent:
-        return _input(parent, read[paths[0]])
+        return input_tags(parent, read[paths[0]])
     asset = dg.AssetKey(parent)
     if any(state.workspace.paths.get(path) != version for path, version in read.items()):
         version = told.get(get_input_data_version_tag(asset), ABSENT)
-        return _input(
+        return input_tags(
             parent,
             version,
             told.get(get_input_event_pointer_tag(asset), _OLDER_THAN_ALL if partitions else _NO_POINTER),
         )
     if partitions:
         own = [item.partition] if item.partition is not None and item.partition in partitions else None
-        return _input(parent, _digest(read), _latest_pointer(state, parent, own))
-    return _input(parent, _current_version(state, parent))
+        return input_tags(parent, _digest(read), _latest_pointer(state, parent, own))
+    return input_tags(parent, _current_version(state, parent))
 
 
 def _latest_pointer(state: State, key: Key, partitions: list[str] | None) -> str:
@@ -182,11 +188,11 @@ def _partitions(graph: Graph, key: Key) -> tuple[str, ...]:
     return ()
 
 
-def _version(version: str, code: str) -> Tags:
+def version_tags(version: str, code: str) -> Tags:
     return {DATA_VERSION_TAG: version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true", CODE_VERSION_TAG: code}
 
 
-def _input(key: Key, version: str, pointer: str = _NO_POINTER) -> Tags:
+def input_tags(key: Key, version: str, pointer: str = _NO_POINTER) -> Tags:
     asset = dg.AssetKey(key)
     return {get_input_data_version_tag(asset): version, get_input_event_pointer_tag(asset): pointer}
 

@@ -1,6 +1,5 @@
-"""The clock: the current models, evaluated again on fresh noises, and the trend of it."""
+"""The clock: the current models, evaluated again on fresh noises and captions, and the trend of it."""
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,6 +8,8 @@ import dagster as dg
 
 from orchestration.dvc_graph import Graph
 from orchestration.dvc_process import run_group
+from orchestration.metadata import describe_history
+from ppd import reevaluation
 from ppd.settings import ReevaluationSettings
 
 HISTORY = dg.AssetKey(["evaluations", "history.jsonl"])
@@ -17,7 +18,7 @@ JUDGED = (("models", "ppd"), ("artifacts", "users.parquet"))
 
 
 class Day(dg.Config):
-    """Which day's noises; the day decides them, so that a run can be repeated."""
+    """Which day's noises and captions; the day decides them, so that a run can be repeated."""
 
     date: str = ""
     """YYYY-MM-DD; empty for today."""
@@ -45,16 +46,14 @@ def build_clock(
         deps=[dg.AssetKey(key) for key in JUDGED],
         group_name="evaluation",
         kinds={"json"},
-        description="Win rates of the current models on fresh noises, a line a day. Its metadata is the trend.",
+        description="Win rates of the current models, evaluated afresh: a line a day. Its metadata is the trend.",
         automation_condition=_WHEN_JUDGED_CHANGED,
     )
     def history(context: dg.AssetExecutionContext, config: Day) -> dg.MaterializeResult[None]:
         day = config.date or datetime.now(UTC).date().isoformat()
         command = [sys.executable, "-c", "from ppd.cli import main; main()", "reevaluate", "--date", day]
         run_group(command, graph.root, context.log.info)
-        lines = [json.loads(line) for line in (graph.root / "evaluations" / "history.jsonl").read_text().splitlines()]
-        rates = next(line["win_rates"] for line in lines if line["date"] == day)
-        return dg.MaterializeResult(metadata={"date": day, "evaluations": len(lines), **_numbers(rates)})
+        return dg.MaterializeResult(metadata=describe_history(reevaluation.history(graph.root), day))
 
     job = dg.define_asset_job("reevaluate", selection=dg.AssetSelection.assets(HISTORY))
 
@@ -67,12 +66,3 @@ def build_clock(
         "reevaluation_when_changed", target=dg.AssetSelection.assets(HISTORY)
     )
     return [history], [clock], [sensor]
-
-
-def _numbers(rates: Sequence[dict[str, object]]) -> dict[str, float]:
-    """Numbers that Dagster draws over time: a win rate of ours against each opponent, by users and judge."""
-    return {
-        f"win rate over {rate['opponent']}, {rate['users']}, {rate['judge']}": float(str(rate["win_rate"]))
-        for rate in rates
-        if rate["method"] == "ppd" and rate["pairing"] == "independent"
-    }

@@ -22,7 +22,14 @@ def test_a_tick_names_the_day_whose_noises_are_used():
 
 
 def test_the_history_carries_the_win_rates_as_numbers(project, monkeypatch: pytest.MonkeyPatch):
-    entry = {"method": "ppd", "users": "unseen", "judge": "vlm", "pairing": "independent"}
+    entry = {
+        "method": "ppd",
+        "users": "unseen",
+        "judge": "vlm",
+        "pairing": "independent",
+        "ci_low": 0.5,
+        "ci_high": 0.9,
+    }
     rates = [entry | {"opponent": "base", "win_rate": 0.7}, entry | {"opponent": "dpo", "win_rate": 0.6}]
     rates.append(entry | {"opponent": "base", "win_rate": 0.99, "pairing": "same-seed"})
 
@@ -37,6 +44,7 @@ def test_the_history_carries_the_win_rates_as_numbers(project, monkeypatch: pyte
     [event] = done.asset_materializations_for_node(asset.op.name)
     assert event.asset_key == HISTORY
     numbers = {name: value.value for name, value in event.metadata.items() if name.startswith("win rate")}
+    assert "data:image/png" in event.metadata["trend"].value
     assert numbers == {"win rate over base, unseen, vlm": 0.7, "win rate over dpo, unseen, vlm": 0.6}
 
 
