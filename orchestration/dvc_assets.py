@@ -1,8 +1,8 @@
 """Dagster assets made from the graph of dvc.yaml: one multi-asset a stage, one asset an output.
 
 Dagster decides when something runs and shows why; DVC alone decides whether it has to. `meta: {dagster: ...}` of a
-stage in dvc.yaml takes `group`, `kinds`, `owners`, `pool`, and for a matrix `partitions: true`, which makes one asset
-with the matrix items as its partitions in place of one asset for each item.
+stage in dvc.yaml takes `group`, `kinds`, `owners`, `pool`, `gpus` (on Kubernetes), and for a matrix `partitions: true`,
+which makes one asset with the matrix items as its partitions in place of one asset for each item.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ import dagster as dg
 
 from orchestration import dvc_process
 from orchestration.dvc_graph import Graph, Key, Part, Source, Stage, Tracked, out_of_date, read_lock, read_workspace
+from orchestration.kubernetes import op_tags
 from orchestration.metadata import describe
 from orchestration.reporting import LOOK, State, news, output_tags, part_tags, tracked_tags
 
@@ -54,7 +55,6 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
             owners=hints.get("owners", []),
             code_version=stage.code_version,
             metadata={"stage": stage.name, "command": stage.items[0].cmd},
-            skippable=bool(stage.partitions),
         )
         for key in stage.outputs
     ]
@@ -63,7 +63,11 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
         name=dg.AssetKey((stage.name.replace("@", "_"),)).to_python_identifier(),
         specs=specs,
         partitions_def=_partitions(stage.partitions),
-        backfill_policy=dg.BackfillPolicy.single_run() if stage.partitions else None,
+        # A GPU each means a pod each, and a run is a pod; without, one run spares many starts.
+        backfill_policy=(dg.BackfillPolicy.multi_run(1) if hints.get("gpus") else dg.BackfillPolicy.single_run())
+        if stage.partitions
+        else None,
+        op_tags=op_tags(hints),
         check_specs=[
             dg.AssetCheckSpec(
                 "dvc_up_to_date", asset=dg.AssetKey(_first(stage)), description="After the run, `dvc status` is clean."
@@ -81,8 +85,12 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
         for event in news(state):  # inputs that nobody has reported yet, before what was made from them
             if event.asset_key.path not in [list(key) for key in stage.outputs]:
                 context.log_event(event)
-        for item in items:
-            for key, paths in stage.outputs.items():
+        for key, paths in stage.outputs.items():
+            if len(items) > 1:
+                # One result for all would give all one version, and none would skip what comes after in this run. So
+                # there is one, and each partition's own event comes after it.
+                yield dg.MaterializeResult(dg.AssetKey(key))
+            for item in items:
                 tags = output_tags(state, stage, item, key)
                 metadata = {
                     "outcome": outcomes.get(item.address, "skipped"),
@@ -91,7 +99,7 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
                 }
                 if len(items) == 1:
                     yield dg.MaterializeResult(dg.AssetKey(key), tags=tags, metadata=metadata)
-                else:  # one result would give all partitions one version
+                else:
                     context.log_event(
                         dg.AssetMaterialization(
                             dg.AssetKey(key), partition=item.partition, tags=tags, metadata=metadata
@@ -116,7 +124,6 @@ def _part_asset(graph: Graph, part: Part) -> dg.AssetsDefinition:
         group_name="parts",
         kinds={"dvc"},
         code_version=LOOK,
-        skippable=bool(part.partitions),
     )
 
     @dg.multi_asset(
@@ -128,6 +135,8 @@ def _part_asset(graph: Graph, part: Part) -> dg.AssetsDefinition:
     def look(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
         state = read_state(graph, context.instance)
         wanted: Sequence[str | None] = context.partition_keys if part.partitions else [None]
+        if len(wanted) > 1:
+            yield dg.MaterializeResult(dg.AssetKey(part.key))  # as in `run_stage`
         for partition in wanted:
             tags = part_tags(state, part, partition)
             if len(wanted) == 1:

@@ -17,11 +17,11 @@ JUDGED = (("models", "ppd"), ("artifacts", "users.parquet"))
 """What a re-evaluation is about."""
 
 
-class Day(dg.Config):
-    """Which day's noises and captions; the day decides them, so that a run can be repeated."""
+class Moment(dg.Config):
+    """Whose noises and captions; the moment decides them, so that a run can be repeated."""
 
     date: str = ""
-    """YYYY-MM-DD; empty for today."""
+    """YYYY-MM-DDTHH:MM, UTC; empty for now."""
 
 
 # Only where a version is new: a materialisation that changed nothing asks for no evaluation.
@@ -46,21 +46,21 @@ def build_clock(
         deps=[dg.AssetKey(key) for key in JUDGED],
         group_name="evaluation",
         kinds={"json"},
-        description="Win rates of the current models, evaluated afresh: a line a day. Its metadata is the trend.",
+        description="Win rates of the current models, evaluated afresh: a line each time. Its metadata is the trend.",
         automation_condition=_WHEN_JUDGED_CHANGED,
     )
-    def history(context: dg.AssetExecutionContext, config: Day) -> dg.MaterializeResult[None]:
-        day = config.date or datetime.now(UTC).date().isoformat()
-        command = [sys.executable, "-c", "from ppd.cli import main; main()", "reevaluate", "--date", day]
+    def history(context: dg.AssetExecutionContext, config: Moment) -> dg.MaterializeResult[None]:
+        moment = config.date or reevaluation.name_of(datetime.now(UTC))
+        command = [sys.executable, "-c", "from ppd.cli import main; main()", "reevaluate", "--date", moment]
         run_group(command, graph.root, context.log.info)
-        return dg.MaterializeResult(metadata=describe_history(reevaluation.history(graph.root), day))
+        return dg.MaterializeResult(metadata=describe_history(reevaluation.history(graph.root), moment))
 
     job = dg.define_asset_job("reevaluate", selection=dg.AssetSelection.assets(HISTORY))
 
     @dg.schedule(job=job, cron_schedule=settings.cron, execution_timezone="UTC", name="reevaluation")
     def clock(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        day = context.scheduled_execution_time.date().isoformat()
-        return dg.RunRequest(run_key=day, run_config={"ops": {history.op.name: {"config": {"date": day}}}})
+        moment = reevaluation.name_of(context.scheduled_execution_time.astimezone(UTC))
+        return dg.RunRequest(run_key=moment, run_config={"ops": {history.op.name: {"config": {"date": moment}}}})
 
     sensor = dg.AutomationConditionSensorDefinition(
         "reevaluation_when_changed", target=dg.AssetSelection.assets(HISTORY)

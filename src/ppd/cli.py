@@ -88,15 +88,16 @@ def stage(
 
 @app.command()
 def reevaluate(
-    day: Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Today, if not given.")] = None,
+    moment: Annotated[
+        datetime | None, typer.Option("--date", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"], help="UTC; now, if not given.")
+    ] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Evaluate the current models again on fresh noises and captions; the win rates go to evaluations/history.jsonl."""
     from ppd import reevaluation
     from ppd.settings import load_settings
 
-    when = (day or datetime.now(UTC)).date()
-    line = reevaluation.reevaluate(Path.cwd(), load_settings(params), when)
+    line = reevaluation.reevaluate(Path.cwd(), load_settings(params), moment or datetime.now(UTC))
     Console().print(f"{line['date']}: {len(line['win_rates'])} win rates added to evaluations/history.jsonl")
 
 

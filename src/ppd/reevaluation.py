@@ -2,8 +2,8 @@
 
 DVC re-runs nothing whose inputs are unchanged, which is right for results and useless for a clock. So a re-evaluation
 is no stage: it runs the stages from sampling to the report beside the pipeline and adds a line to a history that git
-keeps. Its date decides the noises, which no other day uses, and which of the evaluation captions each person gets. The
-same date and models give the same numbers.
+keeps. Its moment, to the minute, decides the noises, which no other moment uses, and which of the evaluation captions
+each person gets. The same moment and models give the same numbers.
 """
 
 import json
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,34 +40,42 @@ RunStage = Callable[[Sequence[str], Path], None]
 """Runs `ppd stage` with these arguments in this folder; raises when it fails."""
 
 
-def evaluation_of(day: date, settings: Settings) -> EvaluationSettings:
-    """What that day draws. Two days share no noise, and none is shared with `params.yaml`'s own."""
+def name_of(moment: datetime) -> str:
+    """How a moment is written: `2026-01-05T06:00`, UTC."""
+    return moment.strftime("%Y-%m-%dT%H:%M")
+
+
+def evaluation_of(moment: datetime, settings: Settings) -> EvaluationSettings:
+    """What is drawn at that moment. Two moments share no noise, and none is shared with `params.yaml`'s own."""
     usual = settings.evaluation
+    minutes = int(moment.replace(tzinfo=UTC).timestamp() // 60)
     return usual.model_copy(
         update={
-            "first_seed": usual.first_seed + day.toordinal() * usual.n_seeds,
-            "occasion": day.isoformat(),
+            "first_seed": usual.first_seed + minutes * usual.n_seeds,
+            "occasion": name_of(moment),
             "captions_a_person": settings.reevaluation.captions_a_person,
         }
     )
 
 
-def reevaluate(root: Path, settings: Settings, day: date, run_stage: RunStage | None = None) -> Mapping[str, Any]:
-    """Evaluate the models at `root` as of `day` and return the line that was added to evaluations/history.jsonl.
+def reevaluate(
+    root: Path, settings: Settings, moment: datetime, run_stage: RunStage | None = None
+) -> Mapping[str, Any]:
+    """Evaluate the models at `root` as of `moment` and return the line that was added to evaluations/history.jsonl.
 
-    A day that is there already is evaluated again, and its line replaced: the models may have changed. A run that was
-    killed goes on with what its samples hold. Raises InputError when there are no models yet.
+    A moment that is there already is evaluated again, and its line replaced: the models may have changed. A run that
+    was killed goes on with what its samples hold. Raises InputError when there are no models yet.
     """
     missing = [path for path in READ if not (root / path).exists()]
     if missing:
         raise InputError(f"there is nothing to evaluate yet: no {', '.join(missing)}", fix="Run `dvc repro` first.")
-    folder = root / "runs" / "reevaluations" / day.isoformat()
-    evaluation = evaluation_of(day, settings)
+    folder = root / "runs" / "reevaluations" / name_of(moment)
+    evaluation = evaluation_of(moment, settings)
     _lay_out(root, folder, settings.model_copy(update={"evaluation": evaluation}))
     for stage in STAGES:
         (run_stage or _run_stage)(stage, folder)
     line = {
-        "date": day.isoformat(),
+        "date": name_of(moment),
         "first_seed": evaluation.first_seed,
         "captions_a_person": evaluation.captions_a_person,
         "model": json.loads((root / "models" / "ppd" / "config.json").read_text()),
@@ -86,7 +94,7 @@ def history(root: Path) -> list[dict[str, Any]]:
 
 
 def _lay_out(root: Path, folder: Path, settings: Settings) -> None:
-    """A folder in which the stages find what they read, and settings that differ in what the day decides."""
+    """A folder in which the stages find what they read, and settings that differ in what the moment decides."""
     for path in READ:
         link = folder / path
         link.parent.mkdir(parents=True, exist_ok=True)

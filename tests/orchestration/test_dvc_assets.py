@@ -86,6 +86,17 @@ def test_one_run_over_all_shards_gives_each_its_own_version(project):
     assert len(versions) == 3
 
 
+def test_all_shards_of_a_part_and_of_what_reads_it_run_in_one_go(project):
+    # A step that reports its partitions and yields nothing would skip the steps after it, and their checks.
+    project.repro("prepare")
+    tags = {"dagster/asset_partition_range_start": "s-00", "dagster/asset_partition_range_end": "s-02"}
+    keys = [dg.AssetKey("embedded"), dg.AssetKey(["prepared", "shards"])]
+    done = dg.materialize(project.assets, selection=keys, instance=project.instance, tags=tags)
+    assert {event.step_key for event in done.get_step_success_events()} == {"prepared__shards_part", "embed"}
+    assert project.behind_for_dvc() == {"users", "train@ppd", "train@dpo", "report"}
+    assert project.behind_for_dagster() == project.behind_for_dvc()
+
+
 def test_tracked_data_is_recorded_like_dvc_add(project):
     project.write("data/s-01.txt", "somebody new\n")
     before = (project.root / "data.dvc").read_text()

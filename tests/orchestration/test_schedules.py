@@ -12,12 +12,12 @@ from orchestration.schedules import HISTORY, build_clock
 from ppd.settings import ReevaluationSettings, load_settings
 
 
-def test_a_tick_names_the_day_whose_noises_are_used():
+def test_a_tick_names_the_moment_whose_noises_are_used():
     clock = defs.resolve_schedule_def("reevaluation")
     assert clock.cron_schedule == load_settings().reevaluation.cron
     request = clock(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, 5, 6, tzinfo=UTC)))
     assert isinstance(request, dg.RunRequest)
-    assert request.run_key == "2026-01-05"
+    assert request.run_key == "2026-01-05T06:00"
     assert dg.validate_run_config(defs.resolve_job_def("reevaluate"), request.run_config)
 
 
@@ -34,12 +34,12 @@ def test_the_history_carries_the_win_rates_as_numbers(project, monkeypatch: pyte
     rates.append(entry | {"opponent": "base", "win_rate": 0.99, "pairing": "same-seed"})
 
     def run_group(command, root, take):
-        assert command[-2:] == ["--date", "2026-01-05"]
-        project.write("evaluations/history.jsonl", json.dumps({"date": "2026-01-05", "win_rates": rates}) + "\n")
+        assert command[-2:] == ["--date", "2026-01-05T06:00"]
+        project.write("evaluations/history.jsonl", json.dumps({"date": "2026-01-05T06:00", "win_rates": rates}) + "\n")
 
     monkeypatch.setattr(schedules, "run_group", run_group)
     [asset], _, _ = build_clock(project.graph, ReevaluationSettings())
-    config = {"ops": {asset.op.name: {"config": {"date": "2026-01-05"}}}}
+    config = {"ops": {asset.op.name: {"config": {"date": "2026-01-05T06:00"}}}}
     done = dg.materialize([asset], instance=project.instance, run_config=config)
     [event] = done.asset_materializations_for_node(asset.op.name)
     assert event.asset_key == HISTORY

@@ -1,0 +1,76 @@
+"""Without a cluster: the tags fit dagster-k8s's own schema, and the pods that it would start are what was meant."""
+
+import dagster as dg
+import pytest
+from dagster_k8s.job import DagsterK8sJobConfig, construct_dagster_k8s_job, get_user_defined_k8s_config
+from ruamel.yaml import YAML
+
+from orchestration.dvc_assets import build_assets
+from orchestration.dvc_graph import read_graph
+
+VALUES = "deploy/kubernetes/values.yaml"
+
+
+@pytest.fixture
+def values(request: pytest.FixtureRequest):
+    return YAML(typ="safe", pure=True).load((request.config.rootpath / VALUES).read_text())
+
+
+@pytest.fixture
+def steps(project):
+    """Each stage's op, when shards ask for a GPU each and a training for eight."""
+    text = (project.root / "dvc.yaml").read_text()
+    text = text.replace("partitions: true", "partitions: true, gpus: 1")
+    text = text.replace(
+        'outs: ["models/${item.method}"]', 'outs: ["models/${item.method}"]\n    meta: {dagster: {gpus: 8}}'
+    )
+    project.write("dvc.yaml", text)
+    assets = build_assets(read_graph(project.root))
+    return {asset.op.name: asset for asset in assets if isinstance(asset, dg.AssetsDefinition)}
+
+
+def pod(asset: dg.AssetsDefinition) -> dict[str, object]:
+    """The pod of a step, as the executor builds it."""
+    job = construct_dagster_k8s_job(
+        DagsterK8sJobConfig(job_image="ppd:1", dagster_home="/opt/dagster", instance_config_map="instance"),
+        args=["dagster", "api", "execute_step"],
+        job_name="step",
+        user_defined_k8s_config=get_user_defined_k8s_config(asset.op.tags),
+        component="step_worker",
+    )
+    return job.to_dict()["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize(("step", "gpus"), [("embed", 1), ("train_ppd", 8), ("train_dpo", 8)])
+def test_a_step_gets_the_gpus_that_dvc_yaml_says(steps, step, gpus):
+    found = pod(steps[step])
+    [container] = found["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": str(gpus)}
+    assert [toleration["key"] for toleration in found["tolerations"]] == ["nvidia.com/gpu"]
+
+
+def test_other_steps_ask_for_none(steps):
+    [container] = pod(steps["prepare"])["containers"]
+    assert container["resources"]["limits"] is None
+
+
+def test_shards_with_a_gpu_each_are_runs_of_their_own_and_others_share_one(steps, project):
+    assert steps["embed"].backfill_policy == dg.BackfillPolicy.multi_run(1)
+    here = {asset.op.name: asset for asset in project.assets}
+    assert here["embed"].backfill_policy == dg.BackfillPolicy.single_run()
+
+
+def test_what_the_chart_loads_is_there_and_gives_each_step_a_pod(values):
+    from orchestration.on_kubernetes import defs
+
+    [deployment] = values["dagster-user-deployments"]["deployments"]
+    arguments = dict(zip(*[iter(deployment["dagsterApiGrpcArgs"])] * 2, strict=True))
+    assert arguments["--module-name"] == "orchestration.on_kubernetes"
+    assert arguments["--working-directory"] in {mount["mountPath"] for mount in deployment["volumeMounts"]}
+    dg.Definitions.validate_loadable(defs)
+    assert defs.resolve_job_def("embed_shard").executor_def.name == "k8s"
+
+
+def test_the_database_is_not_reached_by_a_driver_that_is_not_there(values):
+    # With SQLAlchemy 2.1 `postgresql://` means psycopg 3.
+    assert values["postgresql"]["postgresqlScheme"] == "postgresql+psycopg2"
