@@ -1,0 +1,200 @@
+"""Materialise the whole pipeline from the Dagster UI in a real browser, and photograph what it shows.
+
+`python bench/ui_tour.py --out docs/ui` starts what `make ui` starts (webserver and daemon), clicks Materialize on the
+asset graph in a headless Chromium, waits until all of it has run, lets the clock's job run twice, and takes pictures of
+the asset graph, a grid of samples, the win rates and the trend. Needs Debian's `chromium` and `chromium-driver`, and
+`pip install -e .[tour]`. It takes as long as `dvc repro` and two re-evaluations; with `--only-look`, two minutes.
+"""
+
+import argparse
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+PORT = 3111
+PIPELINE = 'not (key:"people" or key:"evaluations/history.jsonl")'
+SHOWN = '(group:"preferences" or group:"users" or group:"models" or group:"evaluation") and not key:"people"'
+CLICK = """
+const wanted = arguments[0];
+const all = [...document.querySelectorAll('button, a, [role=tab]')];
+const found = all.find(e => e.innerText.trim().startsWith(wanted));
+if (found) found.click();
+return Boolean(found);
+"""
+CLICK_BESIDE = """
+const label = [...document.querySelectorAll('td')].find(e => e.innerText.trim() === arguments[0]);
+const button = label && label.parentElement.querySelector('a, button');
+if (button) button.click();
+return Boolean(button);
+"""
+
+
+class Tour:
+    """The browser, the address of the UI, and where the pictures go."""
+
+    def __init__(self, driver: webdriver.Chrome, base: str, out: Path, log: Callable[[str], None]) -> None:
+        self.driver, self.base, self.out, self.log = driver, base, out, log
+        out.mkdir(parents=True, exist_ok=True)
+
+    def open(self, path: str) -> None:
+        self.driver.get(self.base + path)
+        time.sleep(3)
+
+    def click(self, text: str, script: str = CLICK, within_s: float = 60) -> None:
+        """Click what begins with this text, as soon as it is there."""
+        until(lambda: self.driver.execute_script(script, text), within_s, f"no {text!r} on {self.driver.current_url}")
+        time.sleep(1.5)
+
+    def photograph(self, name: str, n_colours: int = 64) -> None:
+        """A PNG of the window, in few colours: it is text and lines."""
+        time.sleep(4)
+        image = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
+        file = self.out / f"{name}.png"
+        image.quantize(n_colours).save(file, optimize=True)
+        self.log(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+
+    def ask(self, query: str) -> dict[str, Any]:
+        """GraphQL, to learn how far the runs are."""
+        body = json.dumps({"query": query}).encode()
+        request = urllib.request.Request(f"{self.base}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            data: dict[str, Any] = json.load(answer)["data"]
+        return data
+
+
+def until(done: Callable[[], object], within_s: float, otherwise: str) -> None:
+    deadline = time.monotonic() + within_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(otherwise)
+        time.sleep(1)
+
+
+@contextmanager
+def user_interface(project: Path) -> Iterator[str]:
+    """What `make ui` runs, ended with all its children."""
+    home = project / ".dagster"
+    home.mkdir(exist_ok=True)
+    (home / "dagster.yaml").write_text((project / "orchestration" / "dagster.yaml").read_text())
+    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(PORT)]
+    with (home / "tour.log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=project,
+            env=os.environ | {"DAGSTER_HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    base = f"http://127.0.0.1:{PORT}"
+    try:
+        until(lambda: _answers(f"{base}/server_info"), 300, f"no webserver; see {home / 'tour.log'}")
+        yield base
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def chromium() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--window-size=1500,950", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def materialise_all(tour: Tour, hours: float) -> None:
+    """Select the pipeline, click through the dialog, wait for the end. Partitions make it a backfill."""
+    tour.open(f"/asset-groups~{urllib.request.quote(PIPELINE, safe='')}")
+    tour.click("Materialize all")
+    tour.click("All")
+    tour.click("Launch backfill")
+    query = "{partitionBackfillsOrError(limit: 1) {... on PartitionBackfills {results {id status}}}}"
+
+    def status() -> str:
+        results = tour.ask(query)["partitionBackfillsOrError"]["results"]
+        return str(results[0]["status"]) if results else "none"
+
+    until(lambda: status() == "REQUESTED", 60, "the backfill was not launched")
+    until(lambda: status() != "REQUESTED", hours * 3600, "the pipeline is not done")
+    tour.log(f"materialised all: {status()}")
+    if status() != "COMPLETED_SUCCESS":
+        raise RuntimeError(f"the backfill ended as {status()}")
+
+
+def reevaluate(tour: Tour, hours: float) -> None:
+    """Materialise the history once more: another moment, another point of the trend."""
+    tour.open("/assets/evaluations/history.jsonl")
+    tour.click("Materialize")
+    query = "{runsOrError(limit: 1) {... on Runs {results {pipelineName status assetSelection {path}}}}}"
+
+    def status() -> str:
+        [run] = tour.ask(query)["runsOrError"]["results"]
+        history = run["assetSelection"] == [{"path": ["evaluations", "history.jsonl"]}]
+        return str(run["status"]) if history else "another run"
+
+    until(lambda: status() in ("QUEUED", "STARTING", "STARTED"), 120, "the re-evaluation was not launched")
+    until(lambda: status() in ("SUCCESS", "FAILURE", "CANCELED"), hours * 3600, "the re-evaluation is not done")
+    tour.log(f"re-evaluation: {status()}")
+
+
+def look_around(tour: Tour) -> None:
+    tour.open(f"/asset-groups~{urllib.request.quote(SHOWN, safe='')}")
+    tour.photograph("asset-graph")
+    for name, path, entry in (
+        ("samples", "artifacts/samples/ppd", "base | personalised"),
+        ("win-rates", "reports/win_rates.json", "plot"),
+        ("trend", "evaluations/history.jsonl", "trend"),
+    ):
+        tour.open(f"/assets/{path}")
+        tour.click(entry, CLICK_BESIDE)
+        tour.photograph(name, 256 if name == "samples" else 64)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", type=Path, default=Path())
+    parser.add_argument("--out", type=Path, default=Path("docs/ui"))
+    parser.add_argument("--hours", type=float, default=3, help="how long the pipeline may take")
+    parser.add_argument("--only-look", action="store_true", help="take the pictures of what is there")
+    arguments = parser.parse_args()
+    log = Console().print
+    with user_interface(arguments.project.resolve()) as base, chromium() as driver:
+        tour = Tour(driver, base, arguments.out, log)
+        tour.open("/")
+        if not arguments.only_look:
+            materialise_all(tour, arguments.hours)
+            reevaluate(tour, arguments.hours)
+            time.sleep(60)  # the next moment
+            reevaluate(tour, arguments.hours)
+        look_around(tour)
+
+
+if __name__ == "__main__":
+    main()
