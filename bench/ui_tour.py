@@ -105,7 +105,7 @@ def user_interface(project: Path) -> Iterator[str]:
         until(lambda: _answers(f"{base}/server_info"), 300, f"no webserver; see {home / 'tour.log'}")
         yield base
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
 
 

@@ -8,11 +8,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from orchestration.metadata import describe, describe_person
 from ppd import stages
 from ppd.diffusion.codec import ImageCodec
 from ppd.diffusion.drawing import read_drawn
 from ppd.errors import InputError
 from ppd.personalizer import Personalizer, known_person
+from ppd.preferences.store import Preferences
 from ppd.settings import (
     EvaluationSettings,
     FinetuneSettings,
@@ -153,3 +155,15 @@ def test_a_person_of_the_log_is_drawn_for_as_evaluation_draws(project: Path, mon
     assert np.abs(np.asarray(image).astype(int) - images[0]).max() <= 1  # batches round differently
     with pytest.raises(InputError, match="no user 'nobody'"):
         known_person("nobody")
+
+
+def test_the_ui_has_something_to_show_of_every_output(project: Path) -> None:
+    for path in (
+        *("artifacts/preferences", "artifacts/latents", "artifacts/users/s-00", "artifacts/users.parquet"),
+        *(f"models/{method}" for method in METHODS),
+        *(f"artifacts/samples/{model}" for model in ("base", *METHODS)),
+        *("artifacts/verdicts", "reports/win_rates.json", "reports/metrics.json", "reports/index.html"),
+    ):
+        assert describe(project, path), path
+    user_id = Preferences.open(project / "artifacts/preferences").users.user_id[0]
+    assert describe_person(project, user_id)["shard"] in ("s-00", "s-01")

@@ -1,0 +1,292 @@
+"""What the two doors cost, at 100 and at 5,000 people: `python bench/orchestration.py` (about ten minutes of CPU).
+
+A project with this repository's graph in 32 shards: a real log, really ingested (of two small JPEGs again and again);
+embeddings are random numbers, and the other stages that need a model write a small file of them. Ingestion, the
+manifest, DVC and Dagster (webserver, daemon, sensors) are the real ones. Wall times tell of the machine's other work
+too, so CPU time stands beside them.
+"""
+
+import argparse
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from ruamel.yaml import YAML
+
+from ppd.preferences.schema import PICK_A_PIC
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "bench/results/orchestration.json"
+N_SHARDS, ROWS_A_PERSON, PORT = 32, 12, 3222
+REAL = ("ingest", "users")
+STAND_IN = """
+import sys
+from pathlib import Path
+import numpy as np, pandas as pd
+from PIL import Image
+outs = sys.argv[1:]
+if outs[0].startswith("artifacts/users/"):
+    pairs = pd.read_parquet(f"artifacts/preferences/support/{Path(outs[0]).name}.parquet")
+    parts = pairs.groupby(["user_id", "support_group"]).chosen_digest.agg(lambda d: b"".join(d).hex() * 2).reset_index()
+    seeds = [abs(hash((user, key))) % 2**32 for user, key in zip(parts.user_id, parts.chosen_digest)]
+    hidden = [np.random.default_rng(seed).normal(size=256).astype("float32") for seed in seeds]
+    changed = pairs.groupby(["user_id", "support_group"]).caption.agg("".join).to_numpy()
+    Path(outs[0]).mkdir(parents=True, exist_ok=True)
+    table = parts.assign(key=parts.chosen_digest + changed, profile="likes ink", shape=[[1, 256]] * len(parts))
+    table.drop(columns="chosen_digest").assign(hidden=hidden).to_parquet(outs[0] + "/embeddings.parquet")
+else:
+    for out in outs:
+        path = Path(out)
+        folder = path if not path.suffix else path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".png":
+            Image.new("RGB", (8, 8)).save(path)
+        else:
+            (path if path.suffix else path / "numbers.json").write_text("[]" if path.stem == "win_rates" else "{}")
+"""
+
+
+def rows_of(users: range, first_ranking: int) -> pa.Table:
+    """Sound rows of Pick-a-Pic's schema; two images of their own each, small and of the same bytes everywhere."""
+    jpgs = []
+    for noise in np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8):
+        Image.fromarray(noise).save(buffer := io.BytesIO(), "JPEG")
+        jpgs.append(buffer.getvalue())
+    n = len(users) * ROWS_A_PERSON
+    at = np.arange(first_ranking, first_ranking + n)
+    uids = [[f"{number}-{side}" for number in at] for side in "ab"]
+    columns: dict[str, Any] = {
+        "are_different": [True] * n,
+        "best_image_uid": uids[0],
+        "caption": [f"a sticker of thing {number * 7 % 31}" for number in at],
+        "created_at": np.datetime64("2023-02-01", "ns") + at * np.timedelta64(1, "m"),
+        "has_label": [True] * n,
+        "image_0_uid": uids[0],
+        "image_1_uid": uids[1],
+        "jpg_0": [jpgs[0]] * n,
+        "jpg_1": [jpgs[1]] * n,
+        "label_0": [1.0] * n,
+        "label_1": [0.0] * n,
+        "ranking_id": at,
+        "user_id": np.repeat(np.asarray(users), ROWS_A_PERSON),
+    }
+    arrays = [pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(n, f.type) for f in PICK_A_PIC]
+    return pa.Table.from_arrays(arrays, schema=PICK_A_PIC)
+
+
+def build(root: Path, n_people: int) -> None:
+    """The project, before anything has run."""
+    for folder in ("orchestration", "src"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for file in ("workspace.yaml", ".dvcignore"):
+        shutil.copy(ROOT / file, root / file)
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["preferences"] |= {"n_shards": N_SHARDS}
+    pipeline = yaml.load(ROOT / "dvc.yaml")
+    for name, stage in pipeline["stages"].items():
+        if name == "embed":
+            stage["matrix"]["shard"] = [f"s-{at:02}" for at in range(N_SHARDS)]
+        if name not in REAL:
+            outs = [*stage.get("outs", []), *stage.get("metrics", [])]
+            paths = [next(iter(out)) if isinstance(out, dict) else out for out in outs]
+            stage["cmd"] = " ".join([sys.executable, "stand_in.py", *paths])
+        made = ("artifacts", "models/", "src/", "data/choices")
+        stage["deps"] = [dep for dep in stage["deps"] if dep.startswith(made) or dep == "models"]
+    for name, content in (("params.yaml", params), ("dvc.yaml", pipeline)):
+        with (root / name).open("w") as file:
+            yaml.dump(content, file)
+    (root / "stand_in.py").write_text(STAND_IN)
+    (root / "data/choices").mkdir(parents=True)
+    pq.write_table(rows_of(range(n_people), 0), root / "data/choices/a.parquet")
+    home = root / ".dagster"
+    home.mkdir()
+    shutil.copy(ROOT / "orchestration/dagster.yaml", home)
+    for command in (["git", "init", "-q"], [*DVC, "init", "-q"], [*DVC, "add", "-q", "data"]):
+        run(root, command)
+
+
+DVC = [sys.executable, "-m", "dvc"]
+
+
+def environment(root: Path) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "DAGSTER_HOME": str(root / ".dagster"), "PYTHONHASHSEED": "0"}
+
+
+def run(root: Path, command: list[str]) -> str:
+    done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command}: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def timed(act: Callable[[], object]) -> dict[str, float]:
+    """Wall and CPU seconds of what `act` starts."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    act()
+    wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall_s": round(wall, 2), "cpu_s": round(cpu, 2)}
+
+
+def median(rounds: int, act: Callable[[], object]) -> dict[str, float]:
+    each = [timed(act) for _ in range(rounds)]
+    return {name: statistics.median(one[name] for one in each) for name in ("wall_s", "cpu_s")}
+
+
+def change_one_person(root: Path, person: int) -> None:
+    """Other captions for one person: what describes them is different now."""
+    file = root / "data/choices/a.parquet"
+    table = pq.read_table(file)
+    captions = table["caption"].to_pylist()
+    for at in range(person * ROWS_A_PERSON, (person + 1) * ROWS_A_PERSON):
+        captions[at] = captions[at].replace("sticker", "drawing")
+    pq.write_table(table.set_column(2, PICK_A_PIC.field("caption"), pa.array(captions)), file)
+    run(root, [*DVC, "add", "-q", "data"])
+
+
+def behind(root: Path) -> list[str]:
+    return sorted(json.loads(run(root, [*DVC, "status", "--json"])))
+
+
+@contextmanager
+def user_interface(root: Path) -> Iterator[Callable[[str], Any]]:
+    """Webserver and daemon; yields a way to ask them by GraphQL."""
+    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(PORT)]
+    with (root / "ui.log").open("w") as log:
+        process = subprocess.Popen(
+            command, cwd=root, env=environment(root), stdout=log, stderr=log, start_new_session=True
+        )
+
+    def ask(query: str) -> Any:
+        body = json.dumps({"query": query}).encode()
+        header = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{PORT}/graphql", body, header)
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return json.load(answer)["data"]
+
+    try:
+        wait(lambda: reachable(f"http://127.0.0.1:{PORT}/server_info"), 300)
+        yield ask
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+
+
+def reachable(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def wait(done: Callable[[], bool], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.5)
+
+
+VERSION = '{assetNodes(assetKeys: [{path: ["%s"]}]) {assetMaterializations(limit: 1) {timestamp}}}'
+SHARDS_PAGE = """{assetNodeOrError(assetKey: {path: ["artifacts", "users"]}) {... on AssetNode {
+  partitionKeys partitionStats {numMaterialized} latestMaterializationByPartition {partition timestamp metadataEntries {
+  label}}}}}"""
+GRAPH_PAGE = "{assetNodes {assetKey {path} staleStatus groupName assetMaterializations(limit: 1) {timestamp}}}"
+
+
+def last_told(ask: Callable[[str], Any], path: str) -> float:
+    [node] = ask(VERSION % '", "'.join(path.split("/")))["assetNodes"]
+    return max([float(event["timestamp"]) / 1000 for event in node["assetMaterializations"]], default=0.0)
+
+
+def measure(n_people: int, rounds: int, log: Callable[[str], None]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        build(root, n_people)
+        result: dict[str, Any] = {"people": n_people, "shards": N_SHARDS, "rounds": rounds}
+        result["first repro"] = timed(lambda: run(root, [*DVC, "repro"]))
+        log(f"{n_people} people: first repro {result['first repro']}")
+        result["no-op repro"] = median(rounds, lambda: run(root, [*DVC, "repro"]))
+        load = [sys.executable, "-c", "import orchestration.definitions"]
+        result["code location load"] = median(rounds, lambda: run(root, load))
+        single = [*DVC, "repro", "--single-item", "users"]
+        select = ["--select", 'key:"artifacts/users.parquet"', "-m", "orchestration.definitions"]
+        materialise = [sys.executable, "-m", "dagster", "asset", "materialize", *select]
+        run(root, materialise)
+        result["no-op stage, dvc alone"] = median(rounds, lambda: run(root, single))
+        result["no-op stage, materialised"] = median(rounds, lambda: run(root, materialise))
+        log(f"{n_people} people: {result}")
+        delays, shards, then = [], [], []
+        with user_interface(root) as ask:
+            wait(lambda: last_told(ask, "reports/metrics.json") > 0, 600)
+            for page, query in (("asset graph", GRAPH_PAGE), ("page of the shards", SHARDS_PAGE)):
+                started = time.monotonic()
+                ask(query)
+                result[f"GraphQL of the {page}"] = {"wall_s": round(time.monotonic() - started, 2)}
+            for person in range(rounds):
+                change_one_person(root, person)
+                run(root, [*DVC, "repro", "ingest"])
+                embed = [name for name in behind(root) if name.startswith("embed@")]
+                shards.append(len(embed))
+                run(root, [*DVC, "repro", "--single-item", *embed])
+                then.append([name for name in behind(root) if name.startswith(("users", "finetune"))])
+                run(root, [*DVC, "repro"])
+                ended = time.time()
+                wait(lambda: all_fresh(ask), 600)
+                delays.append(round(time.time() - ended, 1))
+                log(f"{n_people} people: one changed, {embed}, then {then[-1]}; told after {delays[-1]} s")
+        result["shell to UI"] = {"wall_s": statistics.median(delays), "each_s": delays}
+        result["shards stale after one person changed"] = shards
+        result["stale after that shard ran"] = then
+    return result
+
+
+def all_fresh(ask: Callable[[str], Any]) -> bool:
+    """Whether Dagster calls nothing of the pipeline stale any more, as DVC does after `dvc repro`."""
+    stale = [n["assetKey"]["path"] for n in ask("{assetNodes {assetKey {path} staleStatus}}")["assetNodes"]
+             if n["staleStatus"] in ("STALE", "MISSING")]  # fmt: skip
+    return all(path[0] in ("people", "evaluations") for path in stale)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, nargs="+", default=[100, 5000])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=OUT)
+    arguments = parser.parse_args()
+    console = Console()
+    results = [measure(n, arguments.rounds, console.print) for n in arguments.people]
+    table = Table("median of the rounds", *(f"{result['people']:,} people" for result in results))
+    for name, value in results[0].items():
+        if isinstance(value, dict):
+            table.add_row(name, *(" ".join(f"{k} {v}" for k, v in result[name].items()) for result in results))
+        elif isinstance(value, list):
+            table.add_row(name, *(str(result[name]) for result in results))
+    console.print(table)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
