@@ -8,6 +8,7 @@ from orchestration.checks import build_checks
 from orchestration.dvc_assets import build_assets
 from orchestration.dvc_graph import read_graph
 from orchestration.people import build_people
+from orchestration.record import build_record
 from orchestration.schedules import build_clock
 from orchestration.sensors import dvc_state_sensor
 from ppd.settings import load_settings
@@ -22,7 +23,7 @@ def build_definitions(root: Path) -> dg.Definitions:
         assets=[*build_assets(graph), *people, *history],
         asset_checks=build_checks(graph),
         schedules=schedules,
-        jobs=jobs,
+        jobs=[*jobs, build_record(graph)],
         sensors=[dvc_state_sensor(graph), *watchers, *sensors],
     )
 

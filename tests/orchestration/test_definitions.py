@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from orchestration.definitions import defs
 
@@ -30,7 +31,7 @@ def test_every_output_of_dvc_yaml_is_an_asset():
         n_outs = sum(len(stage.outs) for stage in repo.index.stages if not stage.addressing.startswith("embed@"))
     graph = defs.resolve_asset_graph()
     made = [key for key in graph.materializable_asset_keys if graph.get(key).group_name != "parts"]
-    assert len(made) == n_outs + 1 + 1  # all shards of `embed` are one asset; the history is not DVC's
+    assert len(made) == n_outs + 1 + 2  # all shards of `embed` are one asset; history and people are not DVC's
 
 
 def test_no_annotations_are_postponed_where_dagster_reads_them():
@@ -42,3 +43,10 @@ def test_no_annotations_are_postponed_where_dagster_reads_them():
 def test_every_asset_says_what_it_is():
     graph = defs.resolve_asset_graph()
     assert [key for key in graph.get_all_asset_keys() if not graph.get(key).description] == []
+
+
+def test_the_workspace_file_finds_the_code_location_without_an_installation():
+    # Without the working directory Dagster finds installed packages only.
+    [entry] = YAML(typ="safe", pure=True).load((ROOT / "workspace.yaml").read_text())["load_from"]
+    assert entry["python_module"]["module_name"] == "orchestration.definitions"
+    assert (ROOT / entry["python_module"]["working_directory"]).resolve() == ROOT

@@ -1,8 +1,18 @@
 """Two doors, one verdict: what Dagster calls stale is what DVC calls out of date."""
 
+import os
 import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+from dvc.lock import LockError
+
+from orchestration.dvc_graph import Stage
 
 
 def agree(project) -> set[str]:
@@ -47,6 +57,50 @@ def test_going_back_is_fresh_again(project):
     assert agree(project) == {"embed@s-00", "embed@s-01", "embed@s-02"}
     project.write("code/embed.txt", before)
     assert agree(project) == set()
+
+
+@pytest.mark.slow
+def test_both_doors_leave_the_same_bytes(project):
+    project.repro()
+    made = [out for stage in project.graph.stages for item in stage.items for out in item.outs]
+    files = ["dvc.lock", *(path for out in made for path in files_of(project.root, out))]
+    before = {path: (project.root / path).read_bytes() for path in files}
+    shutil.rmtree(project.root / ".dvc/cache/runs")  # so that nothing is taken from the shell's run
+    for path in files:
+        (project.root / path).unlink()
+    for stage in project.graph.in_order:
+        if isinstance(stage, Stage):
+            for partition in stage.partitions or [None]:
+                assert project.materialize(stage.name, partition).success
+    assert {path: (project.root / path).read_bytes() for path in before} == before
+
+
+def files_of(root: Path, out: str) -> list[str]:
+    whole = root / out
+    found = [path for path in whole.rglob("*") if path.is_file()] if whole.is_dir() else [whole]
+    return [path.relative_to(root).as_posix() for path in found]
+
+
+@pytest.mark.slow
+def test_the_sensor_works_while_a_stage_runs(project):
+    # `dvc status` would fail then: DVC is busy.
+    project.repro("prepare")
+    slow = (project.root / "dvc.yaml").read_text().replace("cat users.txt", "touch running; sleep 30; cat users.txt")
+    project.write("dvc.yaml", slow)
+    project.repro("users")
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "train@ppd"]
+    busy = subprocess.Popen(command, cwd=project.root, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (project.root / "running").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with pytest.raises(LockError):
+            project.behind_for_dvc()
+        assert project.tick().startswith("Reported ")
+    finally:
+        os.killpg(busy.pid, signal.SIGKILL)
+        busy.wait()
 
 
 @pytest.mark.slow
