@@ -68,6 +68,7 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
         if stage.partitions
         else None,
         op_tags=op_tags(hints),
+        can_subset=True,  # whoever asks for one output gets it; what else the stage made is reported beside it
         check_specs=[
             dg.AssetCheckSpec(
                 "dvc_up_to_date", asset=dg.AssetKey(_first(stage)), description="After the run, `dvc status` is clean."
@@ -78,14 +79,18 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
     def run_stage(
         context: dg.AssetExecutionContext, config: RunOptions
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        wanted = set(context.partition_keys) if stage.partitions else {None}
-        items = [item for item in stage.items if item.partition in wanted]
-        outcomes = dvc_process.repro(graph.root, [item.address for item in items], context.log.info, force=config.force)
+        selected = [key for key in stage.outputs if dg.AssetKey(key) in context.selected_asset_keys]
+        wanted: Sequence[str | None] = context.partition_keys if stage.partitions and selected else stage.partitions
+        items = [item for item in stage.items if item.partition in wanted or not stage.partitions]
+        if selected:  # else somebody only wants to know whether it is up to date
+            addresses = [item.address for item in items]
+            outcomes = dvc_process.repro(graph.root, addresses, context.log.info, force=config.force)
         state = read_state(graph, context.instance)
         for event in news(state):  # inputs that nobody has reported yet, before what was made from them
-            if event.asset_key.path not in [list(key) for key in stage.outputs]:
+            if tuple(event.asset_key.path) not in selected:
                 context.log_event(event)
-        for key, paths in stage.outputs.items():
+        for key in selected:
+            paths = stage.outputs[key]
             if len(items) > 1:
                 # One result for all would give all one version, and none would skip what comes after in this run. So
                 # there is one, and each partition's own event comes after it.
@@ -105,13 +110,14 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
                             dg.AssetKey(key), partition=item.partition, tags=tags, metadata=metadata
                         )
                     )
-        behind = out_of_date(graph.root, [item.address for item in items])
-        yield dg.AssetCheckResult(
-            passed=not behind,
-            asset_key=dg.AssetKey(_first(stage)),
-            check_name="dvc_up_to_date",
-            metadata={"dvc status": behind},
-        )
+        if context.selected_asset_check_keys:
+            behind = out_of_date(graph.root, [item.address for item in items])
+            yield dg.AssetCheckResult(
+                passed=not behind,
+                asset_key=dg.AssetKey(_first(stage)),
+                check_name="dvc_up_to_date",
+                metadata={"dvc status": behind},
+            )
 
     return run_stage
 

@@ -65,6 +65,25 @@ def test_a_second_materialisation_says_that_there_was_nothing_to_do(project):
     assert latest(project, ("prepared",)).metadata["outcome"].value == "ran"
 
 
+def test_who_asks_for_one_output_of_a_stage_gets_it_and_the_others_are_told_of(project):
+    project.repro("train@ppd")
+    project.repro("train@dpo")
+    keys = dg.AssetSelection.from_string('key:"reports/metrics.json"')
+    done = dg.materialize(project.assets, selection=keys, instance=project.instance)
+    assert done.success
+    locked = read_lock(project.root)["report"]
+    for out in ("reports/metrics.json", "reports/lines.txt"):
+        assert latest(project, tuple(out.split("/"))).tags["dagster/data_version"] == locked.outs[out]
+
+
+def test_asking_for_the_check_alone_runs_nothing(project):
+    check = dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey("prepared"), "dvc_up_to_date"))
+    done = dg.materialize(project.assets, selection=check, instance=project.instance)
+    [evaluation] = done.get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert not (project.root / "prepared").exists()
+
+
 def test_a_failing_stage_fails_the_run(project):
     project.write("dvc.yaml", "stages: {bad: {cmd: exit 3, outs: [x]}}")
     assets = build_assets(read_graph(project.root))

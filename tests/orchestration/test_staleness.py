@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dvc.lock import LockError
 
-from orchestration.dvc_graph import Stage
+from orchestration.dvc_graph import Stage, read_lock
 
 
 def agree(project) -> set[str]:
@@ -63,16 +63,18 @@ def test_going_back_is_fresh_again(project):
 def test_both_doors_leave_the_same_bytes(project):
     project.repro()
     made = [out for stage in project.graph.stages for item in stage.items for out in item.outs]
-    files = ["dvc.lock", *(path for out in made for path in files_of(project.root, out))]
+    files = [path for out in made for path in files_of(project.root, out)]
+    locked = read_lock(project.root)
     before = {path: (project.root / path).read_bytes() for path in files}
     shutil.rmtree(project.root / ".dvc/cache/runs")  # so that nothing is taken from the shell's run
-    for path in files:
+    for path in ("dvc.lock", *files):
         (project.root / path).unlink()
     for stage in project.graph.in_order:
         if isinstance(stage, Stage):
             for partition in stage.partitions or [None]:
                 assert project.materialize(stage.name, partition).success
     assert {path: (project.root / path).read_bytes() for path in before} == before
+    assert read_lock(project.root) == locked
 
 
 def files_of(root: Path, out: str) -> list[str]:
