@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -82,7 +83,7 @@ def convert_open_clip(checkpoint: Path, like: Path, out: Path) -> None:
     like: a CLIP of the same architecture in the hub's layout, for its config, tokenizer and image processor.
     """
     content = _read_tensors(checkpoint)
-    weights = content.get("state_dict", content)
+    weights: Mapping[str, Tensor] = content.get("state_dict", content)
     model = CLIPModel(CLIPConfig.from_pretrained(like))
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in clip_from_open_clip(weights).items()})
@@ -106,7 +107,7 @@ def convert_aesthetic(checkpoint: Path, out: Path) -> None:
         save_file({name: tensor.float().contiguous() for name, tensor in weights.items()}, fresh)
 
 
-def _read_tensors(checkpoint: Path) -> dict[str, Tensor]:
+def _read_tensors(checkpoint: Path) -> dict[str, Any]:
     try:
         return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:

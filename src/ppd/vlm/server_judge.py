@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
@@ -110,10 +111,10 @@ class ServerJudge:
         }
 
 
-def word_in(said: str) -> str | None:
+def word_in(said: str) -> Literal["first", "second"] | None:
     """The one word that was asked for, whatever its case and the marks around it; None for anything else."""
     found = re.fullmatch(r"[\W_]*(\w+?)[\W_]*", said.lower())
-    return found[1] if found and found[1] in ANSWERS else None
+    return next((word for word in ANSWERS if found is not None and found[1] == word), None)
 
 
 def _data_url(image: bytes) -> str:
