@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -105,10 +106,12 @@ def _encode_images(
     marker = partial / "done"
     done = int(marker.read_text()) if marker.exists() else 0
     stored: np.memmap | None = np.lib.format.open_memmap(partial / LATENTS, mode="r+") if done else None
-    with _progress() as progress:
+    # Large photographs take longer to shrink than a GPU needs to encode them; Pillow works beside other threads.
+    with _progress() as progress, ThreadPoolExecutor() as pool:
         task = progress.add_task("encode", total=len(uids), completed=done)
         for start, images in _batches(preferences, uids, done, batch_size):
-            latents = backbone.encode_images(to_tensor([resized(image, image_px) for image in images]))
+            squares = pool.map(lambda image: resized(image, image_px), images)
+            latents = backbone.encode_images(to_tensor(list(squares)))
             if stored is None:
                 shape = (len(uids), *latents.shape[1:])
                 stored = np.lib.format.open_memmap(partial / LATENTS, mode="w+", dtype=np.float16, shape=shape)
