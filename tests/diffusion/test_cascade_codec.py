@@ -1,3 +1,4 @@
+import shutil
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ppd.diffusion.cascade_codec import STEPS, CascadeCodec
 from ppd.diffusion.sampling import Request, sample
 from ppd.diffusion.seeding import generator
 from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.errors import InputError
 from ppd.settings import SamplingSettings
 from tests.tiny import word_tokenizer, write_codec, write_prior
 
@@ -36,6 +38,13 @@ def test_the_folder_says_which_codec_it_holds(backbone: StableCascadeBackbone) -
     latents = backbone.encode_images(images)
     assert latents.shape == (2, backbone.latent_channels, 3, 3)
     assert torch.equal(latents, backbone.codec.encoder(images)), "nothing scales them further"
+
+
+def test_a_prior_without_a_codec_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "prior-only"
+    shutil.copytree(folder, alone, ignore=shutil.ignore_patterns("codec"))
+    with pytest.raises(InputError, match=r"(?s)prior-only/codec: no image codec.*stabilityai/stable-cascade"):
+        StableCascadeBackbone.from_pretrained(alone)
 
 
 def test_decoding_is_diffusers_own_pipeline_bit_for_bit(backbone: StableCascadeBackbone) -> None:

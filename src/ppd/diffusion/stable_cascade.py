@@ -188,7 +188,12 @@ def _load_codec(
     """The codec in `codec/`: a copy of stabilityai/stable-cascade, or the nano one."""
     if CascadeCodec.is_in(Path(folder) / "codec"):
         return CascadeCodec.from_pretrained(Path(folder) / "codec", dtype=dtype)
-    return ImageCodec.from_pretrained(folder, subfolder="codec", revision=revision).to(device)
+    try:
+        return ImageCodec.from_pretrained(folder, subfolder="codec", revision=revision).to(device)
+    except OSError as error:
+        raise InputError(
+            f"no image codec: {error}", file=f"{folder}/codec", fix="Put a copy of stabilityai/stable-cascade there"
+        ) from error
 
 
 def _fingerprint(unet: StableCascadeUNet, values_per_tensor: int = 256) -> str:
