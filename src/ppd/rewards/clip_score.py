@@ -43,7 +43,7 @@ class ClipScorer:
         return cls(
             CLIPModel.from_pretrained(folder, dtype=torch.float32, **options).to(device),
             AutoTokenizer.from_pretrained(folder, **options),
-            AutoImageProcessor.from_pretrained(folder, **options),
+            AutoImageProcessor.from_pretrained(folder, backend="pil", **options),  # resizes alike everywhere
         )
 
     def __call__(self, images: Images, captions: Sequence[str]) -> NDArray[np.float64]:

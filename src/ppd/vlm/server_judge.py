@@ -43,8 +43,8 @@ class ServerJudge:
         each = estimate(question, self.server)
         return (
             f"{2 * n_comparisons} questions to {self.server.model} at {self.server.url}: about "
-            f"{2 * n_comparisons * each:.2f} at most, {each:.5f} each, without those answered before; "
-            f"the budget is {self.server.budget:g}"
+            f"{2 * n_comparisons * each:.2f} at most ({each:.5f} each; what was answered before costs nothing). "
+            f"The budget is {self.server.budget:g}"
         )
 
     def __call__(self, pairs: Sequence[Pair], candidates: Sequence[Candidates]) -> list[Verdict]:
