@@ -47,7 +47,7 @@ def judge(server, tmp_path, monkeypatch):
             "budget": 1.0,
             "tokens_an_image": 100,
             "concurrency": 1,
-            "timeout_s": 0.5,
+            "timeout_s": 60.0,
             "attempts": 3,
             "first_wait_s": 0.01,
         }
@@ -104,25 +104,25 @@ def test_an_answer_in_the_wrong_form_is_void_and_kept_as_it_was_said(server, jud
 
 @pytest.mark.parametrize(
     "trouble",
-    [status(429), status(500), status(503), torn, cut_off, reset, slowly(1.2), in_a_trickle(2.5), status(200, b"[]")],
+    [status(429), status(500), status(503), torn, cut_off, reset, slowly(5), in_a_trickle(8), status(200, b"[]")],
     ids=["429", "500", "503", "torn JSON", "cut off", "reset", "slow", "trickle", "no completion"],
 )
 def test_trouble_that_passes_changes_no_verdict(server, judge, pairs, candidates, trouble):
     server.acts = [trouble, trouble, says("second"), says("first")]
     started = time.monotonic()
-    (verdict,) = judge()(pairs(1), [candidates()])
+    (verdict,) = judge(timeout_s=2)(pairs(1), [candidates()])
     assert verdict.winner == "b"
     assert len(server.requests) == 4
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 9, "nobody waits for what comes too late"
 
 
-@pytest.mark.parametrize("trouble", [status(500), torn, reset, slowly(1.2)], ids=["500", "torn", "reset", "slow"])
+@pytest.mark.parametrize("trouble", [status(500), torn, reset, slowly(5)], ids=["500", "torn", "reset", "slow"])
 def test_trouble_that_stays_is_void_after_the_last_attempt_and_asked_again_by_the_next_run(
     server, judge, pairs, candidates, trouble
 ):
     known, asked = pairs(1), candidates()
     server.acts = [trouble] * 2 + [says("first")]
-    (verdict,) = judge(attempts=2)(known, [asked])
+    (verdict,) = judge(attempts=2, timeout_s=2)(known, [asked])
     assert verdict.winner == "void"
     assert verdict.shown.said.startswith("(failed: 2 attempts:")
     server.afterwards = says("second")
@@ -137,7 +137,7 @@ def test_waits_grow_and_a_server_that_says_how_long_is_believed(server, judge, p
     waits = [later - earlier for earlier, later in itertools.pairwise(server.times[:4])]
     assert waits[0] >= 0.05
     assert waits[1] >= 0.1
-    assert 0.7 <= waits[2] < 1.5
+    assert waits[2] >= 0.7
 
 
 def test_a_question_that_the_server_refuses_is_void_at_once_and_never_shows_the_key(server, judge, pairs, candidates):
@@ -217,7 +217,7 @@ def test_questions_under_way_count_as_spent(server, judge, pairs, candidates):
 
 
 def test_as_many_questions_are_under_way_as_the_settings_allow(server, judge, pairs, candidates):
-    server.afterwards = slowly(0.1)
+    server.afterwards = slowly(0.3)
     judge(concurrency=3)(pairs(1), [candidates(c) for c in range(6)])
     assert server.most_under_way == 3
 
