@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
+from ppd.device import this_device
 from ppd.diffusion.adapter import load_adapter, read_config
 from ppd.diffusion.sampling import Request, interpolate, sample
 from ppd.diffusion.stable_cascade import StableCascadeBackbone
@@ -67,7 +67,7 @@ class Personalizer:
                 file=whitening,
                 fix="Use the whitening of the run that trained the adapter",
             )
-        device = PartialState().device
+        device = this_device()
         backbone = StableCascadeBackbone.from_pretrained(
             settings.models.prior, precision=settings.sampling.precision, device=device
         )

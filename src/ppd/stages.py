@@ -42,16 +42,13 @@ def ingest(settings: Settings) -> None:
 
 def encode(settings: Settings) -> None:
     """Latents of all images and text embeddings of all captions, once."""
-    from accelerate import PartialState
-
+    from ppd.device import this_device
     from ppd.diffusion.encoding import encode
     from ppd.diffusion.stable_cascade import StableCascadeBackbone
     from ppd.preferences.store import Preferences
 
     # The network itself is only named here, so it may be small.
-    backbone = StableCascadeBackbone.from_pretrained(
-        settings.models.prior, precision="bf16", device=PartialState().device
-    )
+    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision="bf16", device=this_device())
     encode(
         Preferences.open(PREFERENCES),
         backbone,
@@ -63,8 +60,7 @@ def encode(settings: Settings) -> None:
 
 def embed(settings: Settings, shard: str) -> None:
     """Embeddings of the users of one shard; only what changed is embedded again."""
-    from accelerate import PartialState
-
+    from ppd.device import this_device
     from ppd.preferences.store import Preferences
     from ppd.vlm.people import n_shard_groups, shard_groups
     from ppd.vlm.store import refresh
@@ -73,7 +69,7 @@ def embed(settings: Settings, shard: str) -> None:
     preferences = Preferences.open(PREFERENCES)
     vlm = TransformersVlm.load(
         settings.models.vlm,
-        device=PartialState().device,
+        device=this_device(),
         precision=settings.embedding.precision,
         batch_size=settings.embedding.batch_size,
     )
@@ -100,8 +96,7 @@ def users(settings: Settings) -> None:
 
 def finetune(settings: Settings, method: Method) -> None:
     """Train one method's adapter, in as many processes as started this one (`launch` in params.yaml)."""
-    from accelerate import PartialState
-
+    from ppd.device import this_device
     from ppd.diffusion.assemble import training_data
     from ppd.diffusion.encoding import Encoded
     from ppd.diffusion.finetune import finetune
@@ -112,7 +107,7 @@ def finetune(settings: Settings, method: Method) -> None:
     preferences = Preferences.open(PREFERENCES)
     data = training_data(preferences, Encoded.open(LATENTS), _embeddings(preferences))
     backbone = StableCascadeBackbone.from_pretrained(
-        settings.models.prior, precision=settings.finetune.precision, device=PartialState().device
+        settings.models.prior, precision=settings.finetune.precision, device=this_device()
     )
     finetune(
         backbone,
@@ -128,8 +123,7 @@ def finetune(settings: Settings, method: Method) -> None:
 
 def sample(settings: Settings, method: str) -> None:
     """Draw a method's images for the evaluation; method base draws without an adapter."""
-    from accelerate import PartialState
-
+    from ppd.device import this_device
     from ppd.diffusion.adapter import load_adapter, read_config
     from ppd.diffusion.drawing import draw
     from ppd.diffusion.stable_cascade import StableCascadeBackbone
@@ -139,7 +133,7 @@ def sample(settings: Settings, method: str) -> None:
     preferences = Preferences.open(PREFERENCES)
     wanted = images(requests(preferences, settings.evaluation), method, settings.evaluation)
     backbone = StableCascadeBackbone.from_pretrained(
-        settings.models.prior, precision=settings.sampling.precision, device=PartialState().device
+        settings.models.prior, precision=settings.sampling.precision, device=this_device()
     )
     if method == "base":
         draw(wanted, backbone, settings.sampling, SAMPLES / method / "images.parquet")

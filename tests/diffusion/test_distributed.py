@@ -18,7 +18,7 @@ def run(base: Path, out: Path, n_processes: int, *killed_at: int) -> subprocess.
     script = Path(__file__).with_name("train_in_processes.py")
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n_processes}"]
     command += [f"--master-port={port}", str(script), str(base), str(out), str(n_processes), *map(str, killed_at)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from ppd.device import this_device
 from ppd.diffusion.dataset import Pairs, TrainingData
 from ppd.diffusion.finetune import finetune
 from ppd.diffusion.stable_cascade import StableCascadeBackbone
@@ -39,7 +40,7 @@ def die_before(step: int) -> None:
 
 def main(base: Path, out: Path, killed_at: int | None = None) -> None:
     torch.set_num_threads(1)
-    backbone = StableCascadeBackbone.from_pretrained(base, codec=NoCodec())
+    backbone = StableCascadeBackbone.from_pretrained(base, codec=NoCodec(), device=this_device())
     g = torch.Generator().manual_seed(0)
 
     def pairs(n: int) -> Pairs:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from accelerate import PartialState
 from PIL import Image
 
+from ppd.device import this_device
 from ppd.diffusion.drawing import read_drawn
 from ppd.diffusion.encoding import resized
 from ppd.diffusion.finetune import CURVE
@@ -63,9 +63,9 @@ def publish(
     if simulated:
         seen_in = pd.read_parquet(verdicts / "seen.parquet").set_index(IMAGE_KEY)
         metrics |= concept_accuracy(seen_in) | style_shares(seen_in)
-        clip = ClipScorer.from_pretrained(settings.models.clip, device=PartialState().device)
+        clip = ClipScorer.from_pretrained(settings.models.clip, device=this_device())
         metrics |= image_precision({model: images for model, (_, images) in drawn.items()}, clip, Atlas.load(atlas))
-    metrics |= mean_rewards(drawn, load_scorers(settings.rewards, device=PartialState().device))
+    metrics |= mean_rewards(drawn, load_scorers(settings.rewards, device=this_device()))
     if (best := headline(rates)) is not None:
         metrics |= {f"headline.{key}": float(str(best[key])) for key in ("win_rate", "ci_low", "ci_high")}
         if simulated and (ceiling := headline(rates, CEILING)) is not None:

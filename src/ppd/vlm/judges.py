@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelerate import PartialState
 from rich.console import Console
 
+from ppd.device import this_device
 from ppd.settings import Settings
 from ppd.vlm.conversation import Pair
 from ppd.vlm.judging import Judge, VlmJudge
@@ -21,7 +21,7 @@ def load_judge(settings: Settings, answers: Path, pairs: Sequence[Pair], n_compa
     how = settings.judge
     if how.server is None:
         vlm = TransformersVlm.load(
-            settings.models.vlm, device=PartialState().device, precision=how.precision, batch_size=how.batch_size
+            settings.models.vlm, device=this_device(), precision=how.precision, batch_size=how.batch_size
         )
         return VlmJudge(vlm, how)
     judge = ServerJudge(how.server, how.prompt, answers)
