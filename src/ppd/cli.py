@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ppd.errors import InputError
+from ppd.experiments.cli import experiment
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,7 @@ app.add_typer(convert, name="convert")
 check = typer.Typer(help="Measure the small models and write their cards.", no_args_is_help=True)
 app.add_typer(pretrain, name="pretrain")
 pretrain.add_typer(check, name="check")
+app.command()(experiment)
 
 STAGE_TIMES = Path("runs/stage_times.jsonl")
 

@@ -1,0 +1,63 @@
+"""What a choice of ours is worth: each variant trained with several seeds, on people that nobody was trained on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from ppd.evaluation.win_rates import win_rates
+from ppd.experiments.paths import Paths
+from ppd.experiments.processes import run_side_by_side
+from ppd.experiments.seeds import COST
+from ppd.experiments.settings import ExperimentSettings
+from ppd.experiments.trial import IMPLICIT, MEASURES, VERDICTS, trial
+from ppd.files import atomic_path
+from ppd.settings import Settings
+
+
+def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths: Paths, out: Path) -> None:
+    """Run one variant with every seed, side by side, and write its result to the JSON file `out`.
+
+    A killed run goes on: what each seed has finished lies in `paths.work` until the result is written.
+    """
+    folders = {seed: paths.work / name / f"seed-{seed}" for seed in experiments.seeds}
+    jobs = {
+        f"seed-{seed}": (settings, experiments, name, seed, paths, folder)
+        for seed, folder in folders.items()
+        if not (folder / IMPLICIT).exists()
+    }
+    run_side_by_side(trial, jobs, paths.work / name / "logs", n_workers=len(experiments.seeds))
+    variant = experiments.variants[name]
+    result = {
+        "variant": name,
+        "varies": variant.varies,
+        "value": variant.value,
+        "seeds": list(experiments.seeds),
+        "people": {
+            people: summary({seed: folder / people for seed, folder in folders.items()})
+            for people in ("validation", "test")
+            if all((folder / people / MEASURES).exists() for folder in folders.values())
+        },
+        "implicit": mean_of([folder / IMPLICIT for folder in folders.values()]),
+        "train_cpu_s": mean_of([folder / COST for folder in folders.values()])["train_cpu_s"],
+    }
+    with atomic_path(out) as fresh:
+        fresh.write_text(json.dumps(result, indent=1) + "\n")
+    shutil.rmtree(paths.work / name)
+
+
+def summary(folders: dict[int, Path]) -> dict[str, object]:
+    """Win rates over all seeds together and for each, and the mean measures of the pictures."""
+    verdicts = {seed: pd.read_parquet(folder / VERDICTS) for seed, folder in folders.items()}
+    return {
+        "win_rates": win_rates(pd.concat(verdicts.values(), ignore_index=True)),
+        "by_seed": {str(seed): win_rates(table) for seed, table in verdicts.items()},
+        "measures": mean_of([folder / MEASURES for folder in folders.values()]),
+    }
+
+
+def mean_of(files: list[Path]) -> dict[str, float]:
+    """The mean of each number over several JSON files of the same names."""
+    rows = [json.loads(file.read_text()) for file in files]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

@@ -1,0 +1,54 @@
+"""`ppd experiment`: what `experiments/dvc.yaml` calls."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppd.errors import InputError
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The pipeline's settings.")]
+ExperimentsFile = Annotated[Path, typer.Option("--experiments", help="What is varied.")]
+
+
+def experiment(
+    name: Annotated[str, typer.Argument(help="A stage of experiments/dvc.yaml.")],
+    variant: Annotated[str | None, typer.Option(help="Which variant, for the stage ablation.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+    experiments: ExperimentsFile = Path("experiments/params.yaml"),
+) -> None:
+    """Run one experiment; `dvc repro experiments/dvc.yaml` calls this for each that needs to run."""
+    from ppd.experiments import stages
+    from ppd.experiments.settings import ExperimentSettings
+    from ppd.params import load_model
+    from ppd.settings import load_settings
+    from ppd.stage_times import timed
+
+    settings, varied = load_settings(params), load_model(experiments, ExperimentSettings)
+    with timed(f"experiment {name}{f'@{variant}' if variant else ''}", Path("runs/stage_times.jsonl")):
+        match name, variant:
+            case "groundwork", None:
+                stages.groundwork(settings, varied)
+            case "ablation", str() if variant in varied.variants:
+                stages.ablation(settings, varied, variant)
+            case "seeds", None:
+                stages.seeds(settings, varied)
+            case "people", None:
+                stages.people(settings, varied)
+            case "implicit", None:
+                stages.implicit(settings, varied)
+            case "identification", None:
+                stages.identification(settings, varied)
+            case "guidance", None:
+                stages.guidance(settings, varied)
+            case "rewards", None:
+                stages.rewards(settings, varied)
+            case "interpolation", None:
+                stages.interpolation(settings, varied)
+            case "page", None:
+                stages.page(settings, varied)
+            case _:
+                raise InputError(
+                    f"no experiment {name!r} takes these options",
+                    fix="experiments/dvc.yaml holds every one with its command.",
+                )

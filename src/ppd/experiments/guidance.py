@@ -1,0 +1,92 @@
+"""How strongly to draw for a person: what each strength gains, and what it costs in content and realism.
+
+Strength is the user guidance of `ppd.diffusion.sampling`. Measured on validation people with the headline's adapters,
+drawn as trials draw, so that its row of strength 1 is also the end of the curve of win rate against training.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from ppd.diffusion.adapter import load_adapter, read_config
+from ppd.diffusion.drawing import draw, read_drawn
+from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.evaluation.ground_truth import Tastes, judge
+from ppd.evaluation.plan import images
+from ppd.evaluation.precision import precision
+from ppd.evaluation.seen import seen
+from ppd.evaluation.win_rates import win_rates
+from ppd.experiments.groundwork import BASE, manifold
+from ppd.experiments.paths import Paths
+from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
+from ppd.experiments.processes import run_side_by_side
+from ppd.experiments.seeds import adapter_folder
+from ppd.experiments.settings import ExperimentSettings
+from ppd.files import atomic_path
+from ppd.preferences.store import Preferences
+from ppd.rewards.clip_score import ClipScorer
+from ppd.settings import Settings
+from ppd.stickers.reader import FactorReader
+from ppd.vlm.people import whitened
+from ppd.vlm.store import load_people
+from ppd.vlm.whitening import Whitening
+
+
+def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
+    """Draw with every seed's adapter at every strength, judge by the true taste, and write the JSON file `out`."""
+    work = paths.work / "guidance"
+    jobs = {f"seed-{seed}": (settings, experiments, paths, seed, work / f"seed-{seed}") for seed in experiments.seeds}
+    run_side_by_side(_draw, jobs, work / "logs", n_workers=2)
+    log = Preferences.open(paths.preferences)
+    asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
+    planned, tastes = meetings_of_ppd(asked, plan, ("base", "ppd-shuffled")), Tastes.load(paths.truth)
+    reader = FactorReader.from_pretrained(settings.models.reader).eval()
+    base = seen("base", *read_drawn(paths.groundwork / BASE), reader)
+    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.groundwork)
+    rows = []
+    for strength in experiments.guidance:
+        verdicts, concepts, precisions = [], [], []
+        for seed in experiments.seeds:
+            wishes, pictures = read_drawn(work / f"seed-{seed}" / f"{strength:g}.parquet")
+            drawn = seen("ppd", wishes, pictures, reader)
+            verdicts.append(judge(planned, pd.concat([base, drawn]), tastes))
+            concepts.append(float(drawn.concept_right.mean()))
+            precisions.append(precision(torch.as_tensor(clip.embed_images(pictures)), real))
+        rows.append(
+            {
+                "strength": strength,
+                "win_rates": win_rates(pd.concat(verdicts, ignore_index=True)),
+                "concept_accuracy": sum(concepts) / len(concepts),
+                "precision": sum(precisions) / len(precisions),
+            }
+        )
+    _, pictures = read_drawn(paths.groundwork / BASE)
+    result = {
+        "seeds": list(experiments.seeds),
+        "base": {
+            "concept_accuracy": float(base.concept_right.mean()),
+            "precision": precision(torch.as_tensor(clip.embed_images(pictures)), real),
+        },
+        "rows": rows,
+    }
+    with atomic_path(out) as fresh:
+        fresh.write_text(json.dumps(result, indent=1) + "\n")
+    shutil.rmtree(work)
+
+
+def _draw(settings: Settings, experiments: ExperimentSettings, paths: Paths, seed: int, folder: Path) -> None:
+    log = Preferences.open(paths.preferences)
+    asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
+    people = {user: u[0] for user, u in whitened(load_people(paths.users), Whitening.load(paths.whitening)).items()}
+    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    weights = adapter_folder(settings, paths, seed)
+    adapter, identity = load_adapter(weights, backbone), read_config(weights).model_dump_json()
+    wanted = images(asked, "ppd", plan)
+    for strength in experiments.guidance:
+        sampling = sampling_of(settings.sampling, experiments.trial).model_copy(update={"user_guidance": strength})
+        file = folder / f"{strength:g}.parquet"
+        if not file.exists():
+            draw(wanted, backbone, sampling, file, adapter=adapter, people=people, identity=identity)

@@ -1,0 +1,162 @@
+"""Does an embedding say who someone is? A second group of a person's choices must find the first among N people.
+
+The two groups share no caption, since people repeat captions and captions are in the embedding's input. Nobody of the
+N was trained on; what tells embeddings apart is learned on the training people alone.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ppd.evaluation.win_rates import clustered_mean
+from ppd.experiments.supports import ExactReader
+from ppd.files import atomic_path
+from ppd.preferences.store import Preferences
+from ppd.rewards.clip_score import ClipScorer
+from ppd.settings import Settings
+from ppd.vlm.embedding import embed
+from ppd.vlm.people import support_groups
+from ppd.vlm.store import SupportGroup, load_people
+from ppd.vlm.transformers_backend import TransformersVlm
+
+Floats = NDArray[np.float64]
+TOPS = (1, 4, 16)
+Key = tuple[str, int]
+"""(user_id, support group)."""
+
+
+def write_identification(settings: Settings, preferences: Path, layers: Path, truth: Path, out: Path) -> None:
+    """Measure every layer and every baseline on the test people, and write the JSON file `out`.
+
+    layers: prompt-end.parquet of `ppd.experiments.groundwork`.
+    """
+    log = Preferences.open(preferences)
+    train = log.users.user_id[log.users.split == "train"].tolist()
+    test = log.users.user_id[log.users.split == "test"].tolist()
+    chosen = disjoint_groups(log, test)
+    groups = {(g.user_id, g.support_group): g for g in support_groups(log, [*train, *chosen])}
+    wanted = {key: g for key, g in groups.items() if key[0] not in chosen or key[1] in chosen[key[0]]}
+    shown = _layers(layers, wanted)
+    blank = _blank_layers(settings, wanted)
+    pictures = _picture_features(ClipScorer.from_pretrained(settings.models.clip), wanted)
+    n_rows = next(iter(shown.values())).shape[0]
+    views: dict[str, dict[Key, Floats]] = {
+        f"layer {row}": {key: hidden[row] for key, hidden in shown.items()} for row in range(n_rows)
+    }
+    views["all layers"] = {key: hidden.reshape(-1) for key, hidden in shown.items()}
+    views["captions only (all layers, blank images)"] = {key: hidden.reshape(-1) for key, hidden in blank.items()}
+    views |= pictures
+    rows = []
+    for name, view in views.items():
+        metric = discriminant([np.stack([view[key] for key in wanted if key[0] == user_id]) for user_id in train])
+        first, second = (
+            np.stack([view[user_id, pair[side]] for user_id, pair in chosen.items()]) @ metric for side in (0, 1)
+        )
+        rows.append({"view": name, **hit_rates(_unit(second) @ _unit(first).T)})
+    exact = ExactReader(truth, settings.people)
+    rows.append({"view": "exact posterior", **hit_rates(exact_scores(exact, log, chosen))})
+    result = {"n_people": len(chosen), "chance": {f"top_{k}": k / len(chosen) for k in TOPS}, "rows": rows}
+    with atomic_path(out) as fresh:
+        fresh.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def disjoint_groups(preferences: Preferences, user_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """The first two support groups of each person that share no caption; people without two are left out."""
+    pairs = preferences.pairs[(preferences.pairs.role == "support") & preferences.pairs.user_id.isin(list(user_ids))]
+    chosen: dict[str, tuple[int, int]] = {}
+    for user_id, rows in pairs.groupby("user_id"):
+        captions = {int(group): set(told) for group, told in rows.groupby("support_group").caption}
+        found = [(a, b) for a in captions for b in captions if a < b and not captions[a] & captions[b]]
+        if found:
+            chosen[str(user_id)] = min(found)
+    return chosen
+
+
+def discriminant(people: list[Floats], shrinkage: float = 0.1) -> Floats:
+    """A linear map [D, D'] after which groups of one person lie close and people apart, from [groups, D] of each.
+
+    Linear discriminant analysis: whitens what varies within a person, its spectrum first drawn towards its mean, and
+    keeps the directions in which people differ more than that.
+    """
+    people = [groups for groups in people if len(groups) > 1]
+    within = np.concatenate([groups - groups.mean(axis=0) for groups in people])
+    spectrum, directions = np.linalg.eigh(within.T @ within / (len(within) - len(people)))
+    spectrum = (1 - shrinkage) * spectrum.clip(0) + shrinkage * spectrum.mean()
+    whiten = directions / np.sqrt(np.maximum(spectrum, 1e-12))
+    centres = np.stack([groups.mean(axis=0) for groups in people])
+    between = (centres - centres.mean(axis=0)) @ whiten
+    strength, axes = np.linalg.eigh(between.T @ between / len(between))
+    kept = axes[:, np.argsort(-strength)[: min(32, len(people) - 1)]]
+    return np.asarray(whiten @ kept)
+
+
+def hit_rates(scores: Floats) -> dict[str, dict[str, float]]:
+    """Top-k accuracy with its interval over people: scores [N, N], the right ones on the diagonal.
+
+    Who shares the right one's score is put in random order: so many of the first k places are expected to be right.
+    """
+    right = np.diag(scores)[:, None]
+    above, level = (scores > right).sum(axis=1), (scores == right).sum(axis=1)
+    found = {}
+    for k in TOPS:
+        share = clustered_mean(((k - above) / level).clip(0, 1), np.arange(len(scores)))
+        found[f"top_{k}"] = {"mean": share.mean, "ci_low": share.low, "ci_high": share.high}
+    return found
+
+
+def exact_scores(exact: ExactReader, log: Preferences, chosen: Mapping[str, tuple[int, int]]) -> Floats:
+    """Bayes: p(second choices | what the first tell of each person)."""
+    pairs = log.pairs[log.pairs.role == "support"]
+    first, second = (
+        pairs[pairs.support_group == pairs.user_id.map({user_id: groups[side] for user_id, groups in chosen.items()})]
+        for side in (0, 1)
+    )
+    beliefs, likelihoods = exact.beliefs(first), exact.likelihoods(second)
+    return np.stack([likelihoods[u] for u in chosen]) @ np.stack([beliefs[u] for u in chosen]).T
+
+
+def _unit(x: Floats) -> Floats:
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+
+
+def _layers(layers: Path, wanted: Iterable[Key]) -> dict[Key, Floats]:
+    hidden = load_people([layers / "prompt-end.parquet"]).hidden
+    return {(user, group): hidden[user][group].double().numpy() for user, group in wanted}
+
+
+def _blank_layers(settings: Settings, wanted: Mapping[Key, SupportGroup]) -> dict[Key, Floats]:
+    """The same conversations with every image a grey one: what the captions alone give away."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (settings.models.image_px,) * 2, (128, 128, 128)).save(buffer, "PNG")
+    grey = buffer.getvalue()
+    blind = [tuple(replace(pair, preferred=grey, rejected=grey) for pair in group.pairs) for group in wanted.values()]
+    vlm = TransformersVlm.load(settings.models.vlm, batch_size=settings.embedding.batch_size)
+    every_layer = settings.embedding.model_copy(update={"rows": None, "read": "prompt-end", "max_new_tokens": 0})
+    return dict(zip(wanted, embed(vlm, blind, every_layer).hidden.double().numpy(), strict=True))
+
+
+def _picture_features(clip: ClipScorer, wanted: Mapping[Key, SupportGroup]) -> dict[str, dict[Key, Floats]]:
+    """Without any language model: means of CLIP's image features over the pairs of a group."""
+    liked, difference = {}, {}
+    for key, features in _clip_of_pairs(clip, wanted):
+        liked[key] = features[0::2].mean(axis=0)
+        difference[key] = (features[0::2] - features[1::2]).mean(axis=0)
+    return {
+        "mean image features, preferred": liked,
+        "mean image features, preferred − rejected": difference,
+    }
+
+
+def _clip_of_pairs(clip: ClipScorer, wanted: Mapping[Key, SupportGroup]) -> Iterator[tuple[Key, Floats]]:
+    """Features [2·pairs, D] of each group: preferred, rejected, preferred, …"""
+    for key, group in wanted.items():
+        files = [file for pair in group.pairs for file in (pair.preferred, pair.rejected)]
+        images = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+        yield key, torch.as_tensor(clip.embed_images(images)).double().numpy()

@@ -1,0 +1,101 @@
+"""From one person to another and beyond: what both truly think of the pictures at each point of the line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ppd.diffusion.adapter import load_adapter, read_config
+from ppd.diffusion.drawing import draw, read_drawn
+from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.evaluation.ground_truth import Tastes, judge_journeys
+from ppd.evaluation.judge import sample_files
+from ppd.evaluation.plan import journeys, requests
+from ppd.evaluation.plots import strip
+from ppd.evaluation.seen import seen
+from ppd.evaluation.win_rates import clustered_mean
+from ppd.experiments.paths import Paths
+from ppd.experiments.settings import ExperimentSettings, WaySettings
+from ppd.files import atomic_path
+from ppd.preferences.store import Preferences
+from ppd.settings import EvaluationSettings, Settings
+from ppd.stickers.reader import FactorReader
+from ppd.vlm.people import whitened
+from ppd.vlm.store import load_people
+from ppd.vlm.whitening import Whitening
+
+N_STRIPS = 3
+
+
+def write_interpolation(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
+    """Draw along the lines between pairs of test people, and write `out` and, beside it, strips of the images."""
+    log = Preferences.open(paths.preferences)
+    points = ways(log, settings.evaluation, experiments.ways)
+    people = whitened(load_people(paths.users), Whitening.load(paths.whitening))
+    users = {
+        name: people[first][0].lerp(people[second][0], share)
+        for name, first, second, share in zip(
+            points.user_id, points["first"], points.second, points["share"], strict=True
+        )
+    }
+    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    adapter, identity = load_adapter(paths.models / "ppd", backbone), read_config(paths.models / "ppd")
+    file = paths.work / "interpolation" / "images.parquet"
+    wanted = points[["user_id", "caption", "seed"]]
+    if not file.exists():
+        draw(
+            wanted,
+            backbone,
+            settings.sampling,
+            file,
+            adapter=adapter,
+            people=users,
+            identity=identity.model_dump_json(),
+        )
+    asked, images = read_drawn(file)
+    reader = FactorReader.from_pretrained(settings.models.reader).eval()
+    base = seen("base", *read_drawn(sample_files(paths.samples)["base"]), reader)
+    drawn = seen("ppd", asked, images, reader)
+    judged = judge_journeys(points, drawn, base, Tastes.load(paths.truth))
+    judged = judged.assign(right=drawn.concept_right.to_numpy(), way=judged["first"] + "~" + judged.second)
+    rows = []
+    for share, at in judged.groupby("share"):
+        row: dict[str, object] = {"share": share, "n_images": len(at), "concept_accuracy": float(at.right.mean())}
+        for side in ("gain_first", "gain_second"):
+            gain = clustered_mean(at[side].to_numpy(), at.way.to_numpy())
+            row[side] = {"mean": gain.mean, "ci_low": gain.low, "ci_high": gain.high}
+        rows.append(row)
+    result = {"n_ways": int(judged.way.nunique()), "rows": rows, "monotone": monotone_shares(judged)}
+    first_captions = judged[judged.caption == judged.groupby("way").caption.transform("first")]
+    shown = first_captions[first_captions.way.isin(judged.way.unique()[:N_STRIPS])]
+    with atomic_path(out.with_suffix(".png")) as fresh:
+        fresh.write_bytes(strip(list(images[shown.index]), columns=len(experiments.ways.shares)))
+    with atomic_path(out) as fresh:
+        fresh.write_text(json.dumps(result, indent=1) + "\n")
+    shutil.rmtree(file.parent)
+
+
+def ways(log: Preferences, evaluation: EvaluationSettings, settings: WaySettings) -> pd.DataFrame:
+    """As `ppd.evaluation.plan.journeys`, with the points of `settings.shares` in place of equal steps inside."""
+    plan = evaluation.model_copy(
+        update={"n_journeys": settings.n_ways, "captions_a_journey": settings.captions_a_way, "journey_steps": 2}
+    )
+    ends = journeys(requests(log, plan), plan)
+    starts = ends[ends["share"] == 0].drop(columns=["share", "user_id"])
+    points = starts.merge(pd.DataFrame({"share": settings.shares}), how="cross")
+    return points.assign(user_id=points["first"] + "~" + points.second + "~" + points["share"].map("{:.3f}".format))
+
+
+def monotone_shares(judged: pd.DataFrame) -> dict[str, float]:
+    """Share of ways on which the first person's mean gain falls, and the second's rises, from end to end.
+
+    Measured by the slope of a straight line through the points with a share in [0, 1].
+    """
+    inside = judged[judged["share"].between(0, 1)]
+    found = {}
+    for side, sign in (("gain_first", -1), ("gain_second", 1)):
+        slopes = [np.polyfit(way["share"], way[side], 1)[0] for _, way in inside.groupby("way")]
+        found[side] = float(np.mean(np.sign(slopes) == sign))
+    return found

@@ -1,0 +1,69 @@
+"""The headline run again with other seeds, at full length: how much of a result is the luck of one training."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ppd.diffusion.assemble import training_data
+from ppd.diffusion.encoding import Encoded
+from ppd.diffusion.finetune import finetune
+from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.experiments.paths import Paths
+from ppd.experiments.processes import run_side_by_side
+from ppd.experiments.settings import changed
+from ppd.files import atomic_path
+from ppd.preferences.store import Preferences
+from ppd.settings import Settings
+from ppd.vlm.people import whitened
+from ppd.vlm.store import load_people
+from ppd.vlm.whitening import Whitening
+
+COST = "cost.json"
+
+
+def train_seeds(settings: Settings, seeds: Sequence[int], paths: Paths) -> None:
+    """Train ppd with each of `seeds` as the pipeline does, side by side; seed-N is like models/ppd.
+
+    The pipeline's own seed is left out. A killed run goes on.
+    """
+    others = [seed for seed in seeds if seed != settings.finetune.seed]
+    work = paths.work / "seeds"
+    jobs = {
+        f"seed-{seed}": (changed(settings, {"finetune": {"seed": seed}}), paths, work / f"seed-{seed}")
+        for seed in others
+        if not (work / f"seed-{seed}" / COST).exists()
+    }
+    run_side_by_side(_train, jobs, work / "logs", n_workers=2)
+    with atomic_path(paths.seeds) as fresh:
+        fresh.mkdir()
+        for seed in others:
+            shutil.copytree(work / f"seed-{seed}" / "adapter", fresh / f"seed-{seed}")
+            shutil.copy(work / f"seed-{seed}" / COST, fresh / f"seed-{seed}" / COST)
+    shutil.rmtree(work)
+
+
+def adapter_folder(settings: Settings, paths: Paths, seed: int) -> Path:
+    """Where the headline run with this seed is: the pipeline made one of them."""
+    return paths.models / "ppd" if seed == settings.finetune.seed else paths.seeds / f"seed-{seed}"
+
+
+def _train(settings: Settings, paths: Paths, folder: Path) -> None:
+    whitening = Whitening.load(paths.whitening)
+    embeddings = whitened(load_people(paths.users), whitening)
+    data = training_data(Preferences.open(paths.preferences), Encoded.open(paths.latents), embeddings)
+    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.finetune.precision)
+    started = time.process_time()
+    finetune(
+        backbone,
+        data,
+        settings.finetune,
+        "ppd",
+        folder / "adapter",
+        folder / "unfinished",
+        reference_folder=paths.reference,
+        origin={"whitening": whitening.name},
+    )
+    with atomic_path(folder / COST) as fresh:
+        fresh.write_text(json.dumps({"train_cpu_s": round(time.process_time() - started, 1)}))

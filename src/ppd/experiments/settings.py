@@ -1,0 +1,89 @@
+"""What the experiments vary and how much each may cost: what `experiments/params.yaml` holds."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from ppd.settings import Component, Settings
+
+
+class Variant(Component):
+    """One way to differ from the pipeline's settings in an ablation."""
+
+    varies: str
+    """What is varied; variants of one name stand in one table."""
+    value: str
+    """What it is set to, as the table says it."""
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Settings that replace those of params.yaml, nested as they are there."""
+    whitened: bool = True
+    """False: the hidden states as they are, only scaled to a mean square of 1."""
+    n_people: int | None = Field(None, ge=1)
+    """Train on so many people, in the order of a hash; null: on all."""
+    pairs_share: float = Field(1.0, gt=0, le=1)
+    """Train on this share of every person's training pairs."""
+    whole_network: bool = False
+    """Train the base's own weights beside the adapter."""
+
+
+class TrialSettings(Component):
+    """How an ablation's run is trained, drawn and judged: small, the same for every variant."""
+
+    finetune: dict[str, Any] = Field(default_factory=dict)
+    """Replaces settings of `finetune` in params.yaml, before a variant's own changes."""
+    sampling_steps: int = Field(10, ge=1)
+    captions_a_person: int = Field(4, ge=1)
+    confirmed: tuple[str, ...] = ()
+    """Variants that are also drawn for test people, whom nothing is chosen on."""
+
+
+class RewardSettings(Component):
+    """Several rewards in one model (`ppd.experiments.rewards`)."""
+
+    scorers: tuple[str, ...] = ("clip", "colourfulness", "lightness")
+    """Names of scorers (`ppd.experiments.scorers`)."""
+    finetune: dict[str, Any] = Field(default_factory=dict)
+    """Replaces settings of `finetune` in params.yaml, for each of the models."""
+    n_seeds: int = Field(16, ge=2)
+    """Images of each evaluation caption."""
+    shares: tuple[float, ...] = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
+    """Points on the line from one reward to the next, as the share of the second."""
+    n_seeds_a_way: int = Field(4, ge=1)
+
+
+class WaySettings(Component):
+    """Pictures between two people and beyond them (`ppd.experiments.interpolation`)."""
+
+    n_ways: int = Field(16, ge=1)
+    captions_a_way: int = Field(2, ge=1)
+    shares: tuple[float, ...] = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+class ExperimentSettings(Component):
+    """Everything that the experiments can be told, beside the pipeline's own settings."""
+
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    trial: TrialSettings = TrialSettings()
+    variants: dict[str, Variant] = Field(default_factory=dict)
+    guidance: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+    """Strengths of the person at which the headline models draw for the validation people."""
+    rewards: RewardSettings = RewardSettings()
+    ways: WaySettings = WaySettings()
+
+    @model_validator(mode="after")
+    def _confirmed_exist(self) -> "ExperimentSettings":
+        if unknown := sorted(set(self.trial.confirmed) - set(self.variants)):
+            raise ValueError(f"trial.confirmed names {unknown[0]}, but there is no such variant")
+        return self
+
+
+def changed(settings: Settings, changes: dict[str, Any]) -> Settings:
+    """`settings` with some values replaced and everything validated again; `changes` is nested like the settings."""
+    return Settings.model_validate(_merged(settings.model_dump(), changes))
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return values | {
+        key: _merged(values[key], change) if isinstance(change, dict) and isinstance(values.get(key), dict) else change
+        for key, change in changes.items()
+    }

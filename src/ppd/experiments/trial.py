@@ -1,0 +1,130 @@
+"""One run of one variant with one seed: trained, drawn for people it never saw, judged by the true taste."""
+
+import json
+import time
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+
+from ppd.diffusion.adapter import load_adapter, read_config
+from ppd.diffusion.drawing import draw, read_drawn
+from ppd.diffusion.finetune import finetune
+from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.user_attention import UserAttention
+from ppd.evaluation.ground_truth import Tastes, judge
+from ppd.evaluation.plan import images
+from ppd.evaluation.precision import precision
+from ppd.evaluation.seen import seen
+from ppd.experiments.data import Material, Part, part_for
+from ppd.experiments.groundwork import BASE, manifold
+from ppd.experiments.implicit import first_embeddings, rewards, strangers
+from ppd.experiments.paths import Paths
+from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
+from ppd.experiments.seeds import COST
+from ppd.experiments.settings import ExperimentSettings, Variant, changed
+from ppd.experiments.whole_network import finetune_whole, load_network
+from ppd.files import atomic_path
+from ppd.rewards.clip_score import ClipScorer
+from ppd.settings import Settings, TimestepSettings
+from ppd.stickers.reader import FactorReader
+
+ADAPTER, VERDICTS, MEASURES, IMPLICIT = "adapter", "verdicts.parquet", "measures.json", "implicit.json"
+OPPONENTS = ("base", "ppd-shuffled")
+EXAM_LAW = TimestepSettings()
+"""The noise levels of every implicit accuracy, whatever a variant trains on."""
+
+
+def trial(
+    settings: Settings, experiments: ExperimentSettings, name: str, seed: int, paths: Paths, folder: Path
+) -> None:
+    """Leave in `folder`: the adapter, and for each group of people verdicts and measures; what is there is kept."""
+    variant = experiments.variants[name]
+    settings = trial_settings(settings, experiments, variant, seed)
+    material = Material.open(paths.preferences, paths.latents, paths.groundwork)
+    part = part_for(material, variant, settings.embedding)
+    if not (folder / ADAPTER).exists():
+        train(settings, part, folder, paths.reference, whole_network=variant.whole_network)
+    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    adapter = load_adapter(folder / ADAPTER, backbone)
+    load_network(backbone, folder / ADAPTER)
+    groups: tuple[Literal["validation", "test"], ...] = ("validation", "test")
+    for people in groups[: 2 if name in experiments.trial.confirmed else 1]:
+        if not (folder / people / MEASURES).exists():
+            evaluate(settings, experiments, material, part, people, backbone, adapter, paths, folder)
+    if not (folder / IMPLICIT).exists():
+        with atomic_path(folder / IMPLICIT) as fresh:
+            fresh.write_text(json.dumps(implicit_accuracy(part, backbone, adapter)))
+
+
+def trial_settings(settings: Settings, experiments: ExperimentSettings, variant: Variant, seed: int) -> Settings:
+    """The pipeline's settings at a trial's budget, with the variant's changes and this seed."""
+    small = changed(settings, {"finetune": {**experiments.trial.finetune, "seed": seed}})
+    small = small.model_copy(update={"sampling": sampling_of(small.sampling, experiments.trial)})
+    return changed(small, variant.changes)
+
+
+def train(settings: Settings, part: Part, folder: Path, reference: Path, *, whole_network: bool) -> None:
+    """Train the adapter and write down what it cost; goes on where a killed run left off."""
+    started = time.process_time()
+    if whole_network:
+        finetune_whole(settings.models.prior, part.data, settings.finetune, folder / ADAPTER)
+    else:
+        finetune(
+            StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.finetune.precision),
+            part.data,
+            settings.finetune,
+            "ppd",
+            folder / ADAPTER,
+            folder.parent / f".{folder.name}.unfinished",
+            reference_folder=reference,
+            origin={},
+        )
+    with atomic_path(folder / COST) as fresh:
+        fresh.write_text(json.dumps({"train_cpu_s": round(time.process_time() - started, 1)}))
+
+
+def evaluate(
+    settings: Settings,
+    experiments: ExperimentSettings,
+    material: Material,
+    part: Part,
+    people: Literal["validation", "test"],
+    backbone: StableCascadeBackbone,
+    adapter: UserAttention,
+    paths: Paths,
+    folder: Path,
+) -> None:
+    """Draw for these people, and leave the verdicts of the true taste and measures of the pictures in folder/people."""
+    asked, plan = asked_of(material.preferences, people, settings.evaluation, experiments.trial)
+    first = {user_id: part.embeddings[user_id][0] for user_id in asked.user_id.unique()}
+    file = folder / people / "images.parquet"
+    identity = read_config(folder / ADAPTER).model_dump_json()
+    draw(
+        images(asked, "ppd", plan), backbone, settings.sampling, file, adapter=adapter, people=first, identity=identity
+    )
+    reader = FactorReader.from_pretrained(settings.models.reader).eval()
+    drawn = {"base": read_drawn(paths.groundwork / BASE), "ppd": read_drawn(file)}
+    seen_in = {model: seen(model, *pictures, reader) for model, pictures in drawn.items()}
+    planned = meetings_of_ppd(asked, plan, OPPONENTS)
+    verdicts = judge(planned, pd.concat(seen_in.values()), Tastes.load(paths.truth))
+    with atomic_path(folder / people / VERDICTS) as fresh:
+        verdicts.to_parquet(fresh, index=False)
+    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.groundwork)
+    measures = {}
+    for model, (_, pictures) in drawn.items():
+        measures[f"concept_accuracy.{model}"] = float(seen_in[model].concept_right.mean())
+        measures[f"precision.{model}"] = precision(torch.as_tensor(clip.embed_images(pictures)), real)
+    with atomic_path(folder / people / MEASURES) as fresh:
+        fresh.write_text(json.dumps(measures))
+
+
+def implicit_accuracy(part: Part, backbone: StableCascadeBackbone, adapter: UserAttention) -> dict[str, float]:
+    """Share of held-out choices of validation people that the implicit reward gets right, as them and as others."""
+    pairs = part.data.held_out
+    own, others = (first_embeddings(part.data, person) for person in (pairs.person, strangers(pairs.person)))
+    found = rewards(backbone, adapter, part.data, pairs, {"own": own, "exchanged": others}, EXAM_LAW)
+    return {f"implicit_accuracy.{name}": float((reward > 0).double().mean()) for name, reward in found.items()} | {
+        "implicit_accuracy.n": len(pairs)
+    }

@@ -1,0 +1,65 @@
+"""The other way to fine-tune: the base's own weights beside the adapter, against a frozen copy.
+
+Only for the comparison. In fp32, since updates this small are lost in bf16 weights; the adapter keeps its own learning
+rate. Short enough to start over when killed.
+"""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from safetensors.torch import load_file, save_file
+
+from ppd.diffusion.adapter import adapter_config, save_adapter
+from ppd.diffusion.dataset import TrainingData, draw_batch
+from ppd.diffusion.objective import base_errors, noisy_pairs, preference_objective
+from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.training import NonFiniteError, fresh_adapter, learning_rate
+from ppd.files import atomic_path
+from ppd.settings import FinetuneSettings
+
+NETWORK = "network.safetensors"
+NETWORK_RATE = 0.1
+"""The network's learning rate, as a multiple of the adapter's."""
+
+
+def finetune_whole(prior: str, data: TrainingData, settings: FinetuneSettings, folder: Path) -> None:
+    """Train adapter and network as `ppd.diffusion.training` trains the adapter alone; leave both in `folder`."""
+    backbone, frozen = (StableCascadeBackbone.from_pretrained(prior) for _ in range(2))
+    adapter = fresh_adapter(backbone, data, settings, "ppd")
+    adapter.attach(backbone)
+    backbone.unet.requires_grad_(True)
+    groups = [{"params": list(adapter.parameters())}, {"params": list(backbone.unet.parameters())}]
+    weights = [weight for group in groups for weight in group["params"]]
+    optimizer = torch.optim.AdamW(groups, betas=settings.adam_betas, weight_decay=settings.weight_decay)
+    with Progress(console=Console(stderr=True)) as progress:
+        for step in progress.track(range(settings.steps), description="whole network"):
+            rate = learning_rate(step, settings)
+            optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = rate, rate * NETWORK_RATE
+            draw = draw_batch(step, len(data.train), tuple(data.latents.shape[1:]), settings)
+            pairs = data.train[draw.pairs]
+            batch = noisy_pairs(backbone, data, pairs, draw, losers=True, error=settings.loss.error)
+            reference = base_errors(frozen, adapter, batch)
+            with adapter.users(batch.users):
+                residual = backbone.predict_noise(batch.x_t, batch.t, batch.text) - batch.noise
+                loss, _ = preference_objective(residual, reference, batch, settings.loss)
+                optimizer.zero_grad()
+                loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
+            if not (loss.isfinite() and norm.isfinite()):
+                raise NonFiniteError(f"step {step}: loss {loss.item()}, gradient norm {norm.item()}")
+            optimizer.step()
+    # The config names the base that both parts belong to: the network before training.
+    config = adapter_config(
+        adapter, frozen, "ppd", training=settings.model_dump(mode="json"), data_hash=data.content_hash
+    )
+    with atomic_path(folder) as fresh:
+        save_adapter(fresh, adapter.state_dict(), config)
+        save_file({name: weight.contiguous() for name, weight in backbone.unet.state_dict().items()}, fresh / NETWORK)
+
+
+def load_network(backbone: StableCascadeBackbone, folder: Path) -> None:
+    """Give `backbone` the trained network of `folder`, where there is one."""
+    if (folder / NETWORK).exists():
+        backbone.unet.load_state_dict(load_file(folder / NETWORK))
