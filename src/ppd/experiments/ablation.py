@@ -7,12 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from ppd.evaluation.win_rates import win_rates
+from ppd.experiments.data import narrowed
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings
-from ppd.experiments.trial import IMPLICIT, MEASURES, VERDICTS, trial
+from ppd.experiments.trial import IMPLICIT, MEASURES, VERDICTS, trial, trial_settings
 from ppd.files import atomic_path
+from ppd.preferences.store import Preferences
 from ppd.settings import Settings
 
 
@@ -29,15 +31,23 @@ def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths
     }
     run_side_by_side(trial, jobs, paths.work / name / "logs", n_workers=len(experiments.seeds))
     variant = experiments.variants[name]
+    log = narrowed(Preferences.open(paths.preferences), variant.n_people, variant.pairs_share)
+    people = log.users[log.users.split == "train"]
+    n_pairs = int((log.pairs.user_id.isin(people.user_id) & (log.pairs.role == "train")).sum())
+    run = trial_settings(settings, experiments, variant, experiments.seeds[0]).finetune
     result = {
         "variant": name,
         "varies": variant.varies,
         "value": variant.value,
         "seeds": list(experiments.seeds),
+        "steps": run.steps,
+        "pairs_per_step": run.pairs_per_step,
+        "n_train_people": len(people),
+        "n_train_pairs": n_pairs,
         "people": {
-            people: summary({seed: folder / people for seed, folder in folders.items()})
-            for people in ("validation", "test")
-            if all((folder / people / MEASURES).exists() for folder in folders.values())
+            group: summary({seed: folder / group for seed, folder in folders.items()})
+            for group in ("validation", "test")
+            if all((folder / group / MEASURES).exists() for folder in folders.values())
         },
         "implicit": mean_of([folder / IMPLICIT for folder in folders.values()]),
         "train_cpu_s": mean_of([folder / COST for folder in folders.values()])["train_cpu_s"],
@@ -53,8 +63,18 @@ def summary(folders: dict[int, Path]) -> dict[str, object]:
     return {
         "win_rates": win_rates(pd.concat(verdicts.values(), ignore_index=True)),
         "by_seed": {str(seed): win_rates(table) for seed, table in verdicts.items()},
+        "gain_by_person": gain_by_person(pd.concat(verdicts.values(), ignore_index=True)),
         "measures": mean_of([folder / MEASURES for folder in folders.values()]),
     }
+
+
+def gain_by_person(verdicts: pd.DataFrame) -> dict[str, float]:
+    """Each person's mean gain over the base, in SD: what a paired comparison of two variants needs.
+
+    All variants draw with the same noises and meet the same opponents.
+    """
+    against_base = verdicts[(verdicts.opponent == "base") & (verdicts.pairing == "independent")]
+    return {str(user_id): round(gain, 5) for user_id, gain in against_base.groupby("user_id").gain_sd.mean().items()}
 
 
 def mean_of(files: list[Path]) -> dict[str, float]:

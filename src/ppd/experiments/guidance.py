@@ -19,11 +19,12 @@ from ppd.evaluation.plan import images
 from ppd.evaluation.precision import precision
 from ppd.evaluation.seen import seen
 from ppd.evaluation.win_rates import win_rates
+from ppd.experiments.ablation import mean_of
 from ppd.experiments.groundwork import BASE, manifold
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
 from ppd.experiments.processes import run_side_by_side
-from ppd.experiments.seeds import adapter_folder
+from ppd.experiments.seeds import COST, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
@@ -64,8 +65,14 @@ def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: P
             }
         )
     _, pictures = read_drawn(paths.groundwork / BASE)
+    costs = [file for seed in experiments.seeds if (file := adapter_folder(settings, paths, seed) / COST).exists()]
     result = {
         "seeds": list(experiments.seeds),
+        "headline": {
+            "steps": settings.finetune.steps,
+            "pairs_per_step": settings.finetune.pairs_per_step,
+            "train_cpu_s": mean_of(costs)["train_cpu_s"],
+        },
         "base": {
             "concept_accuracy": float(base.concept_right.mean()),
             "precision": precision(torch.as_tensor(clip.embed_images(pictures)), real),
