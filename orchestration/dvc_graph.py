@@ -123,7 +123,7 @@ class Graph:
             else:
                 yield self._other_key(path), path
         for file, section in item.params:
-            yield (file, section), None
+            yield params_key(file, section), None
 
     def parents(self, stage: Stage) -> tuple[Key, ...]:
         """Every node that some item of `stage` depends on, once."""
@@ -202,12 +202,17 @@ def read_graph(root: Path) -> Graph:
 
 
 def read_lock(root: Path) -> dict[str, Locked]:
-    """dvc.lock by address of the item; empty before the first run."""
-    path = root / "dvc.lock"
-    if not path.exists():
-        return {}
-    entries = (YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
-    return {address: _locked(entry) for address, entry in entries.items()}
+    """What the dvc.lock of each pipeline holds, by address of the item; empty before the first run.
+
+    Pipelines lie in the root, or in a folder of it with stages that run in the root (`wdir: ..`).
+    """
+    locks: dict[str, Locked] = {}
+    for path in [root / "dvc.lock", *sorted(root.glob("*/dvc.lock"))]:
+        if path.exists():
+            pipeline = "" if path.parent == root else f"{path.parent.name}/dvc.yaml:"
+            entries = (YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
+            locks |= {pipeline + name: _locked(entry) for name, entry in entries.items()}
+    return locks
 
 
 def read_workspace(root: Path) -> Workspace:
@@ -243,6 +248,11 @@ def key_of(path: str, partition: str | None = None) -> Key:
     if not key:
         raise ValueError(f"the path {path!r} of partition {partition!r} has no name apart from the partition's")
     return key
+
+
+def params_key(file: str, section: str) -> Key:
+    """The asset key of a section of a parameters file."""
+    return *PurePosixPath(file).parts, section
 
 
 def code_version(cmd: str, partition: str | None) -> str:
@@ -300,7 +310,7 @@ def _surroundings(stages: Sequence[Stage], tracked: Sequence[Tracked]) -> tuple[
                 within[key] = around
             elif not any(_inside(whole, path) for whole in wholes):
                 sources[key_of(path)] = Source(key=key_of(path), path=path, params=None)
-        sources |= {pair: Source(key=pair, path=None, params=pair) for pair in item.params}
+        sources |= {params_key(*pair): Source(key=params_key(*pair), path=None, params=pair) for pair in item.params}
     return (
         tuple(sources.values()),
         tuple(Part(key=key, paths=paths, wholes=within[key]) for key, paths in parts.items()),

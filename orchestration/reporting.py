@@ -147,7 +147,7 @@ def _made_from(state: State, item: Item, parent: Key, told: Mapping[str, str]) -
     locked = state.locks[item.address]
     paths = [path for key, path in state.graph.inputs(item) if key == parent and path is not None]
     if not paths:
-        return input_tags(parent, locked.params.get((parent[0], parent[-1]), ABSENT))
+        return input_tags(parent, locked.params.get(("/".join(parent[:-1]), parent[-1]), ABSENT))
     read = {path: locked.deps.get(path, ABSENT) for path in paths}
     partitions = _partitions(state.graph, parent)
     if not partitions and key_of(paths[0]) == parent:

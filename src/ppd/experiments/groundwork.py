@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ppd.diffusion.drawing import draw
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.evaluation.measures import N_REAL
 from ppd.evaluation.plan import images
+from ppd.experiments.base_model import base_model
 from ppd.experiments.plan import asked_of, sampling_of
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path
@@ -40,7 +40,7 @@ def lay(settings: Settings, experiments: ExperimentSettings, preferences: Path, 
         every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})
         refresh(work / f"{read}.parquet", support_groups(log, log.users.user_id), vlm, every_layer)
     asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    backbone = base_model(settings, settings.sampling.precision)
     draw(images(asked, "base", plan), backbone, sampling_of(settings.sampling, experiments.trial), work / BASE)
     clip = ClipScorer.from_pretrained(settings.models.clip)
     real = render(Atlas.load(atlas), sample_scenes(seeds.rng("evaluation", "precision"), N_REAL))

@@ -13,13 +13,13 @@ import torch
 
 from ppd.diffusion.adapter import load_adapter, read_config
 from ppd.diffusion.drawing import draw, read_drawn
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.evaluation.ground_truth import Tastes, judge
 from ppd.evaluation.plan import images
 from ppd.evaluation.precision import precision
 from ppd.evaluation.seen import seen
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.ablation import mean_of
+from ppd.experiments.base_model import base_model
 from ppd.experiments.groundwork import BASE, manifold
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
@@ -88,7 +88,7 @@ def _draw(settings: Settings, experiments: ExperimentSettings, paths: Paths, see
     log = Preferences.open(paths.preferences)
     asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
     people = {user: u[0] for user, u in whitened(load_people(paths.users), Whitening.load(paths.whitening)).items()}
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    backbone = base_model(settings, settings.sampling.precision)
     weights = adapter_folder(settings, paths, seed)
     adapter, identity = load_adapter(weights, backbone), read_config(weights).model_dump_json()
     wanted = images(asked, "ppd", plan)

@@ -72,7 +72,7 @@ def disjoint_groups(preferences: Preferences, user_ids: Iterable[str]) -> dict[s
     pairs = preferences.pairs[(preferences.pairs.role == "support") & preferences.pairs.user_id.isin(list(user_ids))]
     chosen: dict[str, tuple[int, int]] = {}
     for user_id, rows in pairs.groupby("user_id"):
-        captions = {int(group): set(told) for group, told in rows.groupby("support_group").caption}
+        captions = rows.groupby("support_group").caption.agg(set).to_dict()
         found = [(a, b) for a in captions for b in captions if a < b and not captions[a] & captions[b]]
         if found:
             chosen[str(user_id)] = min(found)

@@ -9,13 +9,13 @@ import pandas as pd
 
 from ppd.diffusion.adapter import load_adapter, read_config
 from ppd.diffusion.drawing import draw, read_drawn
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.evaluation.ground_truth import Tastes, judge_journeys
 from ppd.evaluation.judge import sample_files
 from ppd.evaluation.plan import journeys, requests
 from ppd.evaluation.plots import strip
 from ppd.evaluation.seen import seen
 from ppd.evaluation.win_rates import clustered_mean
+from ppd.experiments.base_model import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.settings import ExperimentSettings, WaySettings
 from ppd.files import atomic_path
@@ -40,7 +40,7 @@ def write_interpolation(settings: Settings, experiments: ExperimentSettings, pat
             points.user_id, points["first"], points.second, points["share"], strict=True
         )
     }
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    backbone = base_model(settings, settings.sampling.precision)
     adapter, identity = load_adapter(paths.models / "ppd", backbone), read_config(paths.models / "ppd")
     file = paths.work / "interpolation" / "images.parquet"
     wanted = points[["user_id", "caption", "seed"]]

@@ -60,7 +60,7 @@ def entry(result: Result, **wanted: str) -> Result | None:
     """The win rate among result["win_rates"] that has these values; None where there is none."""
     for rate in result["win_rates"]:
         if all(rate[key] == value for key, value in wanted.items()):
-            return rate  # type: ignore[no-any-return]
+            return rate
     return None
 
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ppd.diffusion.adapter import load_adapter, read_config
 from ppd.diffusion.drawing import draw, read_drawn
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.evaluation.best_pick import judge_best_picks
 from ppd.evaluation.ground_truth import Tastes, judge
 from ppd.evaluation.judge import first_supports, sample_files
 from ppd.evaluation.plan import POOLED, images, meetings, requests
 from ppd.evaluation.seen import seen
 from ppd.evaluation.vlm_verdicts import judge_meetings
 from ppd.evaluation.win_rates import clustered_mean, win_rates
+from ppd.experiments.base_model import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import adapter_folder
@@ -133,7 +134,7 @@ def _judge_seed(settings: Settings, paths: Paths, seed: int, folder: Path) -> No
 def _draw(settings: Settings, weights: Path, asked: pd.DataFrame, people: Mapping[str, Tensor], file: Path) -> None:
     if file.exists():
         return
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    backbone = base_model(settings, settings.sampling.precision)
     draw(
         images(asked, "ppd", settings.evaluation),
         backbone,
@@ -180,13 +181,13 @@ def _support_rates(settings: Settings, paths: Paths, work: Path) -> list[dict[st
     for name, n_pairs in SUPPORTS.items():
         drawn = seen("ppd", *read_drawn(work / f"pairs-{name}.parquet"), reader)
         pairs = support_pairs(log, asked.user_id.unique().tolist(), n_pairs)
-        ceiling = exact.best_of(exact.beliefs(pairs), tastes)
+        ceiling = judge_best_picks(planned, base, tastes, exact.tastes(exact.beliefs(pairs)))
         rows.append(
             {
                 "pairs": name,
                 "win_rates": win_rates(judge(planned, pd.concat([base, drawn]), tastes)),
                 "concept_accuracy": float(drawn.concept_right.mean()),
-                "ceiling": {"mean": ceiling.mean, "ci_low": ceiling.low, "ci_high": ceiling.high},
+                "ceiling": win_rates(ceiling)[0],
             }
         )
     return rows

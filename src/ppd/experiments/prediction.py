@@ -12,8 +12,8 @@ from ppd.diffusion.adapter import load_adapter
 from ppd.diffusion.assemble import training_data
 from ppd.diffusion.dataset import TrainingData
 from ppd.diffusion.encoding import Encoded
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.evaluation.win_rates import clustered_mean
+from ppd.experiments.base_model import base_model
 from ppd.experiments.implicit import first_embeddings, rewards, strangers
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
@@ -73,7 +73,7 @@ def with_test_people_held_out(settings: Settings, paths: Paths) -> tuple[Trainin
 
 def _read_choices(settings: Settings, paths: Paths, folder: Path, out: Path) -> None:
     data, pair_ids = with_test_people_held_out(settings, paths)
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.finetune.precision)
+    backbone = base_model(settings, settings.finetune.precision)
     adapter = load_adapter(folder, backbone)
     person = data.held_out.person
     readers: dict[str, Tensor] = {"own": first_embeddings(data, person)}

@@ -21,10 +21,10 @@ from ppd.diffusion.dataset import Pairs, TrainingData
 from ppd.diffusion.drawing import draw, read_drawn
 from ppd.diffusion.encoding import Encoded
 from ppd.diffusion.finetune import finetune
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.evaluation.precision import precision
 from ppd.evaluation.seen import seen
 from ppd.evaluation.win_rates import Interval, clustered_mean
+from ppd.experiments.base_model import base_model
 from ppd.experiments.groundwork import manifold
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import sampling_of
@@ -152,12 +152,12 @@ def _train_and_draw(
     folder = work / "models" / model
     if not folder.exists():
         data = reward_data(pd.read_parquet(work / "scores.parquet"), names, Encoded.open(paths.latents), only)
-        backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.finetune.precision)
+        backbone = base_model(settings, settings.finetune.precision)
         unfinished = work / f"{model}.unfinished"
         finetune(
             backbone, data, settings.finetune, method, folder, unfinished, reference_folder=paths.reference, origin={}
         )
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    backbone = base_model(settings, settings.sampling.precision)
     adapter = load_adapter(folder, backbone)
     identity = read_config(folder).model_dump_json()
     captions = _captions(paths)
@@ -216,8 +216,8 @@ def _result(
     kept = {}
     for name in names:
         ours = tables["ppd"][tables["ppd"].user_id == name]
-        gains = ((table[name].to_numpy() - base[name].to_numpy()) for table in (ours, tables[f"only {name}"]))
-        share = kept_share(*gains, captions)
+        ceiling = tables[f"only {name}"][name].to_numpy() - base[name].to_numpy()
+        share = kept_share(ours[name].to_numpy() - base[name].to_numpy(), ceiling, captions)
         kept[name] = {"mean": share.mean, "ci_low": share.low, "ci_high": share.high}
     return {
         "rewards": names,

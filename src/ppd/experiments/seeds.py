@@ -9,7 +9,7 @@ from pathlib import Path
 from ppd.diffusion.assemble import training_data
 from ppd.diffusion.encoding import Encoded
 from ppd.diffusion.finetune import finetune
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.experiments.base_model import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.settings import changed
@@ -53,7 +53,7 @@ def _train(settings: Settings, paths: Paths, folder: Path) -> None:
     whitening = Whitening.load(paths.whitening)
     embeddings = whitened(load_people(paths.users), whitening)
     data = training_data(Preferences.open(paths.preferences), Encoded.open(paths.latents), embeddings)
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.finetune.precision)
+    backbone = base_model(settings, settings.finetune.precision)
     started = time.process_time()
     finetune(
         backbone,

@@ -11,20 +11,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ppd.evaluation.ceiling import N_CANDIDATES
 from ppd.evaluation.ground_truth import Tastes
-from ppd.evaluation.win_rates import Interval, clustered_mean
 from ppd.preferences.store import Preferences
 from ppd.settings import PeopleSettings
-from ppd.stickers import seeds
 from ppd.stickers.people import population
 from ppd.stickers.posterior import choice_log_likelihood, opinion_rate, posterior, predict_choice
-from ppd.stickers.world import FACTORS, STYLES, features, sample_looks
+from ppd.stickers.world import FACTORS, STYLES, features
 from ppd.vlm.people import support_groups
 from ppd.vlm.store import SupportGroup
 
 Floats = NDArray[np.float64]
-N_OPPONENTS = 256
 
 
 def supports_of(preferences: Preferences, user_ids: Sequence[str], n_pairs: int) -> list[SupportGroup]:
@@ -79,9 +75,9 @@ class ExactReader:
             out[str(user_id)] = np.exp(log_p - log_p.max())
         return out
 
-    def taste(self, belief: Floats) -> Floats:
-        """The mean taste [9] of a belief [H]."""
-        return np.asarray(belief @ self._people.tastes)
+    def tastes(self, beliefs: Mapping[str, Floats]) -> Tastes:
+        """Everybody's mean taste under their belief."""
+        return Tastes(tuple(beliefs), np.stack(list(beliefs.values())) @ self._people.tastes)
 
     def judge(self, beliefs: Mapping[str, Floats], asked: pd.DataFrame) -> Floats:
         """Whether each choice (user_id, chosen_uid, rejected_uid) is predicted: 1, 0, or .5 without a clue; [N]."""
@@ -90,19 +86,3 @@ class ExactReader:
             self._people, self._settings, belief, self.looks(asked.chosen_uid), self.looks(asked.rejected_uid)
         )
         return np.asarray((np.sign(p - 0.5) + 1) / 2)
-
-    def best_of(self, beliefs: Mapping[str, Floats], tastes: Tastes, n_rounds: int = 8) -> Interval:
-        """How often the best of 64 random looks, picked by the belief, is truly worth more than a random look.
-
-        What `ppd.evaluation.ceiling` computes for people in general, for these people and what they really chose.
-        """
-        rng = seeds.rng("evaluation", "supports")
-        values, clusters = [], []
-        for user_id, belief in beliefs.items():
-            true = tastes.of([user_id])[0]
-            for _ in range(n_rounds):
-                candidates = sample_looks(rng, N_CANDIDATES)
-                picked = candidates[(candidates @ self.taste(belief)).argmax()]
-                values.append(float((picked @ true > sample_looks(rng, N_OPPONENTS) @ true).mean()))
-                clusters.append(user_id)
-        return clustered_mean(np.array(values), np.array(clusters))

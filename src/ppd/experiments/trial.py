@@ -17,6 +17,7 @@ from ppd.evaluation.ground_truth import Tastes, judge
 from ppd.evaluation.plan import images
 from ppd.evaluation.precision import precision
 from ppd.evaluation.seen import seen
+from ppd.experiments.base_model import base_model
 from ppd.experiments.data import Material, Part, part_for
 from ppd.experiments.groundwork import BASE, manifold
 from ppd.experiments.implicit import first_embeddings, rewards, strangers
@@ -46,7 +47,7 @@ def trial(
     part = part_for(material, variant, settings.embedding)
     if not (folder / ADAPTER).exists():
         train(settings, part, folder, paths.reference, whole_network=variant.whole_network)
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.sampling.precision)
+    backbone = base_model(settings, settings.sampling.precision)
     adapter = load_adapter(folder / ADAPTER, backbone)
     load_network(backbone, folder / ADAPTER)
     groups: tuple[Literal["validation", "test"], ...] = ("validation", "test")
@@ -69,10 +70,10 @@ def train(settings: Settings, part: Part, folder: Path, reference: Path, *, whol
     """Train the adapter and write down what it cost; goes on where a killed run left off."""
     started = time.process_time()
     if whole_network:
-        finetune_whole(settings.models.prior, part.data, settings.finetune, folder / ADAPTER)
+        finetune_whole(settings, part.data, folder / ADAPTER)
     else:
         finetune(
-            StableCascadeBackbone.from_pretrained(settings.models.prior, precision=settings.finetune.precision),
+            base_model(settings, settings.finetune.precision),
             part.data,
             settings.finetune,
             "ppd",

@@ -16,44 +16,44 @@ from ppd.diffusion.dataset import TrainingData, draw_batch
 from ppd.diffusion.objective import base_errors, noisy_pairs, preference_objective
 from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training import NonFiniteError, fresh_adapter, learning_rate
+from ppd.experiments.base_model import base_model
 from ppd.files import atomic_path
-from ppd.settings import FinetuneSettings
+from ppd.settings import Settings
 
 NETWORK = "network.safetensors"
 NETWORK_RATE = 0.1
 """The network's learning rate, as a multiple of the adapter's."""
 
 
-def finetune_whole(prior: str, data: TrainingData, settings: FinetuneSettings, folder: Path) -> None:
+def finetune_whole(settings: Settings, data: TrainingData, folder: Path) -> None:
     """Train adapter and network as `ppd.diffusion.training` trains the adapter alone; leave both in `folder`."""
-    backbone, frozen = (StableCascadeBackbone.from_pretrained(prior) for _ in range(2))
-    adapter = fresh_adapter(backbone, data, settings, "ppd")
+    run = settings.finetune
+    backbone, frozen = (base_model(settings, "fp32") for _ in range(2))
+    adapter = fresh_adapter(backbone, data, run, "ppd")
     adapter.attach(backbone)
     backbone.unet.requires_grad_(True)
     groups = [{"params": list(adapter.parameters())}, {"params": list(backbone.unet.parameters())}]
     weights = [weight for group in groups for weight in group["params"]]
-    optimizer = torch.optim.AdamW(groups, betas=settings.adam_betas, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=run.adam_betas, weight_decay=run.weight_decay)
     with Progress(console=Console(stderr=True)) as progress:
-        for step in progress.track(range(settings.steps), description="whole network"):
-            rate = learning_rate(step, settings)
+        for step in progress.track(range(run.steps), description="whole network"):
+            rate = learning_rate(step, run)
             optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = rate, rate * NETWORK_RATE
-            draw = draw_batch(step, len(data.train), tuple(data.latents.shape[1:]), settings)
+            draw = draw_batch(step, len(data.train), tuple(data.latents.shape[1:]), run)
             pairs = data.train[draw.pairs]
-            batch = noisy_pairs(backbone, data, pairs, draw, losers=True, error=settings.loss.error)
+            batch = noisy_pairs(backbone, data, pairs, draw, losers=True, error=run.loss.error)
             reference = base_errors(frozen, adapter, batch)
             with adapter.users(batch.users):
                 residual = backbone.predict_noise(batch.x_t, batch.t, batch.text) - batch.noise
-                loss, _ = preference_objective(residual, reference, batch, settings.loss)
+                loss, _ = preference_objective(residual, reference, batch, run.loss)
                 optimizer.zero_grad()
                 loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(weights, settings.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(weights, run.max_grad_norm)
             if not (loss.isfinite() and norm.isfinite()):
                 raise NonFiniteError(f"step {step}: loss {loss.item()}, gradient norm {norm.item()}")
             optimizer.step()
     # The config names the base that both parts belong to: the network before training.
-    config = adapter_config(
-        adapter, frozen, "ppd", training=settings.model_dump(mode="json"), data_hash=data.content_hash
-    )
+    config = adapter_config(adapter, frozen, "ppd", training=run.model_dump(mode="json"), data_hash=data.content_hash)
     with atomic_path(folder) as fresh:
         save_adapter(fresh, adapter.state_dict(), config)
         save_file({name: weight.contiguous() for name, weight in backbone.unet.state_dict().items()}, fresh / NETWORK)
