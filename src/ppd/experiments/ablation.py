@@ -29,7 +29,7 @@ def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths
         for seed, folder in folders.items()
         if not (folder / IMPLICIT).exists()
     }
-    run_side_by_side(trial, jobs, paths.work / name / "logs", n_workers=len(experiments.seeds))
+    run_side_by_side(trial, jobs, paths.work / name / "logs", n_workers=experiments.n_workers)
     variant = experiments.variants[name]
     log = narrowed(Preferences.open(paths.preferences), variant.n_people, variant.pairs_share)
     people = log.users[log.users.split == "train"]

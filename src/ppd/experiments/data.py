@@ -68,7 +68,11 @@ def narrowed(preferences: Preferences, n_people: int | None, pairs_share: float)
         users, pairs = users[~users.user_id.isin(gone)], pairs[~pairs.user_id.isin(gone)]
     if pairs_share < 1:
         trained = pairs[pairs.role == "train"]
-        rank = trained.assign(key=hash_units(0, "experiment", trained.pair_id)).groupby("user_id").key.rank(pct=True)
+        rank = (
+            trained.assign(key=hash_units(0, "experiment", trained.pair_id.astype(str)))
+            .groupby("user_id")
+            .key.rank(pct=True)
+        )
         pairs = pairs.drop(index=trained.index[rank > pairs_share])
     return replace(preferences, users=users, pairs=pairs)
 

@@ -40,7 +40,7 @@ def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: P
     """Draw with every seed's adapter at every strength, judge by the true taste, and write the JSON file `out`."""
     work = paths.work / "guidance"
     jobs = {f"seed-{seed}": (settings, experiments, paths, seed, work / f"seed-{seed}") for seed in experiments.seeds}
-    run_side_by_side(_draw, jobs, work / "logs", n_workers=2)
+    run_side_by_side(_draw, jobs, work / "logs", n_workers=experiments.n_workers)
     log = Preferences.open(paths.preferences)
     asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
     planned, tastes = meetings_of_ppd(asked, plan, ("base", "ppd-shuffled")), Tastes.load(paths.truth)

@@ -72,7 +72,9 @@ def disjoint_groups(preferences: Preferences, user_ids: Iterable[str]) -> dict[s
     pairs = preferences.pairs[(preferences.pairs.role == "support") & preferences.pairs.user_id.isin(list(user_ids))]
     chosen: dict[str, tuple[int, int]] = {}
     for user_id, rows in pairs.groupby("user_id"):
-        captions = rows.groupby("support_group").caption.agg(set).to_dict()
+        captions: dict[int, set[str]] = {}
+        for group, caption in zip(rows.support_group.tolist(), rows.caption, strict=True):
+            captions.setdefault(group, set()).add(caption)
         found = [(a, b) for a in captions for b in captions if a < b and not captions[a] & captions[b]]
         if found:
             chosen[str(user_id)] = min(found)

@@ -150,7 +150,7 @@ def figures(found: Mapping[str, Any], experiments: ExperimentSettings) -> dict[s
     drawn: dict[str, bytes] = {}
     if rows := curve_rows(found):
         drawn["curve"] = curve_plot([(row["cpu_min"], row["win_rates"]) for row in rows])
-    if "default" in found["ablation"]:
+    if ablation_tables(found["ablation"], experiments):
         drawn["scaling"] = scaling_plot(scaling_points(found["ablation"]))
     if "guidance" in found:
         drawn["guidance"] = guidance_plot(found["guidance"])

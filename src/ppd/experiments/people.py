@@ -52,13 +52,13 @@ def write_people(settings: Settings, experiments: ExperimentSettings, paths: Pat
         _judge_seed,
         {f"seed-{seed}": (settings, paths, seed, work / f"seed-{seed}") for seed in others},
         work / "logs" / "seeds",
-        n_workers=2,
+        n_workers=experiments.n_workers,
     )
     run_side_by_side(
         _draw_supports,
         {f"pairs-{name}": (settings, paths, name, work / f"pairs-{name}.parquet") for name in SUPPORTS},
         work / "logs" / "supports",
-        n_workers=2,
+        n_workers=experiments.n_workers,
     )
     files = {seed: [work / f"seed-{seed}" / f"by_{judge}.parquet" for judge in ("truth", "vlm")] for seed in others}
     files[settings.finetune.seed] = [paths.verdicts / f"{judge}.parquet" for judge in ("ground_truth", "vlm")]

@@ -40,7 +40,7 @@ def write_prediction(settings: Settings, experiments: ExperimentSettings, paths:
         for name, folder in folders.items()
         if not (work / f"{name}.json").exists()
     }
-    run_side_by_side(_read_choices, jobs, work / "logs", n_workers=2)
+    run_side_by_side(_read_choices, jobs, work / "logs", n_workers=experiments.n_workers)
     found = {name: json.loads((work / f"{name}.json").read_text()) for name in folders}
     log = Preferences.open(paths.preferences)
     choices = log.pairs.set_index("pair_id").loc[found["dpo"]["pair_id"]]

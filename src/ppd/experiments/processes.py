@@ -18,8 +18,12 @@ def run_side_by_side(job: Callable[..., None], jobs: Mapping[str, tuple[Any, ...
     """Call `job` with each of the argument tuples in a process of its own, at most `n_workers` at a time.
 
     What a job prints goes to logs/NAME.log. The first failure is raised when the jobs that run have ended. Workers end
-    with this process, even when it is killed.
+    with this process, even when it is killed. With one worker the jobs run here, one after the other.
     """
+    if n_workers == 1:
+        for arguments in jobs.values():
+            job(*arguments)
+        return
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

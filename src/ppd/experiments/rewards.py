@@ -52,7 +52,7 @@ def write_rewards(settings: Settings, experiments: ExperimentSettings, paths: Pa
             scores.to_parquet(fresh)
     models = {"ppd": "ppd", "dpo": "dpo", "sft": "sft"} | {f"only {name}": "dpo" for name in names}
     jobs = {model: (settings, experiments, paths, model, method) for model, method in models.items()}
-    run_side_by_side(_train_and_draw, jobs, work / "logs", n_workers=2)
+    run_side_by_side(_train_and_draw, jobs, work / "logs", n_workers=experiments.n_workers)
     drawn = {file.stem: read_drawn(file) for file in sorted((work / "drawn").glob("*.parquet"))}
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(_result(settings, experiments, paths, drawn), indent=1) + "\n")

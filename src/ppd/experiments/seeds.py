@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from ppd.diffusion.assemble import training_data
@@ -12,7 +11,7 @@ from ppd.diffusion.finetune import finetune
 from ppd.experiments.base_model import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
-from ppd.experiments.settings import changed
+from ppd.experiments.settings import ExperimentSettings, changed
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
@@ -23,19 +22,19 @@ from ppd.vlm.whitening import Whitening
 COST = "cost.json"
 
 
-def train_seeds(settings: Settings, seeds: Sequence[int], paths: Paths) -> None:
-    """Train ppd with each of `seeds` as the pipeline does, side by side; seed-N is like models/ppd.
+def train_seeds(settings: Settings, experiments: ExperimentSettings, paths: Paths) -> None:
+    """Train ppd with each of the seeds as the pipeline does, side by side; seed-N is like models/ppd.
 
     The pipeline's own seed is left out. A killed run goes on.
     """
-    others = [seed for seed in seeds if seed != settings.finetune.seed]
+    others = [seed for seed in experiments.seeds if seed != settings.finetune.seed]
     work = paths.work / "seeds"
     jobs = {
         f"seed-{seed}": (changed(settings, {"finetune": {"seed": seed}}), paths, work / f"seed-{seed}")
         for seed in others
         if not (work / f"seed-{seed}" / COST).exists()
     }
-    run_side_by_side(_train, jobs, work / "logs", n_workers=2)
+    run_side_by_side(_train, jobs, work / "logs", n_workers=experiments.n_workers)
     with atomic_path(paths.seeds) as fresh:
         fresh.mkdir()
         for seed in others:

@@ -62,7 +62,9 @@ class WaySettings(Component):
 class ExperimentSettings(Component):
     """Everything that the experiments can be told, beside the pipeline's own settings."""
 
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2)
+    n_workers: int = Field(3, ge=1)
+    """Processes that train or draw side by side, each with one thread; what they compute does not depend on it."""
     trial: TrialSettings = TrialSettings()
     variants: dict[str, Variant] = Field(default_factory=dict)
     guidance: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)

@@ -53,7 +53,7 @@ def seeds(settings: Settings, experiments: ExperimentSettings) -> None:
     """The headline run with other seeds."""
     from ppd.experiments.seeds import train_seeds
 
-    train_seeds(settings, experiments.seeds, paths(settings))
+    train_seeds(settings, experiments, paths(settings))
 
 
 def people(settings: Settings, experiments: ExperimentSettings) -> None:

@@ -1,0 +1,32 @@
+"""What the experiments vary."""
+
+import pytest
+from pydantic import ValidationError
+
+from ppd.experiments.settings import ExperimentSettings, Variant, changed
+from ppd.settings import Settings
+
+
+def test_a_change_replaces_one_value_and_leaves_its_neighbours():
+    settings = changed(Settings(), {"finetune": {"loss": {"beta": 7.0}, "seed": 3}})
+    expected = Settings().finetune.model_copy(
+        update={"loss": Settings().finetune.loss.model_copy(update={"beta": 7.0}), "seed": 3}
+    )
+    assert settings.finetune == expected
+    assert settings.model_copy(update={"finetune": Settings().finetune}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [({"finetune": {"bta": 1.0}}, "bta"), ({"finetune": {"loss": {"beta": -1.0}}}, "greater than 0")],
+)
+def test_a_change_is_checked_like_any_setting(changes, complaint):
+    with pytest.raises(ValidationError, match=complaint):
+        changed(Settings(), changes)
+
+
+def test_what_is_confirmed_must_be_a_variant():
+    with pytest.raises(ValidationError, match="names plain, but there is no such variant"):
+        ExperimentSettings.model_validate(
+            {"trial": {"confirmed": ["plain"]}, "variants": {"default": Variant(varies="nothing", value="default")}}
+        )
