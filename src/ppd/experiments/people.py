@@ -147,7 +147,8 @@ def _draw(settings: Settings, weights: Path, asked: pd.DataFrame, people: Mappin
 
 
 def _support_requests(settings: Settings, log: Preferences) -> pd.DataFrame:
-    asked = requests(log, settings.evaluation.model_copy(update={"captions_a_person": CAPTIONS_A_SUPPORT}))
+    n = min(CAPTIONS_A_SUPPORT, settings.evaluation.captions_a_person)
+    asked = requests(log, settings.evaluation.model_copy(update={"captions_a_person": n}))
     return asked[asked.users == "unseen"].reset_index(drop=True)
 
 

@@ -1,6 +1,7 @@
 """Implicit reward accuracy: does the fine-tuned model know what an unseen person chose, from their four pairs?"""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def write_prediction(settings: Settings, experiments: ExperimentSettings, paths:
     result = {"n_people": len(set(people)), "n_choices": len(people), "n_draws": N_DRAWS, "rows": rows}
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
+    shutil.rmtree(work)
 
 
 def with_test_people_held_out(settings: Settings, paths: Paths) -> tuple[TrainingData, list[str]]:
