@@ -1,0 +1,47 @@
+"""A second dvc.yaml in a folder, such as the experiments, is part of the graph; the first one does not run it."""
+
+from orchestration.dvc_graph import read_lock
+from tests.orchestration.conftest import Project
+
+MORE = """
+stages:
+  compare:
+    wdir: ..
+    cmd: mkdir -p more/results && cat users.txt more/params.yaml > more/results/compared.txt
+    deps: [users.txt]
+    params: [{more/params.yaml: [sizes]}]
+    outs: [{more/results/compared.txt: {cache: false}}]
+    meta: {dagster: {group: more}}
+"""
+COMPARED = ("more", "results", "compared.txt")
+SIZES = ("more", "params.yaml", "sizes")
+
+
+def with_more(project: Project) -> Project:
+    project.write("more/dvc.yaml", MORE)
+    project.write("more/params.yaml", "sizes: [1, 2]\n")
+    return Project(project.root, project.instance)
+
+
+def test_its_outputs_are_assets_made_from_those_of_the_first(project):
+    stage = with_more(project).graph.stage("compare")
+    assert set(stage.outputs) == {COMPARED}
+    assert stage.items[0].address == "more/dvc.yaml:compare"
+    assert with_more(project).graph.parents(stage) == (("users.txt",), SIZES)
+    assert stage.meta["group"] == "more"
+
+
+def test_the_first_pipeline_leaves_it_alone_and_both_tools_agree_on_what_is_behind(project):
+    project = with_more(project)
+    project.repro()
+    assert "more/dvc.yaml:compare" not in read_lock(project.root)
+    project.tick()
+    assert project.behind_for_dagster() == project.behind_for_dvc() == {"more/dvc.yaml:compare"}
+    project.repro("more/dvc.yaml")
+    project.tick()
+    assert project.behind_for_dagster() == project.behind_for_dvc() == set()
+    project.write("more/params.yaml", "sizes: [1, 2, 3]\n")
+    project.tick()
+    assert project.behind_for_dagster() == project.behind_for_dvc() == {"more/dvc.yaml:compare"}
+    assert project.materialize("compare").success
+    assert project.behind_for_dagster() == project.behind_for_dvc() == set()
