@@ -22,9 +22,10 @@ def write_page(experiments: ExperimentSettings, results: Path, page: Path) -> No
     for name, figure in figures(found, experiments).items():
         with atomic_path(page.parent / f"experiments-{name}.png") as fresh:
             fresh.write_bytes(figure)
-    if (strip := results / "interpolation.png").exists():
-        with atomic_path(page.parent / "experiments-strips.png") as fresh:
-            fresh.write_bytes(strip.read_bytes())
+    for name in ("interpolation", "rewards"):
+        if (strips := results / f"{name}.png").exists():
+            with atomic_path(page.parent / f"experiments-{name}-strips.png") as fresh:
+                fresh.write_bytes(strips.read_bytes())
     with atomic_path(page) as fresh:
         fresh.write_text(render(found, experiments), encoding="utf-8")
 

@@ -21,6 +21,7 @@ from ppd.diffusion.dataset import Pairs, TrainingData
 from ppd.diffusion.drawing import draw, read_drawn
 from ppd.diffusion.encoding import Encoded
 from ppd.diffusion.finetune import finetune
+from ppd.evaluation.plots import strip
 from ppd.evaluation.precision import precision
 from ppd.evaluation.seen import seen
 from ppd.evaluation.win_rates import Interval, clustered_mean
@@ -44,7 +45,7 @@ N_RESAMPLES = 10_000
 
 
 def write_rewards(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
-    """Train, draw and score everything, and write the JSON file `out`. A killed run goes on."""
+    """Train, draw and score everything; write the JSON file `out` and, beside it, strips. A killed run goes on."""
     names, work = list(experiments.rewards.scorers), paths.work / "rewards"
     if not (work / "scores.parquet").exists():
         scores = score_log(settings, names, Preferences.open(paths.preferences))
@@ -54,6 +55,8 @@ def write_rewards(settings: Settings, experiments: ExperimentSettings, paths: Pa
     jobs = {model: (settings, experiments, paths, model, method) for model, method in models.items()}
     run_side_by_side(_train_and_draw, jobs, work / "logs", n_workers=experiments.n_workers)
     drawn = {file.stem: read_drawn(file) for file in sorted((work / "drawn").glob("*.parquet"))}
+    with atomic_path(out.with_suffix(".png")) as fresh:
+        fresh.write_bytes(way_strips(*drawn["ways"], columns=len(experiments.rewards.shares)))
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(_result(settings, experiments, paths, drawn), indent=1) + "\n")
     shutil.rmtree(work)
@@ -125,6 +128,12 @@ def ways(names: Sequence[str], shares: Sequence[float]) -> dict[str, Tensor]:
         for b in range(a + 1, len(names))
         for share in shares
     }
+
+
+def way_strips(asked: pd.DataFrame, images: NDArray[np.uint8], columns: int) -> bytes:
+    """The first caption's first picture at each point of each line between two rewards, a row a line, as a PNG."""
+    first = asked[(asked.caption == asked.caption.iloc[0]) & (asked.seed == 0)]
+    return strip(list(images[first.index]), columns=columns)
 
 
 def mean_gain(scores: Floats, base: Floats, captions: NDArray[np.generic]) -> Interval:
