@@ -10,7 +10,7 @@ from torch import Tensor
 from ppd.diffusion.drawing import draw
 from ppd.evaluation.measures import N_REAL
 from ppd.evaluation.plan import images
-from ppd.experiments.base_model import base_model
+from ppd.experiments.models import base_model, embedding_model
 from ppd.experiments.plan import asked_of, sampling_of
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path
@@ -22,7 +22,6 @@ from ppd.stickers.render import Atlas, render
 from ppd.stickers.world import sample_scenes
 from ppd.vlm.people import support_groups
 from ppd.vlm.store import refresh
-from ppd.vlm.transformers_backend import TransformersVlm
 
 BASE, MANIFOLD = "base.parquet", "manifold.safetensors"
 
@@ -34,7 +33,7 @@ def lay(settings: Settings, experiments: ExperimentSettings, preferences: Path, 
     fresh renders, for precision.
     """
     log = Preferences.open(preferences)
-    vlm = TransformersVlm.load(settings.models.vlm, batch_size=settings.embedding.batch_size)
+    vlm = embedding_model(settings)
     work = out_dir.parent / f".{out_dir.name}.unfinished"
     for read in ("prompt-end", "answer-end"):
         every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})

@@ -19,8 +19,8 @@ from ppd.evaluation.precision import precision
 from ppd.evaluation.seen import seen
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.ablation import mean_of
-from ppd.experiments.base_model import base_model
 from ppd.experiments.groundwork import BASE, manifold
+from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
 from ppd.experiments.processes import run_side_by_side

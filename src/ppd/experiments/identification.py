@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ppd.evaluation.win_rates import clustered_mean
+from ppd.experiments.models import embedding_model
 from ppd.experiments.supports import ExactReader
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
@@ -24,7 +25,6 @@ from ppd.settings import Settings
 from ppd.vlm.embedding import embed
 from ppd.vlm.people import support_groups
 from ppd.vlm.store import SupportGroup, load_people
-from ppd.vlm.transformers_backend import TransformersVlm
 
 Floats = NDArray[np.float64]
 TOPS = (1, 4, 16)
@@ -139,7 +139,7 @@ def _blank_layers(settings: Settings, wanted: Mapping[Key, SupportGroup]) -> dic
     Image.new("RGB", (settings.models.image_px,) * 2, (128, 128, 128)).save(buffer, "PNG")
     grey = buffer.getvalue()
     blind = [tuple(replace(pair, preferred=grey, rejected=grey) for pair in group.pairs) for group in wanted.values()]
-    vlm = TransformersVlm.load(settings.models.vlm, batch_size=settings.embedding.batch_size)
+    vlm = embedding_model(settings)
     every_layer = settings.embedding.model_copy(update={"rows": None, "read": "prompt-end", "max_new_tokens": 0})
     return dict(zip(wanted, embed(vlm, blind, every_layer).hidden.double().numpy(), strict=True))
 

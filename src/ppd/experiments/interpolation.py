@@ -15,7 +15,7 @@ from ppd.evaluation.plan import journeys, requests
 from ppd.evaluation.plots import strip
 from ppd.evaluation.seen import seen
 from ppd.evaluation.win_rates import clustered_mean
-from ppd.experiments.base_model import base_model
+from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.settings import ExperimentSettings, WaySettings
 from ppd.files import atomic_path

@@ -16,6 +16,8 @@ class Paths:
     models: Path
     samples: Path
     verdicts: Path
+    answers: Path
+    """Where the answers of a judge on a server are kept."""
     truth: Path
     atlas: Path
     reference: Path

@@ -16,9 +16,9 @@ from ppd.evaluation.ground_truth import Tastes, judge
 from ppd.evaluation.judge import first_supports, sample_files
 from ppd.evaluation.plan import POOLED, images, meetings, requests
 from ppd.evaluation.seen import seen
-from ppd.evaluation.vlm_verdicts import judge_meetings
+from ppd.evaluation.vlm_verdicts import judge_meetings, shown_to_the_judge
 from ppd.evaluation.win_rates import clustered_mean, win_rates
-from ppd.experiments.base_model import base_model
+from ppd.experiments.models import base_model, embedding_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import adapter_folder
@@ -29,10 +29,9 @@ from ppd.preferences.store import Preferences
 from ppd.settings import Settings
 from ppd.stickers.reader import FactorReader
 from ppd.vlm.embedding import embed
-from ppd.vlm.judging import VlmJudge
+from ppd.vlm.judges import load_judge
 from ppd.vlm.people import whitened
 from ppd.vlm.store import load_people
-from ppd.vlm.transformers_backend import TransformersVlm
 from ppd.vlm.whitening import Whitening
 
 SUPPORTS: Mapping[str, int] = {"1": 1, "2": 2, "4": 4, "8": 8, "8, averaged": 8}
@@ -84,6 +83,7 @@ def judge_quality(settings: Settings, paths: Paths, verdicts: pd.DataFrame) -> d
     choices = pd.read_parquet(paths.verdicts / "judge.parquet").merge(
         log.pairs[["pair_id", "chosen_uid", "rejected_uid"]], on="pair_id"
     )
+    choices = choices[choices.correct.notna()]  # what the judge did not say counts nowhere
     exact = ExactReader(paths.truth, settings.people)
     beliefs = exact.beliefs(support_pairs(log, choices.user_id.unique().tolist(), settings.preferences.pairs_per_group))
     people = choices.user_id.to_numpy()
@@ -125,8 +125,8 @@ def _judge_seed(settings: Settings, paths: Paths, seed: int, folder: Path) -> No
         table = pd.read_parquet(file)
         keys = zip(table.user_id, table.caption, table.seed.tolist(), strict=True)
         drawn |= {(model, *key): png for key, png in zip(keys, table.png, strict=True)}
-    vlm = VlmJudge(TransformersVlm.load(settings.models.vlm, batch_size=settings.judge.batch_size), settings.judge)
     supports = first_supports(log, asked.user_id.unique().tolist())
+    vlm = load_judge(settings, paths.answers, next(iter(supports.values())), len(shown_to_the_judge(planned)))
     with atomic_path(folder / "by_vlm.parquet") as fresh:
         judge_meetings(planned, drawn, supports, vlm).to_parquet(fresh, index=False)
 
@@ -163,7 +163,7 @@ def _draw_supports(settings: Settings, paths: Paths, name: str, file: Path) -> N
         people = {user_id: both[user_id][:2].mean(dim=0) for user_id in user_ids}
     else:
         groups = supports_of(log, user_ids, SUPPORTS[name])
-        vlm = TransformersVlm.load(settings.models.vlm, batch_size=settings.embedding.batch_size)
+        vlm = embedding_model(settings)
         told = whitening(embed(vlm, [group.pairs for group in groups], settings.embedding).hidden)
         people = {group.user_id: u for group, u in zip(groups, told, strict=True)}
     _draw(settings, paths.models / "ppd", asked, people, file)

@@ -14,8 +14,8 @@ from ppd.diffusion.assemble import training_data
 from ppd.diffusion.dataset import TrainingData
 from ppd.diffusion.encoding import Encoded
 from ppd.evaluation.win_rates import clustered_mean
-from ppd.experiments.base_model import base_model
 from ppd.experiments.implicit import first_embeddings, rewards, strangers
+from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import adapter_folder

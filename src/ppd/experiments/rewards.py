@@ -25,8 +25,8 @@ from ppd.evaluation.plots import strip
 from ppd.evaluation.precision import precision
 from ppd.evaluation.seen import seen
 from ppd.evaluation.win_rates import Interval, clustered_mean
-from ppd.experiments.base_model import base_model
 from ppd.experiments.groundwork import manifold
+from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import sampling_of
 from ppd.experiments.processes import run_side_by_side

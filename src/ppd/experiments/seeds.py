@@ -8,7 +8,7 @@ from pathlib import Path
 from ppd.diffusion.assemble import training_data
 from ppd.diffusion.encoding import Encoded
 from ppd.diffusion.finetune import finetune
-from ppd.experiments.base_model import base_model
+from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.settings import ExperimentSettings, changed

@@ -25,6 +25,7 @@ def paths(settings: Settings) -> Paths:
         models=stages.MODELS,
         samples=stages.SAMPLES,
         verdicts=stages.VERDICTS,
+        answers=stages.ANSWERS,
         truth=stages.TRUTH,
         atlas=stages.STICKERS,
         reference=stages.UNFINISHED / "reference",

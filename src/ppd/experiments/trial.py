@@ -17,10 +17,10 @@ from ppd.evaluation.ground_truth import Tastes, judge
 from ppd.evaluation.plan import images
 from ppd.evaluation.precision import precision
 from ppd.evaluation.seen import seen
-from ppd.experiments.base_model import base_model
 from ppd.experiments.data import Material, Part, part_for
 from ppd.experiments.groundwork import BASE, manifold
 from ppd.experiments.implicit import first_embeddings, rewards, strangers
+from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
 from ppd.experiments.seeds import COST

@@ -16,7 +16,7 @@ from ppd.diffusion.dataset import TrainingData, draw_batch
 from ppd.diffusion.objective import base_errors, noisy_pairs, preference_objective
 from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training import NonFiniteError, fresh_adapter, learning_rate
-from ppd.experiments.base_model import base_model
+from ppd.experiments.models import base_model
 from ppd.files import atomic_path
 from ppd.settings import Settings
 
