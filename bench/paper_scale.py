@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from diffusers import StableCascadeUNet
 from full_size import BIG_G, LLAVA_7B, PRIOR, PRIOR_LITE, TINY, TINY_CLIP, TINY_LLAVA
 from PIL import Image
@@ -49,6 +48,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from ppd.device import this_device
 from ppd.diffusion.dataset import Pairs, TrainingData
 from ppd.diffusion.efficientnet import LATENT_CHANNELS, EfficientNetEncoder
 from ppd.diffusion.stable_cascade import StableCascadeBackbone
@@ -220,7 +220,7 @@ def stopwatch(device: torch.device) -> Iterator[Callable[[], float]]:
 
 def measure(way: str, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of a step, its FLOPs and the peak memory, in this process."""
-    device = PartialState().device
+    device = this_device()
     step, facts = (embedding if way.startswith("embed") else training)(way, args, device)
     with FlopCounterMode(display=False) as counter:
         step(0)
