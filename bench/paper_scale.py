@@ -1,6 +1,7 @@
 """Training and embedding at the paper's sizes, random weights: `python bench/paper_scale.py --size full` on a GPU.
 
     python bench/paper_scale.py [--size tiny|lite|full] [--pairs 1] [--steps 3] [--rounds 1] [--checkpointing]
+    python bench/paper_scale.py --count
 
 Training: an adapter beside Stage C (3.59 B at full, 1.03 B at lite) in bf16. The plain way is the public Diffusion-DPO
 script's: a second copy of the network as the reference, images and captions encoded at every step, winners and losers
@@ -31,7 +32,7 @@ from typing import Any
 
 import torch
 from diffusers import StableCascadeUNet
-from full_size import BIG_G, LLAVA_7B, PRIOR, PRIOR_LITE, TINY, TINY_CLIP, TINY_LLAVA
+from full_size import BIG_G, DECODER, LLAVA_7B, PRIOR, PRIOR_LITE, TINY, TINY_CLIP, TINY_LLAVA
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -256,6 +257,31 @@ def summary(way: str, runs: list[Mapping[str, Any]], args: argparse.Namespace) -
     }  # fmt: skip
 
 
+def count() -> None:
+    """Print parameters and forward FLOPs of one image through the published networks, without a weight."""
+    table = Table("network, one image", "parameters", "TFLOP a forward", title="Counted on the meta device")
+    with torch.device("meta"):
+        t, pooled, noisy = torch.empty(1), torch.empty(1, 1, 1280), torch.empty(1, LATENT_CHANNELS, 24, 24)
+        drawn = torch.empty(1, 4, 256, 256)
+        words = {"clip_text": torch.empty(1, 77, 1280), "clip_img": torch.empty(1, 1, 768)}
+        decoded = {"effnet": noisy, "pixels": torch.empty(1, 3, 8, 8)}
+        networks: dict[str, tuple[torch.nn.Module, Callable[[Any], object]]] = {
+            "Stage C": (StableCascadeUNet(**PRIOR), lambda net: net(noisy, t, pooled, **words)),
+            "Stage C, lite": (StableCascadeUNet(**PRIOR_LITE), lambda net: net(noisy, t, pooled, **words)),
+            "Stage B": (
+                StableCascadeUNet(**DECODER),
+                lambda net: net(torch.empty(1, 4, 256, 256), t, pooled, **decoded),
+            ),
+            "image encoder": (EfficientNetEncoder(), lambda net: net(torch.empty(1, 3, 768, 768))),
+        }
+        for name, (network, forward) in networks.items():
+            with FlopCounterMode(display=False) as counter:
+                forward(network)
+            n = sum(weight.numel() for weight in network.parameters())
+            table.add_row(name, f"{n:,}", f"{counter.get_total_flops() / 1e12:.3f}")
+    Console().print(table)
+
+
 def show(result: Mapping[str, Any]) -> None:
     console = Console(width=130)
     for title, kind in (("Training: pairs", "pairs"), ("Embedding: people", "people")):
@@ -284,8 +310,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps that are timed, after one that is not")
     parser.add_argument("--rounds", type=int, default=1, help="how often every way is started, in turns")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, in every way of training")
+    parser.add_argument(
+        "--count", action="store_true", help="only count parameters and FLOPs, and stop"
+    )
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.count:
+        count()
+        return
     if args.way:
         print(json.dumps(measure(args.way, args)))
         return
