@@ -268,10 +268,7 @@ def count() -> None:
         networks: dict[str, tuple[torch.nn.Module, Callable[[Any], object]]] = {
             "Stage C": (StableCascadeUNet(**PRIOR), lambda net: net(noisy, t, pooled, **words)),
             "Stage C, lite": (StableCascadeUNet(**PRIOR_LITE), lambda net: net(noisy, t, pooled, **words)),
-            "Stage B": (
-                StableCascadeUNet(**DECODER),
-                lambda net: net(torch.empty(1, 4, 256, 256), t, pooled, **decoded),
-            ),
+            "Stage B": (StableCascadeUNet(**DECODER), lambda net: net(drawn, t, pooled, **decoded)),
             "image encoder": (EfficientNetEncoder(), lambda net: net(torch.empty(1, 3, 768, 768))),
         }
         for name, (network, forward) in networks.items():
@@ -310,9 +307,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps that are timed, after one that is not")
     parser.add_argument("--rounds", type=int, default=1, help="how often every way is started, in turns")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, in every way of training")
-    parser.add_argument(
-        "--count", action="store_true", help="only count parameters and FLOPs, and stop"
-    )
+    parser.add_argument("--count", action="store_true", help="only count parameters and FLOPs, and stop")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.count:
