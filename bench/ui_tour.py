@@ -35,6 +35,9 @@ const found = all.find(e => e.innerText.trim().startsWith(wanted));
 if (found) found.click();
 return Boolean(found);
 """
+SEE = """
+return [...document.querySelectorAll('button')].some(e => e.innerText.trim().startsWith(arguments[0]));
+"""
 CLICK_BESIDE = """
 const label = [...document.querySelectorAll('td')].find(e => e.innerText.trim() === arguments[0]);
 const button = label && label.parentElement.querySelector('a, button');
@@ -54,12 +57,12 @@ class Tour:
         self.driver.get(self.base + path)
         time.sleep(3)
 
-    def click(self, text: str, script: str = CLICK, within_s: float = 60) -> None:
-        """Click what begins with this text, as soon as it is there."""
+    def click(self, text: str, script: str = CLICK, within_s: float = 120) -> None:
+        """Click what begins with this text (or do what `script` does with it), as soon as it is there."""
         until(lambda: self.driver.execute_script(script, text), within_s, f"no {text!r} on {self.driver.current_url}")
         time.sleep(1.5)
 
-    def photograph(self, name: str, n_colours: int = 64) -> None:
+    def photograph(self, name: str, n_colours: int = 128) -> None:
         """A PNG of the window, in few colours: it is text and lines."""
         time.sleep(4)
         image = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
@@ -166,6 +169,8 @@ def reevaluate(tour: Tour, hours: float) -> None:
 
 def look_around(tour: Tour) -> None:
     tour.open(f"/asset-groups~{urllib.request.quote(SHOWN, safe='')}")
+    tour.click("Materialize all", SEE)
+    time.sleep(5)
     tour.photograph("asset-graph")
     for name, path, entry in (
         ("samples", "artifacts/samples/ppd", "base | personalised"),
@@ -174,7 +179,7 @@ def look_around(tour: Tour) -> None:
     ):
         tour.open(f"/assets/{path}")
         tour.click(entry, CLICK_BESIDE)
-        tour.photograph(name, 256 if name == "samples" else 64)
+        tour.photograph(name, 256 if name == "samples" else 128)
 
 
 def main() -> None:

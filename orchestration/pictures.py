@@ -16,13 +16,16 @@ from ppd.evaluation.plots import ACCENT, INK, METHOD_COLOURS, QUIET, png, strip
 
 SPLIT_COLOURS = {"train": METHOD_COLOURS["dpo"], "validation": METHOD_COLOURS["sft"], "test": ACCENT}
 
+DIALOG_PX = 720
 THUMBNAIL_PX = 64
 
 
 def picture(drawn: bytes) -> str:
-    """A PNG inside markdown, in at most 128 colours: a drawing loses nothing and weighs a third."""
+    """A PNG inside markdown, no wider than the dialog that shows it, in at most 128 colours: a third of the weight."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(drawn)).convert("RGB").quantize(128).save(buffer, "PNG", optimize=True)
+    image = Image.open(io.BytesIO(drawn)).convert("RGB")
+    image.thumbnail((DIALOG_PX, image.height), Image.Resampling.LANCZOS)
+    image.quantize(128).save(buffer, "PNG", optimize=True)
     return f"![](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
 
 
