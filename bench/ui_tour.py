@@ -174,7 +174,7 @@ def look_around(tour: Tour) -> None:
     tour.photograph("asset-graph")
     for name, path, entry in (
         ("samples", "artifacts/samples/ppd", "base | personalised"),
-        ("win-rates", "reports/win_rates.json", "plot"),
+        ("win-rates", "reports/win_rates.json", "win rates"),
         ("trend", "evaluations/history.jsonl", "trend"),
     ):
         tour.open(f"/assets/{path}")
