@@ -26,7 +26,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 PORT = 3111
-PIPELINE = 'not (key:"people" or key:"evaluations/history.jsonl")'
+PIPELINE = 'not (key:"people" or key:"evaluations/history.jsonl" or group:"experiments")'
 SHOWN = '(group:"preferences" or group:"users" or group:"models" or group:"evaluation") and not key:"people"'
 CLICK = """
 const wanted = arguments[0];

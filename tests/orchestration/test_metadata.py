@@ -59,7 +59,12 @@ def root(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_output_of_the_pipeline_has_something_to_show():
     with Repo(str(ROOT)) as repo:
-        outs = {Path(out.fs_path).relative_to(ROOT).as_posix() for stage in repo.index.stages for out in stage.outs}
+        outs = {
+            Path(out.fs_path).relative_to(ROOT).as_posix()
+            for stage in repo.index.stages
+            if stage.path_in_repo != "experiments/dvc.yaml"
+            for out in stage.outs
+        }
     silent = {out for out in outs if not any(PurePosixPath(out).match(pattern) for pattern, _, _ in SHOWN)}
     assert silent == {"data", "artifacts/whitening.safetensors"}
 
