@@ -34,7 +34,7 @@ TREND = ("headline.", "judge.", "concept_accuracy.", "precision.")
 def describe(root: Path, path: str) -> Metadata:
     """What to show of the output `path` of the repository at `root`; nothing where it has not been made."""
     for pattern, needed, show in SHOWN:
-        if PurePosixPath(path).match(pattern) and (root / path / needed).exists():
+        if PurePosixPath("/", path).match(f"/{pattern}") and (root / path / needed).exists():
             return show(root / path)
     return {}
 
