@@ -21,6 +21,7 @@ THIN = {
     "ppd.errors",
     "ppd.files",
     "ppd.params",
+    "ppd.progress",
     "ppd.settings",
     "ppd.stage_times",
     "ppd.stages",

@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ppd.diffusion.backbone import Backbone
 from ppd.diffusion.sampling import Request, sample
 from ppd.diffusion.user_attention import UserAttention
 from ppd.files import atomic_path
+from ppd.progress import progress_bar
 from ppd.settings import SamplingSettings
 
 BATCHES_A_PART = 4
@@ -50,7 +49,7 @@ def draw(
         (partial / key).mkdir(parents=True)
     size = settings.batch_size * BATCHES_A_PART
     starts = range(0, max(1, len(wanted)), size)  # one empty part, where there is nothing to draw
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("sample", total=len(wanted))
         for start in starts:
             part, chunk = partial / key / f"{start:08d}.parquet", requests[start : start + size]
@@ -76,13 +75,3 @@ def _png(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

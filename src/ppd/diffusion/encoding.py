@@ -13,8 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +20,7 @@ from ppd.diffusion.backbone import Backbone, Text
 from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
+from ppd.progress import progress_bar
 
 LATENTS, IMAGES, TEXT, CAPTIONS = "latents.npy", "images.parquet", "text.safetensors", "captions.parquet"
 
@@ -107,7 +106,7 @@ def _encode_images(
     done = int(marker.read_text()) if marker.exists() else 0
     stored: np.memmap | None = np.lib.format.open_memmap(partial / LATENTS, mode="r+") if done else None
     # Large photographs take longer to shrink than a GPU needs to encode them; Pillow works beside other threads.
-    with _progress() as progress, ThreadPoolExecutor() as pool:
+    with progress_bar() as progress, ThreadPoolExecutor() as pool:
         task = progress.add_task("encode", total=len(uids), completed=done)
         for start, images in _batches(preferences, uids, done, batch_size):
             squares = pool.map(lambda image: resized(image, image_px), images)
@@ -128,13 +127,3 @@ def _batches(
     images = preferences.images(uids[done:], chunk=batch_size)
     for start in range(done, len(uids), batch_size):
         yield start, [next(images) for _ in range(min(batch_size, len(uids) - start))]
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

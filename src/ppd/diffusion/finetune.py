@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from rich.table import Table
 
 from ppd.diffusion.adapter import adapter_config, save_adapter
@@ -14,6 +14,7 @@ from ppd.diffusion.backbone import Backbone
 from ppd.diffusion.dataset import TrainingData
 from ppd.diffusion.training import Trainer
 from ppd.files import atomic_path
+from ppd.progress import progress_bar
 from ppd.settings import FinetuneSettings, Method
 
 CURVE = "curve.csv"
@@ -47,8 +48,7 @@ def finetune(
     for name, value in trainer.describe().items():
         table.add_row(name, value)
     console.print(table)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[now]}"), console=console) as progress:
+    with progress_bar(TextColumn("{task.fields[now]}"), console=console) as progress:
         task = progress.add_task(method, total=settings.steps, now="")
         for row in trainer.train(unfinished):
             progress.update(task, completed=row["step"] + 1, now=f"loss {row['loss']:.3f}")

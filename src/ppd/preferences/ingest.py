@@ -9,8 +9,6 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ppd.errors import InputError
 from ppd.preferences.cleaning import Cleaner, Pair
@@ -20,6 +18,7 @@ from ppd.preferences.pick_a_pic import PickAPic
 from ppd.preferences.rows import Refusal, Source
 from ppd.preferences.schema import PAIRS, SUPPORT_PAIRS
 from ppd.preferences.splits import SUPPORT, Splits, assign, shard_names
+from ppd.progress import progress_bar
 from ppd.settings import PreferenceSettings
 
 Summary = dict[str, object]
@@ -89,7 +88,7 @@ def _clean(log: Source, journal: Journal, cleaner: Cleaner, max_refused_share: f
         cleaner.remember(_stored_pairs(journal.pairs()), journal.digests())
     examples: dict[str, Refusal] = {}
     _check_share(journal.counts, log, max_refused_share, examples)
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("ingest", total=log.n_rows, completed=journal.counts["read"])
         for batch in log.batches(journal.position):
             cleaned = cleaner.clean(batch.rows)
@@ -99,17 +98,6 @@ def _clean(log: Source, journal: Journal, cleaner: Cleaner, max_refused_share: f
             _check_share(journal.counts, log, max_refused_share, examples)
             progress.advance(task, len(batch.rows))
     journal.finish_part()
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
 
 
 def _stored_pairs(table: pa.Table) -> list[Pair]:
