@@ -13,6 +13,7 @@ from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings
 from ppd.experiments.trial import IMPLICIT, MEASURES, VERDICTS, trial, trial_settings
+from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
@@ -23,25 +24,27 @@ def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths
 
     A killed run goes on: what each seed has finished lies in `paths.work` until the result is written.
     """
-    folders = {seed: paths.work / name / f"seed-{seed}" for seed in experiments.seeds}
+    variant = experiments.variants[name]
+    run = trial_settings(settings, experiments, variant, experiments.seeds[0])
+    inputs = [paths.preferences / "pairs.parquet", *sorted(paths.groundwork.iterdir())]
+    work = work_for(paths.work / name, [run, variant, experiments.trial], inputs)
+    folders = {seed: work / f"seed-{seed}" for seed in experiments.seeds}
     jobs = {
         f"seed-{seed}": (settings, experiments, name, seed, paths, folder)
         for seed, folder in folders.items()
         if not (folder / IMPLICIT).exists()
     }
-    run_side_by_side(trial, jobs, paths.work / name / "logs", n_workers=experiments.n_workers)
-    variant = experiments.variants[name]
+    run_side_by_side(trial, jobs, work / "logs", n_workers=experiments.n_workers)
     log = narrowed(Preferences.open(paths.preferences), variant.n_people, variant.pairs_share)
     people = log.users[log.users.split == "train"]
     n_pairs = int((log.pairs.user_id.isin(people.user_id) & (log.pairs.role == "train")).sum())
-    run = trial_settings(settings, experiments, variant, experiments.seeds[0]).finetune
     result = {
         "variant": name,
         "varies": variant.varies,
         "value": variant.value,
         "seeds": list(experiments.seeds),
-        "steps": run.steps,
-        "pairs_per_step": run.pairs_per_step,
+        "steps": run.finetune.steps,
+        "pairs_per_step": run.finetune.pairs_per_step,
         "n_train_people": len(people),
         "n_train_pairs": n_pairs,
         "people": {

@@ -24,8 +24,9 @@ from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
 from ppd.experiments.processes import run_side_by_side
-from ppd.experiments.seeds import COST, adapter_folder
+from ppd.experiments.seeds import COST, adapter_files, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
+from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
@@ -38,7 +39,7 @@ from ppd.vlm.whitening import Whitening
 
 def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
     """Draw with every seed's adapter at every strength, judge by the true taste, and write the JSON file `out`."""
-    work = paths.work / "guidance"
+    work = work_for(paths.work / "guidance", [settings, experiments.trial], adapter_files(settings, experiments, paths))
     jobs = {f"seed-{seed}": (settings, experiments, paths, seed, work / f"seed-{seed}") for seed in experiments.seeds}
     run_side_by_side(_draw, jobs, work / "logs", n_workers=experiments.n_workers)
     log = Preferences.open(paths.preferences)
@@ -81,7 +82,7 @@ def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: P
     }
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(work)
+    shutil.rmtree(paths.work / "guidance")
 
 
 def _draw(settings: Settings, experiments: ExperimentSettings, paths: Paths, seed: int, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ppd.diffusion.adapter import load_adapter, read_config
+from ppd.diffusion.adapter import WEIGHTS, load_adapter, read_config
 from ppd.diffusion.drawing import draw, read_drawn
 from ppd.evaluation.ground_truth import Tastes, judge_journeys
 from ppd.evaluation.judge import sample_files
@@ -18,6 +18,7 @@ from ppd.evaluation.win_rates import clustered_mean
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.settings import ExperimentSettings, WaySettings
+from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings, Settings
@@ -42,7 +43,9 @@ def write_interpolation(settings: Settings, experiments: ExperimentSettings, pat
     }
     backbone = base_model(settings, settings.sampling.precision)
     adapter, identity = load_adapter(paths.models / "ppd", backbone), read_config(paths.models / "ppd")
-    file = paths.work / "interpolation" / "images.parquet"
+    weights = paths.models / "ppd" / WEIGHTS
+    work = work_for(paths.work / "interpolation", [settings, experiments.ways], [weights, paths.whitening])
+    file = work / "images.parquet"
     wanted = points[["user_id", "caption", "seed"]]
     if not file.exists():
         draw(
@@ -74,7 +77,7 @@ def write_interpolation(settings: Settings, experiments: ExperimentSettings, pat
         fresh.write_bytes(strip(list(images[shown.index]), columns=len(experiments.ways.shares)))
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(file.parent)
+    shutil.rmtree(paths.work / "interpolation")
 
 
 def ways(log: Preferences, evaluation: EvaluationSettings, settings: WaySettings) -> pd.DataFrame:

@@ -21,9 +21,10 @@ from ppd.evaluation.win_rates import clustered_mean, win_rates
 from ppd.experiments.models import base_model, embedding_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
-from ppd.experiments.seeds import adapter_folder
+from ppd.experiments.seeds import adapter_files, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
 from ppd.experiments.supports import ExactReader, support_pairs, supports_of
+from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
@@ -45,7 +46,8 @@ def write_people(settings: Settings, experiments: ExperimentSettings, paths: Pat
 
     The pipeline's own run is the first seed: its images and verdicts are read, not made again.
     """
-    work = paths.work / "people"
+    inputs = [*adapter_files(settings, experiments, paths), *sample_files(paths.samples).values()]
+    work = work_for(paths.work / "people", [settings, experiments], inputs)
     others = [seed for seed in experiments.seeds if seed != settings.finetune.seed]
     run_side_by_side(
         _judge_seed,
@@ -74,7 +76,7 @@ def write_people(settings: Settings, experiments: ExperimentSettings, paths: Pat
     }
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(work)
+    shutil.rmtree(paths.work / "people")
 
 
 def judge_quality(settings: Settings, paths: Paths, verdicts: pd.DataFrame) -> dict[str, float]:

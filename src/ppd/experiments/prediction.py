@@ -18,9 +18,10 @@ from ppd.experiments.implicit import first_embeddings, rewards, strangers
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
-from ppd.experiments.seeds import adapter_folder
+from ppd.experiments.seeds import adapter_files, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
 from ppd.experiments.supports import ExactReader, support_pairs
+from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
@@ -35,7 +36,7 @@ def write_prediction(settings: Settings, experiments: ExperimentSettings, paths:
     """Read the test people's held-out choices with every seed's adapter and with pooled DPO's; write `out`."""
     folders = {f"ppd, seed {seed}": adapter_folder(settings, paths, seed) for seed in experiments.seeds}
     folders["dpo"] = paths.models / "dpo"
-    work = paths.work / "implicit"
+    work = work_for(paths.work / "implicit", [settings.finetune], adapter_files(settings, experiments, paths))
     jobs = {
         name: (settings, paths, folder, work / f"{name}.json")
         for name, folder in folders.items()
@@ -59,7 +60,7 @@ def write_prediction(settings: Settings, experiments: ExperimentSettings, paths:
     result = {"n_people": len(set(people)), "n_choices": len(people), "n_draws": N_DRAWS, "rows": rows}
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(work)
+    shutil.rmtree(paths.work / "implicit")
 
 
 def with_test_people_held_out(settings: Settings, paths: Paths) -> tuple[TrainingData, list[str]]:

@@ -32,6 +32,7 @@ from ppd.experiments.plan import sampling_of
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.scorers import load_scorers
 from ppd.experiments.settings import ExperimentSettings, changed
+from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
@@ -46,20 +47,25 @@ N_RESAMPLES = 10_000
 
 def write_rewards(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
     """Train, draw and score everything; write the JSON file `out` and, beside it, strips. A killed run goes on."""
-    names, work = list(experiments.rewards.scorers), paths.work / "rewards"
+    names = list(experiments.rewards.scorers)
+    work = work_for(
+        paths.work / "rewards",
+        [settings, experiments.rewards, experiments.trial],
+        [paths.preferences / "pairs.parquet"],
+    )
     if not (work / "scores.parquet").exists():
         scores = score_log(settings, names, Preferences.open(paths.preferences))
         with atomic_path(work / "scores.parquet") as fresh:
             scores.to_parquet(fresh)
     models = {"ppd": "ppd", "dpo": "dpo", "sft": "sft"} | {f"only {name}": "dpo" for name in names}
-    jobs = {model: (settings, experiments, paths, model, method) for model, method in models.items()}
+    jobs = {model: (settings, experiments, paths, model, method, work) for model, method in models.items()}
     run_side_by_side(_train_and_draw, jobs, work / "logs", n_workers=experiments.n_workers)
     drawn = {file.stem: read_drawn(file) for file in sorted((work / "drawn").glob("*.parquet"))}
     with atomic_path(out.with_suffix(".png")) as fresh:
         fresh.write_bytes(way_strips(*drawn["ways"], columns=len(experiments.rewards.shares)))
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(_result(settings, experiments, paths, drawn), indent=1) + "\n")
-    shutil.rmtree(work)
+    shutil.rmtree(paths.work / "rewards")
 
 
 def score_log(settings: Settings, names: Sequence[str], log: Preferences) -> pd.DataFrame:
@@ -152,10 +158,10 @@ def kept_share(ours: Floats, ceiling: Floats, captions: NDArray[np.generic]) -> 
 
 
 def _train_and_draw(
-    settings: Settings, experiments: ExperimentSettings, paths: Paths, model: str, method: Method
+    settings: Settings, experiments: ExperimentSettings, paths: Paths, model: str, method: Method, work: Path
 ) -> None:
     """One of Table A's models: trained, and everything drawn that is asked of it."""
-    names, work = list(experiments.rewards.scorers), paths.work / "rewards"
+    names = list(experiments.rewards.scorers)
     settings = changed(settings, {"finetune": dict(experiments.rewards.finetune)})
     only = model.removeprefix("only ") if model.startswith("only ") else None
     folder = work / "models" / model

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+from ppd.diffusion.adapter import WEIGHTS
 from ppd.diffusion.assemble import training_data
 from ppd.diffusion.encoding import Encoded
 from ppd.diffusion.finetune import finetune
@@ -12,6 +13,7 @@ from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.settings import ExperimentSettings, changed
+from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
@@ -28,7 +30,7 @@ def train_seeds(settings: Settings, experiments: ExperimentSettings, paths: Path
     The pipeline's own seed is left out. A killed run goes on.
     """
     others = [seed for seed in experiments.seeds if seed != settings.finetune.seed]
-    work = paths.work / "seeds"
+    work = work_for(paths.work / "seeds", [settings.finetune], [paths.preferences / "pairs.parquet", *paths.users])
     jobs = {
         f"seed-{seed}": (changed(settings, {"finetune": {"seed": seed}}), paths, work / f"seed-{seed}")
         for seed in others
@@ -40,12 +42,18 @@ def train_seeds(settings: Settings, experiments: ExperimentSettings, paths: Path
         for seed in others:
             shutil.copytree(work / f"seed-{seed}" / "adapter", fresh / f"seed-{seed}")
             shutil.copy(work / f"seed-{seed}" / COST, fresh / f"seed-{seed}" / COST)
-    shutil.rmtree(work)
+    shutil.rmtree(paths.work / "seeds")
 
 
 def adapter_folder(settings: Settings, paths: Paths, seed: int) -> Path:
     """Where the headline run with this seed is: the pipeline made one of them."""
     return paths.models / "ppd" if seed == settings.finetune.seed else paths.seeds / f"seed-{seed}"
+
+
+def adapter_files(settings: Settings, experiments: ExperimentSettings, paths: Paths) -> list[Path]:
+    """The weights of the headline runs with every seed, and the whitening and embeddings that they read."""
+    weights = [adapter_folder(settings, paths, seed) / WEIGHTS for seed in experiments.seeds]
+    return [*weights, paths.whitening, *paths.users]
 
 
 def _train(settings: Settings, paths: Paths, folder: Path) -> None:
