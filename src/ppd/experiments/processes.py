@@ -10,8 +10,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from ppd.progress import progress_bar
 
 
 def run_side_by_side(job: Callable[..., None], jobs: Mapping[str, tuple[Any, ...]], logs: Path, n_workers: int) -> None:
@@ -26,10 +25,9 @@ def run_side_by_side(job: Callable[..., None], jobs: Mapping[str, tuple[Any, ...
         return
     logs.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         ProcessPoolExecutor(n_workers, mp_context=context, initializer=_start, max_tasks_per_child=1) as pool,
-        Progress(*columns, console=Console(stderr=True)) as progress,
+        progress_bar() as progress,
     ):
         task = progress.add_task(logs.name, total=len(jobs))
         running = {pool.submit(_logged, job, logs / f"{name}.log", arguments): name for name, arguments in jobs.items()}

@@ -7,8 +7,6 @@ rate. Short enough to start over when killed.
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from ppd.diffusion.adapter import adapter_config, save_adapter
@@ -18,6 +16,7 @@ from ppd.diffusion.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training import NonFiniteError, fresh_adapter, learning_rate
 from ppd.experiments.models import base_model
 from ppd.files import atomic_path
+from ppd.progress import progress_bar
 from ppd.settings import Settings
 
 NETWORK = "network.safetensors"
@@ -35,7 +34,7 @@ def finetune_whole(settings: Settings, data: TrainingData, folder: Path) -> None
     groups = [{"params": list(adapter.parameters())}, {"params": list(backbone.unet.parameters())}]
     weights = [weight for group in groups for weight in group["params"]]
     optimizer = torch.optim.AdamW(groups, betas=run.adam_betas, weight_decay=run.weight_decay)
-    with Progress(console=Console(stderr=True)) as progress:
+    with progress_bar() as progress:
         for step in progress.track(range(run.steps), description="whole network"):
             rate = learning_rate(step, run)
             optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = rate, rate * NETWORK_RATE
