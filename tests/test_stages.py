@@ -151,7 +151,7 @@ def test_a_person_of_the_log_is_drawn_for_as_evaluation_draws(project: Path, mon
     monkeypatch.chdir(project)
     drawn, images = read_drawn(project / "artifacts/samples/ppd/images.parquet")
     user_id, caption, seed = drawn.iloc[0]
-    (image,) = Personalizer.load(settings=SETTINGS).draw(caption, known_person(user_id), seed=seed)
+    (image,) = Personalizer.load(settings=SETTINGS).draw(caption, known_person(user_id), seed=int(seed))
     assert np.abs(np.asarray(image).astype(int) - images[0]).max() <= 1  # batches round differently
     with pytest.raises(InputError, match="no user 'nobody'"):
         known_person("nobody")
