@@ -47,7 +47,7 @@ class Stage:
     """What `meta: {dagster: ...}` says: group, kinds, owners, pool, partitions."""
     items: tuple[Item, ...]
 
-    @property
+    @cached_property
     def partitions(self) -> tuple[str, ...]:
         """The items' names when they are partitions; empty for a plain stage."""
         return tuple(item.partition for item in self.items if item.partition is not None)
@@ -142,7 +142,7 @@ class Graph:
         parts = {inside: part.key for part in self.parts for inside in part.paths.values()}
         return parts.get(path, key_of(path))
 
-    @property
+    @cached_property
     def in_order(self) -> tuple[Stage | Part, ...]:
         """Stages and parts, each after all that it depends on."""
         makers: dict[Key, Stage | Part] = {key: stage for stage in self.stages for key in stage.outputs}
@@ -349,7 +349,7 @@ def _hints(stage: PipelineStage) -> Mapping[str, Any]:
 
 
 def _inside(path: str, folder: str) -> bool:
-    return PurePosixPath(path).is_relative_to(folder)
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _relative(path: str, root: Path) -> str:

@@ -117,7 +117,7 @@ def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
         description="Puts newly arrived people on the watch list, and reports those on it whose embedding changed.",
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        if not graph.root.joinpath(*PREFERENCES, "users.parquet").exists():
+        if not graph.root.joinpath(*PREFERENCES, "support").exists():
             return dg.SkipReason("Nobody is there before the first ingestion.")
         crowd = read_crowd(graph.root)
         watched = context.instance.get_dynamic_partitions(WATCHED.name or "")

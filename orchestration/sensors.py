@@ -1,5 +1,7 @@
 """Noticing what happened outside Dagster."""
 
+import time
+
 import dagster as dg
 from ruamel.yaml.error import YAMLError
 
@@ -8,6 +10,8 @@ from orchestration.dvc_graph import Graph
 from orchestration.reporting import news
 
 EVENTS_A_TICK = 500
+SECONDS_A_TICK = 20.0
+"""Dagster ends a tick after 60 s, and what an event shows has to be drawn."""
 
 
 def dvc_state_sensor(graph: Graph, interval_s: int = 15) -> dg.SensorDefinition:
@@ -29,11 +33,11 @@ def dvc_state_sensor(graph: Graph, interval_s: int = 15) -> dg.SensorDefinition:
             return dg.SkipReason("dvc.lock is being written; it is read at the next tick.")
         if context.cursor == state.fingerprint:
             return dg.SkipReason("Nothing changed.")
-        told = 0
+        told, started = 0, time.monotonic()
         for event in news(state):
             context.instance.report_runless_asset_event(event)  # at once: later events point to earlier ones
             told += 1
-            if told == EVENTS_A_TICK:
+            if told == EVENTS_A_TICK or time.monotonic() - started > SECONDS_A_TICK:
                 return dg.SkipReason(f"Reported {told} events; the rest at the next tick.")
         context.update_cursor(state.fingerprint)
         return dg.SkipReason(f"Reported {told} events.")
