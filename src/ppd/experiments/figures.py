@@ -84,7 +84,7 @@ def _errorbars(
 
 
 def _finish(axes: Axes, x_label: str, y_label: str) -> None:
-    """Both axes logarithmic in what is gained: doublings of x, win rate above chance as it is."""
+    """x in doublings; chance as a dashed line."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.axhline(0.5, color=QUIET, linewidth=1, linestyle="--")
