@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dvc.dependency import ParamsDependency
+from dvc.output import Output
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from ruamel.yaml import YAML
@@ -221,17 +222,25 @@ def read_workspace(root: Path) -> Workspace:
     Files that have not changed are not read again (DVC keeps their hashes), and no lock is taken: `dvc status` would
     fail while a stage runs.
     """
-    paths: dict[str, str] = {}
-    params: dict[tuple[str, str], str] = {}
+    hashed: dict[str, Output] = {}
+    settings: dict[str, ParamsDependency] = {}
     with Repo(str(root)) as repo:
+        # Each path once, and each file of settings: many stages read the same.
         for stage in repo.index.stages:
-            hashed = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
-            hashed += [] if isinstance(stage, PipelineStage) else stage.outs
-            paths |= {_relative(each.fs_path, root): each.get_hash().value for each in hashed if each.exists}
             for dep in stage.deps:
                 if isinstance(dep, ParamsDependency):
-                    file = _relative(dep.fs_path, root)
-                    params |= {(file, section): _digest(value) for section, value in dep.read_params().items()}
+                    whole = settings.setdefault(dep.fs_path, ParamsDependency(stage, dep.def_path))
+                    whole.params += [section for section in dep.params if section not in whole.params]
+                else:
+                    hashed.setdefault(dep.fs_path, dep)
+            if not isinstance(stage, PipelineStage):
+                hashed |= {out.fs_path: out for out in stage.outs}
+        paths = {_relative(path, root): each.get_hash().value for path, each in hashed.items() if each.exists}
+        params = {
+            (_relative(path, root), section): _digest(value)
+            for path, dep in settings.items()
+            for section, value in dep.read_params().items()
+        }
     return Workspace(paths=paths, params=params)
 
 
