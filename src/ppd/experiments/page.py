@@ -14,6 +14,8 @@ from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path
 
 Result = Mapping[str, Any]
+SECTIONS = ("people", "implicit", "identification", "guidance", "rewards", "interpolation")
+"""The experiments with a result file of their own, beside the ablations."""
 
 
 def write_page(experiments: ExperimentSettings, results: Path, page: Path) -> None:
@@ -53,7 +55,8 @@ def render(found: Mapping[str, Any], experiments: ExperimentSettings) -> str:
         tables=ablation_tables(ablation, experiments),
         confirmed=confirmed_rows(ablation, experiments),
         curve=curve_rows(found),
-        missing=[name for name in experiments.variants if name not in ablation],
+        missing=[name for name in SECTIONS if name not in found],
+        missing_variants=[name for name in experiments.variants if name not in ablation],
     )
 
 
