@@ -190,7 +190,7 @@ def user_interface(root: Path) -> Iterator[Callable[[str], Any]]:
         yield ask
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        process.wait(300)  # it ends its own children one by one, and waits for each
 
 
 def reachable(url: str) -> bool:

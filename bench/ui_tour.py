@@ -109,7 +109,7 @@ def user_interface(project: Path) -> Iterator[str]:
         yield base
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        process.wait(300)  # it ends its own children one by one, and waits for each
 
 
 def _answers(url: str) -> bool:

@@ -41,7 +41,7 @@ def ingest(settings: Settings) -> None:
 
 
 def encode(settings: Settings) -> None:
-    """Latents of all images and text embeddings of all captions, once."""
+    """Latents of all images and text embeddings of all captions, once; later only of what is new."""
     from ppd.device import this_device
     from ppd.diffusion.encoding import encode
     from ppd.diffusion.stable_cascade import StableCascadeBackbone
@@ -49,13 +49,15 @@ def encode(settings: Settings) -> None:
 
     # The network itself is only named here, so it may be small.
     backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision="bf16", device=this_device())
-    encode(
+    done = encode(
         Preferences.open(PREFERENCES),
         backbone,
         LATENTS,
         image_px=settings.models.image_px,
         batch_size=settings.models.encode_batch_size,
     )
+    print(f"images: {done.images} encoded, {done.kept_images} already were; captions: {done.captions}", end=" ")
+    print(f"encoded, {done.kept_captions} already were")
 
 
 def embed(settings: Settings, shard: str) -> None:

@@ -16,6 +16,8 @@ WORDS = ["a", "sticker", "of", "fox", "tree", "cat"]
 class FlatCodec:
     """Images of 8x8 px to latents [4, 4, 4] and back, without learning anything."""
 
+    encoder_fingerprint = "flat"
+
     def encode(self, images: Tensor) -> Tensor:
         return nn.functional.pixel_unshuffle(images.mean(dim=1, keepdim=True), 2) * 2 - 1
 

@@ -22,7 +22,7 @@ ROWS, COMPONENTS = 4, 256
 
 
 def on_meta(config: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> StableCascadeBackbone:
-    monkeypatch.setattr("ppd.diffusion.stable_cascade._fingerprint", lambda unet: "without weights")
+    monkeypatch.setattr("ppd.diffusion.stable_cascade.fingerprint", lambda unet: "without weights")
     with torch.device("meta"):
         return StableCascadeBackbone(
             unet=StableCascadeUNet(**config),

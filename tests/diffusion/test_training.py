@@ -1,12 +1,14 @@
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.backends.registry import lookup_backend
 
 from ppd.diffusion.adapter import AdapterConfig, adapter_config, load_adapter, save_adapter
 from ppd.diffusion.backbone import Backbone, Codec
@@ -360,6 +362,25 @@ def test_config_keeps_what_the_contract_names(backbone: StableCascadeBackbone, d
     assert again == config
     assert again.base.fingerprint == backbone.fingerprint
     assert list(again.blocks) == ["down_0_2", "down_1_2", "up_0_2", "up_1_2"]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_alike(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the adapter attached, off for the reference, and backwards; all but code generation (no compiler here)."""
+    _, plain = run(backbone, data, tmp_path / "plain", steps=3)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    monkeypatch.setattr(backbone.unet, "compile", lambda: nn.Module.compile(backbone.unet, backend=counted))
+    _, compiled = run(backbone, data, tmp_path / "compiled", steps=3, compile=True)
+    assert graphs, "nothing was compiled"
+    for key in ("loss", "margin", "grad_norm"):
+        assert [row[key] for row in compiled] == pytest.approx([row[key] for row in plain], rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"fresh_epochs": 1}])

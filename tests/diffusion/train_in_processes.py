@@ -21,6 +21,8 @@ from ppd.settings import FinetuneSettings, LossSettings
 
 
 class NoCodec:
+    encoder_fingerprint = "none"
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 

@@ -29,6 +29,8 @@ def encoded() -> Encoded:
         pd.Series(range(20), index=uids),
         Text(torch.zeros(1, 1, 1), torch.zeros(1, 1)),
         pd.Series([0], index=["fox"]),
+        image_digest=pd.Series([uid.encode() for uid in uids], index=uids),
+        source="in memory",
     )
 
 

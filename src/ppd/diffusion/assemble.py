@@ -67,5 +67,6 @@ def _content_hash(pairs: pd.DataFrame, encoded: Encoded, groups: list[Tensor]) -
         digest.update("\n".join(pairs[column]).encode())
     for group in groups:
         digest.update(group.contiguous().numpy().tobytes())
-    digest.update(encoded.text.pooled.numpy().tobytes() + "\n".join(encoded.image_row.index).encode())
+    digest.update(encoded.source.encode() + "\n".join(encoded.caption_row.index).encode())
+    digest.update("\n".join(encoded.image_digest.index).encode() + b"".join(encoded.image_digest))
     return digest.hexdigest()[:16]

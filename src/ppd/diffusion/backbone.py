@@ -36,6 +36,11 @@ class Codec(Protocol):
     A decoder may be a model that draws: it is told each row's caption and gets a generator a row.
     """
 
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Names what decides the latents, by content."""
+        ...
+
     def encode(self, images: Tensor) -> Tensor: ...
 
     def decode(self, latents: Tensor, text: Text, randoms: Sequence[torch.Generator]) -> Tensor: ...
@@ -61,6 +66,11 @@ class Backbone(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names the weights by content; the same whichever folder or dtype they were loaded from."""
+        ...
+
+    @property
+    def encoders_fingerprint(self) -> str:
+        """Names what encodes captions and images, by content."""
         ...
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ppd.diffusion.backbone import Text
 from ppd.diffusion.efficientnet import WEIGHTS, EfficientNetEncoder
+from ppd.diffusion.fingerprint import fingerprint
 
 STEPS = 10
 """Of Stage B; more refine little (the pipeline's default). It is run without guidance, as published."""
@@ -59,6 +60,10 @@ class CascadeCodec:
             PaellaVQModel.from_pretrained(folder, subfolder="vqgan", torch_dtype=torch.float32),
             DDPMWuerstchenScheduler.from_pretrained(folder, subfolder="scheduler"),
         )
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        return fingerprint(self.encoder)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from ppd.diffusion.backbone import Text
+from ppd.diffusion.fingerprint import fingerprint
 
 PATCH_PX = 4
 
@@ -58,6 +59,10 @@ class ImageCodec(ModelMixin, ConfigMixin):
             _silent(nn.Conv2d(width // 2, 12, 3, padding=1)),
             nn.PixelShuffle(2),
         )
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        return fingerprint(self.analysis)
 
     @torch.no_grad()
     def set_components(self, images: Tensor) -> None:

@@ -7,7 +7,6 @@ Facts about the model that are easy to get wrong (METHOD of the project; checked
 - the pooled text is [B, 1, D].
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -22,6 +21,7 @@ from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedT
 from ppd.diffusion.backbone import Codec, Text
 from ppd.diffusion.cascade_codec import CascadeCodec
 from ppd.diffusion.codec import ImageCodec
+from ppd.diffusion.fingerprint import fingerprint
 from ppd.diffusion.memory import require_room
 from ppd.errors import InputError
 from ppd.settings import Precision
@@ -62,7 +62,7 @@ class StableCascadeBackbone:
         self.schedule_offset = schedule_offset
         self.base_id = base_id
         self.revision = revision
-        self.fingerprint = _fingerprint(unet)
+        self.fingerprint = fingerprint(unet)
 
     @classmethod
     def from_pretrained(
@@ -112,6 +112,10 @@ class StableCascadeBackbone:
     @property
     def device(self) -> torch.device:
         return self.unet.device
+
+    @property
+    def encoders_fingerprint(self) -> str:
+        return f"{fingerprint(self.text_encoder)}-{self.codec.encoder_fingerprint}"
 
     @property
     def latent_channels(self) -> int:
@@ -194,17 +198,3 @@ def _load_codec(
         raise InputError(
             f"no image codec: {error}", file=f"{folder}/codec", fix="Put a copy of stabilityai/stable-cascade there"
         ) from error
-
-
-def _fingerprint(unet: StableCascadeUNet, values_per_tensor: int = 256) -> str:
-    """Hash of names, shapes and evenly spaced values of all weights.
-
-    Values are rounded to bf16 first, so that the same weights in another dtype agree. A sample is enough to tell models
-    apart, and takes a moment even at 3.6 B parameters.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(unet.state_dict().items()):
-        flat = weight.detach().flatten()
-        sample = flat[:: max(1, len(flat) // values_per_tensor)].to("cpu", torch.bfloat16)
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]

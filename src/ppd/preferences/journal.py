@@ -20,7 +20,6 @@ from ppd.preferences.cleaning import Cleaned, Pair, StoredImage
 from ppd.preferences.rows import Position, Refusal, Source
 from ppd.preferences.schema import IMAGES, PAIRS, REFUSED
 
-_DIGESTS = pa.schema([("image_uid", pa.string()), ("digest", pa.binary(16))])
 _GROUP_BYTES, _GROUP_IMAGES = 8 << 20, 1024  # a row group is the unit of random access
 _PART_BYTES, _PART_ROWS = 256 << 20, 50_000
 
@@ -66,7 +65,7 @@ class Journal:
     def digests(self) -> Iterator[tuple[str, bytes]]:
         """(uid, digest) of every image of the finished parts."""
         for part in range(self._n_parts):
-            table = pq.read_table(self._path("digests", part))
+            table = pq.read_table(self._images_path(part), columns=["image_uid", "digest"])
             yield from zip(*(column.to_pylist() for column in table.columns), strict=True)
 
     def add(self, cleaned: Cleaned, n_rows: int, position: Position) -> None:
@@ -83,7 +82,6 @@ class Journal:
         for image in cleaned.images:
             self._group.append(image)
             self._group_bytes += len(image.encoded)
-            self._digests.append((image.uid, image.digest))
             if self._group_bytes >= _GROUP_BYTES or len(self._group) >= _GROUP_IMAGES:
                 self._write_group()
         if self._part_bytes + self._group_bytes >= self._limits.part_bytes or self._n_rows >= self._limits.part_rows:
@@ -98,7 +96,6 @@ class Journal:
         part = self._n_parts
         pq.write_table(_table(self._pairs, PAIRS), self._path("pairs", part))
         pq.write_table(_table(self._refused, REFUSED), self._path("refused", part))
-        pq.write_table(_table(self._digests, _DIGESTS), self._path("digests", part))
         self._n_parts += 1
         self._start_part()
         with atomic_path(self._progress_path) as path:
@@ -126,7 +123,6 @@ class Journal:
     def _start_part(self) -> None:
         self._pairs: list[Pair] = []
         self._refused: list[Refusal] = []
-        self._digests: list[tuple[str, bytes]] = []
         self._group: list[StoredImage] = []
         self._n_rows = self._group_bytes = self._part_bytes = 0
         self._writer = None
@@ -143,7 +139,7 @@ class Journal:
 
     def _write_group(self) -> None:
         if self._group:
-            rows = [(image.uid, image.encoded, image.width, image.height) for image in self._group]
+            rows = [(image.uid, image.encoded, image.width, image.height, image.digest) for image in self._group]
             self._images.write_table(_table(rows, IMAGES))
             self._part_bytes += self._group_bytes
             self._group, self._group_bytes = [], 0

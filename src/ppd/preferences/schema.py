@@ -37,9 +37,13 @@ IMAGES = pa.schema(
         ("image", pa.binary()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("digest", pa.binary(16)),
     ]
 )
-"""images/part-NNNNN.parquet: each image once, its bytes as they came; width and height in pixels."""
+"""images/part-NNNNN.parquet: each image once, its bytes as they came; width and height in pixels.
+
+The digest stands for the bytes, so that what was computed from an image can be known by content.
+"""
 
 PAIRS = pa.schema(
     [

@@ -69,6 +69,12 @@ class Preferences:
                 yield Image.open(io.BytesIO(encoded)).convert("RGB")
 
     @cached_property
+    def digests(self) -> pd.Series:
+        """uid -> digest of the image's bytes, for all images."""
+        tables = [pq.read_table(part, columns=["image_uid", "digest"]).to_pandas() for part in self._parts]
+        return pd.concat(tables).set_index("image_uid")["digest"]
+
+    @cached_property
     def _parts(self) -> list[Path]:
         return sorted((self.folder / "images").glob("part-*.parquet"))
 
