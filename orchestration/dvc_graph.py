@@ -6,22 +6,32 @@ in constraints.txt. Everything else in this package works with the classes below
 
 import hashlib
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from dvc.dependency import ParamsDependency
 from dvc.output import Output
 from dvc.repo import Repo
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.stage import PipelineStage
+from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError, validate
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+T = TypeVar("T")
 Key = tuple[str, ...]
 """Names a node of the graph; becomes a Dagster asset key. A path, cut at its slashes."""
+
+QUIET_S, PATIENCE_S = 0.3, 5.0
+"""A dvc.lock that nobody has written to for so long is whole; so long it is waited for."""
+BROKEN = (YAMLError, YAMLSyntaxError, YAMLValidationError)
+"""What reading half a lock raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +197,10 @@ def read_graph(root: Path) -> Graph:
 
     Raises ValueError when two outputs or parts would be one asset.
     """
+    return _undisturbed(root, lambda: _read_graph(root))
+
+
+def _read_graph(root: Path) -> Graph:
     with Repo(str(root)) as repo:
         found = repo.index.stages
         pipeline = [stage for stage in found if isinstance(stage, PipelineStage)]
@@ -205,14 +219,21 @@ def read_graph(root: Path) -> Graph:
 def read_lock(root: Path) -> dict[str, Locked]:
     """What the dvc.lock of each pipeline holds, by address of the item; empty before the first run.
 
-    Pipelines lie in the root, or in a folder of it with stages that run in the root (`wdir: ..`).
+    Pipelines lie in the root, or in a folder of it with stages that run in the root (`wdir: ..`). Raises one of
+    `BROKEN` when a lock cannot be read for longer than DVC takes to write it.
     """
+    return _undisturbed(root, lambda: _read_lock(root))
+
+
+def _read_lock(root: Path) -> dict[str, Locked]:
     locks: dict[str, Locked] = {}
-    for path in [root / "dvc.lock", *sorted(root.glob("*/dvc.lock"))]:
+    for path in _lock_files(root):
         if path.exists():
             pipeline = "" if path.parent == root else f"{path.parent.name}/dvc.yaml:"
-            entries = (YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
-            locks |= {pipeline + name: _locked(entry) for name, entry in entries.items()}
+            text = path.read_text(encoding="utf-8")
+            lock = YAML(typ="safe", pure=True).load(text)
+            validate(lock, COMPILED_LOCKFILE_SCHEMA, text=text, path=str(path))
+            locks |= {pipeline + name: _locked(entry) for name, entry in lock.get("stages", {}).items()}
     return locks
 
 
@@ -222,6 +243,10 @@ def read_workspace(root: Path) -> Workspace:
     Files that have not changed are not read again (DVC keeps their hashes), and no lock is taken: `dvc status` would
     fail while a stage runs.
     """
+    return _undisturbed(root, lambda: _read_workspace(root))
+
+
+def _read_workspace(root: Path) -> Workspace:
     hashed: dict[str, Output] = {}
     settings: dict[str, ParamsDependency] = {}
     with Repo(str(root)) as repo:
@@ -249,6 +274,36 @@ def out_of_date(root: Path, addresses: Sequence[str]) -> dict[str, Any]:
     with Repo(str(root), _wait_for_lock=True) as repo:
         status: dict[str, Any] = repo.status(targets=list(addresses))
     return status
+
+
+def _undisturbed(root: Path, read: Callable[[], T]) -> T:
+    """What `read` makes of dvc.yaml and dvc.lock while DVC may be writing the latter, which it does piece by piece.
+
+    Half a lock is no YAML, or, worse, YAML without the stages of the other half. DVC's own lock would tell, but it is
+    held for minutes where much is hashed.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        before = _written(root)
+        late = time.monotonic() > deadline
+        try:
+            found = read()
+        except BROKEN:
+            if late:
+                raise
+        else:
+            if late or (before == _written(root) and time.time_ns() - max(before, default=0) > QUIET_S * 1e9):
+                return found
+        time.sleep(0.1)
+
+
+def _written(root: Path) -> list[int]:
+    """When each dvc.lock was last written to, in ns."""
+    return [path.stat().st_mtime_ns for path in _lock_files(root) if path.exists()]
+
+
+def _lock_files(root: Path) -> list[Path]:
+    return [root / "dvc.lock", *sorted(root.glob("*/dvc.lock"))]
 
 
 def key_of(path: str, partition: str | None = None) -> Key:

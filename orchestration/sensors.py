@@ -3,10 +3,9 @@
 import time
 
 import dagster as dg
-from ruamel.yaml.error import YAMLError
 
 from orchestration.dvc_assets import read_state
-from orchestration.dvc_graph import Graph
+from orchestration.dvc_graph import BROKEN, Graph
 from orchestration.reporting import news
 
 EVENTS_A_TICK = 500
@@ -29,7 +28,7 @@ def dvc_state_sensor(graph: Graph, interval_s: int = 15) -> dg.SensorDefinition:
     def sense(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         try:
             state = read_state(graph, context.instance)
-        except YAMLError:
+        except BROKEN:
             return dg.SkipReason("dvc.lock is being written; it is read at the next tick.")
         if context.cursor == state.fingerprint:
             return dg.SkipReason("Nothing changed.")

@@ -1,9 +1,11 @@
 """dvc.yaml as data: nothing is lost, and every edge is one that DVC knows."""
 
+import threading
+
 import pytest
 from dvc.repo import Repo
 
-from orchestration.dvc_graph import key_of, read_graph, read_lock, read_workspace
+from orchestration.dvc_graph import BROKEN, key_of, read_graph, read_lock, read_workspace
 
 
 def test_matrix_items_are_partitions_where_the_stage_says_so_and_stages_elsewhere(project):
@@ -72,6 +74,29 @@ def test_a_fingerprint_changes_with_inputs_although_outputs_stay(project):
     after = read_lock(project.root)["prepare"]
     assert after.outs == before.outs
     assert after.fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize(("at_line", "pause_s"), [(True, 0.1), (False, 1.0)], ids=["still YAML", "no YAML"])
+@pytest.mark.parametrize("read", [read_lock, read_graph, read_workspace])
+def test_a_lock_that_is_being_written_is_read_when_it_is_whole(project, read, at_line, pause_s):
+    """DVC writes it in pieces, beside whom every step of a run reads it."""
+    project.repro()
+    file = project.root / "dvc.lock"
+    whole, expected = file.read_text(), read(project.root)
+    half = whole[: whole.index("  prepare:")] if at_line else whole[: len(whole) // 2] + ": ["
+    file.write_text(half)
+    writer = threading.Timer(pause_s, file.write_text, [whole])
+    writer.start()
+    found = read(project.root)
+    writer.join()
+    assert found == expected
+
+
+def test_a_lock_that_stays_broken_is_an_error(project, monkeypatch):
+    monkeypatch.setattr("orchestration.dvc_graph.PATIENCE_S", 0.5)
+    project.write("dvc.lock", "stages: [")
+    with pytest.raises(BROKEN):
+        read_lock(project.root)
 
 
 @pytest.mark.parametrize(
