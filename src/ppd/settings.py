@@ -113,7 +113,7 @@ class TimestepSettings(Component):
 class LossSettings(Component):
     """What a step minimises (`ppd.diffusion.loss`)."""
 
-    beta: float = Field(30.0, gt=0)
+    beta: float = Field(10.0, gt=0)
     """Multiplies half the margin of *mean* squared errors; β for a sum of squares would be beta / (C·H·W)."""
     error: Literal["noise", "velocity"] = "velocity"
     """noise: |ε̂ − ε|² (the papers); velocity: the same over ᾱ(t), which weighs high noise up."""
