@@ -1,9 +1,12 @@
 """Materialise the whole pipeline from the Dagster UI in a real browser, and photograph what it shows.
 
 `python bench/ui_tour.py --out docs/ui` starts what `make ui` starts (webserver and daemon), clicks Materialize on the
-asset graph in a headless Chromium, waits until all of it has run, lets the clock's job run twice, and takes pictures of
-the asset graph, a grid of samples, the win rates and the trend. Needs Debian's `chromium` and `chromium-driver`, and
+asset graph in a headless Chromium, waits until all of it has run, re-evaluates twice, and takes pictures of the asset
+graph, a grid of samples, the win rates and the trend. Needs Debian's `chromium` and `chromium-driver`, and
 `pip install -e .[tour]`. It takes as long as `dvc repro` and two re-evaluations; with `--only-look`, two minutes.
+
+With `--clock` nobody clicks for the re-evaluations: the schedule is turned on and the daemon fires it. Set
+`reevaluation.cron` in params.yaml to some minutes for that (`*/5 * * * *`).
 """
 
 import argparse
@@ -70,9 +73,9 @@ class Tour:
         image.quantize(n_colours).save(file, optimize=True)
         self.log(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
-    def ask(self, query: str) -> dict[str, Any]:
+    def ask(self, query: str, **variables: object) -> dict[str, Any]:
         """GraphQL, to learn how far the runs are."""
-        body = json.dumps({"query": query}).encode()
+        body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.base}/graphql", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=120) as answer:
             data: dict[str, Any] = json.load(answer)["data"]
@@ -170,6 +173,29 @@ def reevaluate(tour: Tour, hours: float) -> None:
     tour.log(f"re-evaluation: {status()}")
 
 
+def let_the_clock_fire(tour: Tour, history: Path, hours: float) -> None:
+    """Turn the schedule on, wait for two more points of the trend, turn it off."""
+    before = n_points(history)
+    start = "mutation ($at: ScheduleSelector!) {startSchedule(scheduleSelector: $at) {__typename}}"
+    stop = "mutation ($at: ScheduleSelector!) {resetSchedule(scheduleSelector: $at) {__typename}}"
+    at = {"repositoryName": "__repository__", "repositoryLocationName": "ppd", "scheduleName": "reevaluation"}
+    tour.ask(start, at=at)
+    until(lambda: n_points(history) >= before + 2, hours * 3600, "the clock has not fired twice")
+    tour.ask(stop, at=at)
+    query = "{runsOrError(limit: 9) {... on Runs {results {status tags {key value}}}}}"
+
+    def fired() -> list[str]:
+        by_clock = {"key": "dagster/schedule_name", "value": "reevaluation"}
+        return [run["status"] for run in tour.ask(query)["runsOrError"]["results"] if by_clock in run["tags"]]
+
+    until(lambda: not {"QUEUED", "STARTING", "STARTED"} & set(fired()), 600, "a run of the clock does not end")
+    tour.log(f"fired by the clock: {fired()}; points of the trend: {before} -> {n_points(history)}")
+
+
+def n_points(history: Path) -> int:
+    return len(history.read_text().splitlines()) if history.exists() else 0
+
+
 def look_around(tour: Tour) -> None:
     tour.open(f"/asset-groups~{urllib.request.quote(SHOWN, safe='')}")
     tour.click("Materialize all", SEE)
@@ -190,6 +216,7 @@ def main() -> None:
     parser.add_argument("--project", type=Path, default=Path())
     parser.add_argument("--out", type=Path, default=Path("docs/ui"))
     parser.add_argument("--hours", type=float, default=3, help="how long the pipeline may take")
+    parser.add_argument("--clock", action="store_true", help="let the schedule re-evaluate in place of a click")
     parser.add_argument("--only-look", action="store_true", help="take the pictures of what is there")
     arguments = parser.parse_args()
     log = Console().print
@@ -198,9 +225,12 @@ def main() -> None:
         tour.open("/")
         if not arguments.only_look:
             materialise_all(tour, arguments.hours)
-            reevaluate(tour, arguments.hours)
-            time.sleep(60)  # the next moment
-            reevaluate(tour, arguments.hours)
+            if arguments.clock:
+                let_the_clock_fire(tour, arguments.project / "evaluations" / "history.jsonl", arguments.hours)
+            else:
+                reevaluate(tour, arguments.hours)
+                time.sleep(60)  # the next moment
+                reevaluate(tour, arguments.hours)
         look_around(tour)
 
 
