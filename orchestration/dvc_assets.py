@@ -88,7 +88,8 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
         state = read_state(graph, context.instance)
         for event in news(state):  # inputs that nobody has reported yet, before what was made from them
             if tuple(event.asset_key.path) not in selected:
-                context.log_event(event)
+                # Not as an event of this run: a backfill would take the asset for one that it has made, and skip it.
+                context.instance.report_runless_asset_event(event)
         for key in selected:
             paths = stage.outputs[key]
             if len(items) > 1:

@@ -99,7 +99,7 @@ def _person(graph: Graph) -> dg.AssetsDefinition:
             _forget(graph.root / item.outs[0] / "embeddings.parquet", user_id)
         outcomes = dvc_process.repro(graph.root, [item.address], context.log.info)
         for event in news(read_state(graph, context.instance)):
-            context.log_event(event)
+            context.instance.report_runless_asset_event(event)
         yield dg.MaterializeResult(
             dg.AssetKey(PERSON),
             tags=_tags(graph, read_crowd(graph.root), user_id),
