@@ -196,16 +196,15 @@ def n_points(history: Path) -> int:
     return len(history.read_text().splitlines()) if history.exists() else 0
 
 
-def look_around(tour: Tour) -> None:
+def look_around(tour: Tour, with_trend: bool) -> None:
     tour.open(f"/asset-groups~{urllib.request.quote(SHOWN, safe='')}")
     tour.click("Materialize all", SEE)
     time.sleep(5)
     tour.photograph("asset-graph")
-    for name, path, entry in (
-        ("samples", "artifacts/samples/ppd", "base | personalised"),
-        ("win-rates", "reports/win_rates.json", "win rates"),
-        ("trend", "evaluations/history.jsonl", "trend"),
-    ):
+    shown = [("samples", "artifacts/samples/ppd", "base | personalised")]
+    shown += [("win-rates", "reports/win_rates.json", "win rates")]
+    shown += [("trend", "evaluations/history.jsonl", "trend")] if with_trend else []
+    for name, path, entry in shown:
         tour.open(f"/assets/{path}")
         tour.click(entry, CLICK_BESIDE)
         tour.photograph(name, 256 if name == "samples" else 128)
@@ -220,18 +219,19 @@ def main() -> None:
     parser.add_argument("--only-look", action="store_true", help="take the pictures of what is there")
     arguments = parser.parse_args()
     log = Console().print
+    history = arguments.project / "evaluations" / "history.jsonl"
     with user_interface(arguments.project.resolve()) as base, chromium() as driver:
         tour = Tour(driver, base, arguments.out, log)
         tour.open("/")
         if not arguments.only_look:
             materialise_all(tour, arguments.hours)
             if arguments.clock:
-                let_the_clock_fire(tour, arguments.project / "evaluations" / "history.jsonl", arguments.hours)
+                let_the_clock_fire(tour, history, arguments.hours)
             else:
                 reevaluate(tour, arguments.hours)
                 time.sleep(60)  # the next moment
                 reevaluate(tour, arguments.hours)
-        look_around(tour)
+        look_around(tour, with_trend=n_points(history) > 0)
 
 
 if __name__ == "__main__":
