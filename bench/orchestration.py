@@ -20,7 +20,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +189,11 @@ def user_interface(root: Path) -> Iterator[Callable[[str], Any]]:
         wait(lambda: reachable(f"http://127.0.0.1:{PORT}/server_info"), 300)
         yield ask
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(300)  # it ends its own children one by one, and waits for each
+        process.send_signal(signal.SIGINT)  # it ends its children one by one; on a busy machine some do not hear it
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def reachable(url: str) -> bool:

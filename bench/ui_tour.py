@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,11 @@ def user_interface(project: Path) -> Iterator[str]:
         until(lambda: _answers(f"{base}/server_info"), 300, f"no webserver; see {home / 'tour.log'}")
         yield base
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(300)  # it ends its own children one by one, and waits for each
+        process.send_signal(signal.SIGINT)  # it ends its children one by one; on a busy machine some do not hear it
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _answers(url: str) -> bool:
