@@ -36,6 +36,25 @@ def scaling_plot(points: Mapping[str, Sequence[Result]]) -> bytes:
     return png(figure)
 
 
+def directions_plot(directions: Result) -> bytes:
+    """How much of each principal direction's variance lies between people; filled: what the adapter reads."""
+    figure = Figure(figsize=(9, 3))
+    axes = figure.subplots()
+    rows = directions["rows"]
+    kept = len(rows) if directions["kept"] is None else directions["kept"]
+    at = np.arange(1, len(rows) + 1)
+    mean, low, high = (np.array([row[key] for row in rows]) for key in ("mean", "ci_low", "ci_high"))
+    axes.bar(at[:kept], mean[:kept], color=ACCENT, label="read by the adapter")
+    axes.bar(at[kept:], mean[kept:], color=QUIET, label="left out")
+    axes.errorbar(at, mean, yerr=[mean - low, high - mean], fmt="none", color="black", linewidth=1, capsize=2)
+    axes.step(at, [row["variance_share"] for row in rows], where="mid", color=BLUE, label="share of all variance")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="principal direction, by variance", ylabel="reliability")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return png(figure)
+
+
 def guidance_plot(guidance: Result) -> bytes:
     """What each strength of the person gains, and the content and realism that are left."""
     figure = Figure(figsize=(9, 3))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ppd.evaluation.win_rates import clustered_mean
+from ppd.experiments.directions import reliabilities
 from ppd.experiments.models import embedding_model
 from ppd.experiments.supports import ExactReader
 from ppd.files import atomic_path
@@ -28,6 +29,7 @@ from ppd.vlm.store import SupportGroup, load_people
 
 Floats = NDArray[np.float64]
 TOPS = (1, 4, 16)
+N_DIRECTIONS = 32
 Key = tuple[str, int]
 """(user_id, support group)."""
 
@@ -60,9 +62,21 @@ def write_identification(settings: Settings, preferences: Path, layers: Path, tr
             np.stack([view[user_id, pair[side]] for user_id, pair in chosen.items()]) @ metric for side in (0, 1)
         )
         rows.append({"view": name, **hit_rates(_unit(second) @ _unit(first).T)})
+    groups_of = {u: np.stack([_row(shown[key], settings) for key in wanted if key[0] == u]) for u in train}
+    directions = reliabilities(list(groups_of.values()))[:N_DIRECTIONS]
     exact = ExactReader(truth, settings.people)
     rows.append({"view": "exact posterior", **hit_rates(exact_scores(exact, log, chosen))})
-    result = {"n_people": len(chosen), "chance": {f"top_{k}": k / len(chosen) for k in TOPS}, "rows": rows}
+    result = {
+        "n_people": len(chosen),
+        "chance": {f"top_{k}": k / len(chosen) for k in TOPS},
+        "rows": rows,
+        "directions": {
+            "rows": directions,
+            "n_people": sum(len(groups) > 1 for groups in groups_of.values()),
+            "n_groups": sum(len(groups) for groups in groups_of.values() if len(groups) > 1),
+            "kept": settings.embedding.components,
+        },
+    }
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -122,6 +136,12 @@ def exact_scores(exact: ExactReader, log: Preferences, chosen: Mapping[str, tupl
     )
     beliefs, likelihoods = exact.beliefs(first), exact.likelihoods(second)
     return np.stack([likelihoods[u] for u in chosen]) @ np.stack([beliefs[u] for u in chosen]).T
+
+
+def _row(hidden: Floats, settings: Settings) -> Floats:
+    """[rows, D] -> the last row that the adapter reads."""
+    rows = settings.embedding.rows
+    return np.asarray(hidden[rows[-1] if rows else -1])
 
 
 def _unit(x: Floats) -> Floats:

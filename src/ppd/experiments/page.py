@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ppd.evaluation.win_rates import clustered_mean
-from ppd.experiments.figures import curve_plot, guidance_plot, scaling_plot, ways_plot
+from ppd.experiments.figures import curve_plot, directions_plot, guidance_plot, scaling_plot, ways_plot
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path
 
@@ -156,6 +156,8 @@ def figures(found: Mapping[str, Any], experiments: ExperimentSettings) -> dict[s
         drawn["curve"] = curve_plot([(row["cpu_min"], row["win_rates"]) for row in rows])
     if ablation_tables(found["ablation"], experiments):
         drawn["scaling"] = scaling_plot(scaling_points(found["ablation"]))
+    if "identification" in found:
+        drawn["directions"] = directions_plot(found["identification"]["directions"])
     if "guidance" in found:
         drawn["guidance"] = guidance_plot(found["guidance"])
     if "interpolation" in found:
