@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from orchestration import dvc_process
-from orchestration.dvc_graph import Graph, Key, Part, Source, Stage, Tracked, out_of_date, read_lock, read_workspace
+from orchestration.dvc_graph import Graph, Key, Part, Source, Stage, Tracked
+from orchestration.dvc_state import out_of_date, read_lock, read_workspace
 from orchestration.kubernetes import op_tags
 from orchestration.metadata import describe
 from orchestration.reporting import LOOK, State, news, output_tags, part_tags, tracked_tags

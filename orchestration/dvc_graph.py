@@ -1,37 +1,21 @@
-"""The graph of dvc.yaml and the state of dvc.lock, as plain data.
+"""The graph of dvc.yaml, as plain data: what the rest of this package works with."""
 
-The one module that touches DVC's internals (`dvc.repo.Repo`, not promised stable); the versions it was written for are
-in constraints.txt. Everything else in this package works with the classes below.
-"""
-
-import hashlib
-import json
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from dvc.dependency import ParamsDependency
-from dvc.output import Output
 from dvc.repo import Repo
-from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.stage import PipelineStage
-from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError, validate
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-T = TypeVar("T")
+from orchestration.dvc_state import digest, relative, undisturbed
+
 Key = tuple[str, ...]
 """Names a node of the graph; becomes a Dagster asset key. A path, cut at its slashes."""
-
-QUIET_S, PATIENCE_S = 0.3, 5.0
-"""A dvc.lock that nobody has written to for so long is whole; so long it is waited for."""
-BROKEN = (YAMLError, YAMLSyntaxError, YAMLValidationError)
-"""What reading half a lock raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,36 +152,12 @@ class Graph:
         return tuple(nodes[at] for at in order.static_order())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Locked:
-    """What dvc.lock says of the last run of one item."""
-
-    cmd: str
-    deps: Mapping[str, str]
-    """Path -> version. A version is DVC's MD5 (of a folder: of its listing)."""
-    params: Mapping[tuple[str, str], str]
-    outs: Mapping[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with anything in the entry. Outputs alone would hide a run that gave the same result."""
-        return _digest([self.cmd, sorted(self.deps.items()), sorted(self.params.items()), sorted(self.outs.items())])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workspace:
-    """Versions of what lies in the working tree, in the same terms as `Locked`. What does not exist is left out."""
-
-    paths: Mapping[str, str]
-    params: Mapping[tuple[str, str], str]
-
-
 def read_graph(root: Path) -> Graph:
     """Read dvc.yaml and *.dvc through DVC's own index (templating and matrices resolved). Raises DVC's own errors.
 
     Raises ValueError when two outputs or parts would be one asset.
     """
-    return _undisturbed(root, lambda: _read_graph(root))
+    return undisturbed(root, lambda: _read_graph(root))
 
 
 def _read_graph(root: Path) -> Graph:
@@ -206,104 +166,14 @@ def _read_graph(root: Path) -> Graph:
         pipeline = [stage for stage in found if isinstance(stage, PipelineStage)]
         stages = tuple(_stages(pipeline, root))
         tracked = tuple(
-            Tracked(key=key_of(path), path=path, file=_relative(stage.path, root))
+            Tracked(key=key_of(path), path=path, file=relative(stage.path, root))
             for stage in found
             if not isinstance(stage, PipelineStage)
-            for path in [_relative(out.fs_path, root) for out in stage.outs]
+            for path in [relative(out.fs_path, root) for out in stage.outs]
         )
     sources, parts = _surroundings(stages, tracked)
     _check_names(stages, parts, tracked)
     return Graph(root=root, stages=stages, sources=sources, parts=parts, tracked=tracked)
-
-
-def read_lock(root: Path) -> dict[str, Locked]:
-    """What the dvc.lock of each pipeline holds, by address of the item; empty before the first run.
-
-    Pipelines lie in the root, or in a folder of it with stages that run in the root (`wdir: ..`). Raises one of
-    `BROKEN` when a lock cannot be read for longer than DVC takes to write it.
-    """
-    return _undisturbed(root, lambda: _read_lock(root))
-
-
-def _read_lock(root: Path) -> dict[str, Locked]:
-    locks: dict[str, Locked] = {}
-    for path in _lock_files(root):
-        if path.exists():
-            pipeline = "" if path.parent == root else f"{path.parent.name}/dvc.yaml:"
-            text = path.read_text(encoding="utf-8")
-            lock = YAML(typ="safe", pure=True).load(text)
-            validate(lock, COMPILED_LOCKFILE_SCHEMA, text=text, path=str(path))
-            locks |= {pipeline + name: _locked(entry) for name, entry in lock.get("stages", {}).items()}
-    return locks
-
-
-def read_workspace(root: Path) -> Workspace:
-    """Hash what stages depend on and what .dvc files track, as it lies there now.
-
-    Files that have not changed are not read again (DVC keeps their hashes), and no lock is taken: `dvc status` would
-    fail while a stage runs.
-    """
-    return _undisturbed(root, lambda: _read_workspace(root))
-
-
-def _read_workspace(root: Path) -> Workspace:
-    hashed: dict[str, Output] = {}
-    settings: dict[str, ParamsDependency] = {}
-    with Repo(str(root)) as repo:
-        # Each path once, and each file of settings: many stages read the same.
-        for stage in repo.index.stages:
-            for dep in stage.deps:
-                if isinstance(dep, ParamsDependency):
-                    whole = settings.setdefault(dep.fs_path, ParamsDependency(stage, dep.def_path))
-                    whole.params += [section for section in dep.params if section not in whole.params]
-                else:
-                    hashed.setdefault(dep.fs_path, dep)
-            if not isinstance(stage, PipelineStage):
-                hashed |= {out.fs_path: out for out in stage.outs}
-        paths = {_relative(path, root): each.get_hash().value for path, each in hashed.items() if each.exists}
-        params = {
-            (_relative(path, root), section): _digest(value)
-            for path, dep in settings.items()
-            for section, value in dep.read_params().items()
-        }
-    return Workspace(paths=paths, params=params)
-
-
-def out_of_date(root: Path, addresses: Sequence[str]) -> dict[str, Any]:
-    """What `dvc status` says of these items; empty when they are up to date."""
-    with Repo(str(root), _wait_for_lock=True) as repo:
-        status: dict[str, Any] = repo.status(targets=list(addresses))
-    return status
-
-
-def _undisturbed(root: Path, read: Callable[[], T]) -> T:
-    """What `read` makes of dvc.yaml and dvc.lock while DVC may be writing the latter, which it does piece by piece.
-
-    Half a lock is no YAML, or, worse, YAML without the stages of the other half. DVC's own lock would tell, but it is
-    held for minutes where much is hashed.
-    """
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        before = _written(root)
-        late = time.monotonic() > deadline
-        try:
-            found = read()
-        except BROKEN:
-            if late:
-                raise
-        else:
-            if late or (before == _written(root) and time.time_ns() - max(before, default=0) > QUIET_S * 1e9):
-                return found
-        time.sleep(0.1)
-
-
-def _written(root: Path) -> list[int]:
-    """When each dvc.lock was last written to, in ns."""
-    return [path.stat().st_mtime_ns for path in _lock_files(root) if path.exists()]
-
-
-def _lock_files(root: Path) -> list[Path]:
-    return [root / "dvc.lock", *sorted(root.glob("*/dvc.lock"))]
 
 
 def key_of(path: str, partition: str | None = None) -> Key:
@@ -321,7 +191,7 @@ def params_key(file: str, section: str) -> Key:
 
 def code_version(cmd: str, partition: str | None) -> str:
     """The version of a command, the same for every partition."""
-    return _digest(cmd if partition is None else cmd.replace(partition, "*"))
+    return digest(cmd if partition is None else cmd.replace(partition, "*"))
 
 
 def _stages(pipeline: Sequence[PipelineStage], root: Path) -> Iterator[Stage]:
@@ -350,9 +220,9 @@ def _item(stage: PipelineStage, partition: str | None, root: Path) -> Item:
         address=stage.addressing,
         partition=partition,
         cmd=stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd),
-        deps=tuple(_relative(dep.fs_path, root) for dep in stage.deps if not isinstance(dep, ParamsDependency)),
-        params=tuple((_relative(dep.fs_path, root), section) for dep in params for section in dep.params),
-        outs=tuple(_relative(out.fs_path, root) for out in stage.outs),
+        deps=tuple(relative(dep.fs_path, root) for dep in stage.deps if not isinstance(dep, ParamsDependency)),
+        params=tuple((relative(dep.fs_path, root), section) for dep in params for section in dep.params),
+        outs=tuple(relative(out.fs_path, root) for out in stage.outs),
     )
 
 
@@ -394,19 +264,6 @@ def _check_names(stages: Sequence[Stage], parts: Sequence[Part], tracked: Sequen
         )
 
 
-def _locked(entry: Mapping[str, Any]) -> Locked:
-    return Locked(
-        cmd=entry["cmd"] if isinstance(entry["cmd"], str) else "\n".join(entry["cmd"]),
-        deps={dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])},
-        params={
-            (file, name): _digest(value)
-            for file, values in entry.get("params", {}).items()
-            for name, value in values.items()
-        },
-        outs={out["path"]: out.get("md5", "") for out in entry.get("outs", [])},
-    )
-
-
 def _hints(stage: PipelineStage) -> Mapping[str, Any]:
     hints: Mapping[str, Any] = (stage.meta or {}).get("dagster", {})
     return hints
@@ -414,11 +271,3 @@ def _hints(stage: PipelineStage) -> Mapping[str, Any]:
 
 def _inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
-
-
-def _relative(path: str, root: Path) -> str:
-    return Path(path).resolve().relative_to(root.resolve()).as_posix()
-
-
-def _digest(value: object) -> str:
-    return hashlib.md5(json.dumps(value, sort_keys=True).encode(), usedforsecurity=False).hexdigest()

@@ -19,7 +19,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 
 from orchestration import dvc_process
 from orchestration.dvc_assets import RunOptions, read_state
-from orchestration.dvc_graph import Graph, Item, Locked, Workspace, read_lock, read_workspace
+from orchestration.dvc_graph import Graph, Item
+from orchestration.dvc_state import Locked, Workspace, read_lock, read_workspace
 from orchestration.metadata import describe_person
 from orchestration.reporting import ABSENT, LOOK, Tags, input_tags, known, news, version_tags
 from ppd.files import atomic_path

@@ -19,7 +19,8 @@ from dagster._core.definitions.data_version import (  # tag names: documented, e
     get_input_event_pointer_tag,
 )
 
-from orchestration.dvc_graph import Graph, Item, Key, Locked, Part, Stage, Workspace, code_version, key_of
+from orchestration.dvc_graph import Graph, Item, Key, Part, Stage, code_version, key_of
+from orchestration.dvc_state import Locked, Workspace
 from orchestration.metadata import describe
 
 Tags: TypeAlias = dict[str, str]

@@ -5,7 +5,8 @@ import time
 import dagster as dg
 
 from orchestration.dvc_assets import read_state
-from orchestration.dvc_graph import BROKEN, Graph
+from orchestration.dvc_graph import Graph
+from orchestration.dvc_state import BROKEN
 from orchestration.reporting import news
 
 EVENTS_A_TICK = 500

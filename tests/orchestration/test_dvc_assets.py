@@ -4,7 +4,8 @@ import dagster as dg
 import pytest
 
 from orchestration.dvc_assets import MAX_PARTITIONS, build_assets
-from orchestration.dvc_graph import read_graph, read_lock
+from orchestration.dvc_graph import read_graph
+from orchestration.dvc_state import read_lock
 
 
 def latest(project, key: tuple[str, ...], partition: str | None = None) -> dg.AssetMaterialization:

@@ -1,6 +1,6 @@
 """A second dvc.yaml in a folder, such as the experiments, is part of the graph; the first one does not run it."""
 
-from orchestration.dvc_graph import read_lock
+from orchestration.dvc_state import read_lock
 from tests.orchestration.conftest import Project
 
 MORE = """

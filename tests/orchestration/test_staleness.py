@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from dvc.lock import LockError
 
-from orchestration.dvc_graph import Stage, read_lock
+from orchestration.dvc_graph import Stage
+from orchestration.dvc_state import read_lock
 
 
 def agree(project) -> set[str]:

@@ -1,0 +1,164 @@
+"""What DVC ran last, in dvc.lock, and what lies in the working tree now, as plain data.
+
+This module and `dvc_graph` are the only ones that touch DVC's internals (`dvc.repo.Repo`, not promised stable); the
+versions that they were written for are in constraints.txt.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dvc.dependency import ParamsDependency
+from dvc.output import Output
+from dvc.repo import Repo
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from dvc.stage import PipelineStage
+from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError, validate
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+T = TypeVar("T")
+
+QUIET_S, PATIENCE_S = 0.3, 5.0
+"""A dvc.lock that nobody has written to for so long is whole; so long it is waited for."""
+BROKEN = (YAMLError, YAMLSyntaxError, YAMLValidationError)
+"""What reading half a lock raises."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locked:
+    """What dvc.lock says of the last run of one item."""
+
+    cmd: str
+    deps: Mapping[str, str]
+    """Path -> version. A version is DVC's MD5 (of a folder: of its listing)."""
+    params: Mapping[tuple[str, str], str]
+    outs: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything in the entry. Outputs alone would hide a run that gave the same result."""
+        return digest([self.cmd, sorted(self.deps.items()), sorted(self.params.items()), sorted(self.outs.items())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """Versions of what lies in the working tree, in the same terms as `Locked`. What does not exist is left out."""
+
+    paths: Mapping[str, str]
+    params: Mapping[tuple[str, str], str]
+
+
+def read_lock(root: Path) -> dict[str, Locked]:
+    """What the dvc.lock of each pipeline holds, by address of the item; empty before the first run.
+
+    Pipelines lie in the root, or in a folder of it with stages that run in the root (`wdir: ..`). Raises one of
+    `BROKEN` when a lock cannot be read for longer than DVC takes to write it.
+    """
+    return undisturbed(root, lambda: _read_lock(root))
+
+
+def _read_lock(root: Path) -> dict[str, Locked]:
+    locks: dict[str, Locked] = {}
+    for path in _lock_files(root):
+        if path.exists():
+            pipeline = "" if path.parent == root else f"{path.parent.name}/dvc.yaml:"
+            text = path.read_text(encoding="utf-8")
+            lock = YAML(typ="safe", pure=True).load(text)
+            validate(lock, COMPILED_LOCKFILE_SCHEMA, text=text, path=str(path))
+            locks |= {pipeline + name: _locked(entry) for name, entry in lock.get("stages", {}).items()}
+    return locks
+
+
+def read_workspace(root: Path) -> Workspace:
+    """Hash what stages depend on and what .dvc files track, as it lies there now.
+
+    Files that have not changed are not read again (DVC keeps their hashes), and no lock is taken: `dvc status` would
+    fail while a stage runs.
+    """
+    return undisturbed(root, lambda: _read_workspace(root))
+
+
+def _read_workspace(root: Path) -> Workspace:
+    hashed: dict[str, Output] = {}
+    settings: dict[str, ParamsDependency] = {}
+    with Repo(str(root)) as repo:
+        # Each path once, and each file of settings: many stages read the same.
+        for stage in repo.index.stages:
+            for dep in stage.deps:
+                if isinstance(dep, ParamsDependency):
+                    whole = settings.setdefault(dep.fs_path, ParamsDependency(stage, dep.def_path))
+                    whole.params += [section for section in dep.params if section not in whole.params]
+                else:
+                    hashed.setdefault(dep.fs_path, dep)
+            if not isinstance(stage, PipelineStage):
+                hashed |= {out.fs_path: out for out in stage.outs}
+        paths = {relative(path, root): each.get_hash().value for path, each in hashed.items() if each.exists}
+        params = {
+            (relative(path, root), section): digest(value)
+            for path, dep in settings.items()
+            for section, value in dep.read_params().items()
+        }
+    return Workspace(paths=paths, params=params)
+
+
+def out_of_date(root: Path, addresses: Sequence[str]) -> dict[str, Any]:
+    """What `dvc status` says of these items; empty when they are up to date."""
+    with Repo(str(root), _wait_for_lock=True) as repo:
+        status: dict[str, Any] = repo.status(targets=list(addresses))
+    return status
+
+
+def undisturbed(root: Path, read: Callable[[], T]) -> T:
+    """What `read` makes of dvc.yaml and dvc.lock while DVC may be writing the latter, which it does piece by piece.
+
+    Half a lock is no YAML, or, worse, YAML without the stages of the other half. DVC's own lock would tell, but it is
+    held for minutes where much is hashed.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        before = _written(root)
+        late = time.monotonic() > deadline
+        try:
+            found = read()
+        except BROKEN:
+            if late:
+                raise
+        else:
+            if late or (before == _written(root) and time.time_ns() - max(before, default=0) > QUIET_S * 1e9):
+                return found
+        time.sleep(0.1)
+
+
+def _written(root: Path) -> list[int]:
+    """When each dvc.lock was last written to, in ns."""
+    return [path.stat().st_mtime_ns for path in _lock_files(root) if path.exists()]
+
+
+def _lock_files(root: Path) -> list[Path]:
+    return [root / "dvc.lock", *sorted(root.glob("*/dvc.lock"))]
+
+
+def _locked(entry: Mapping[str, Any]) -> Locked:
+    return Locked(
+        cmd=entry["cmd"] if isinstance(entry["cmd"], str) else "\n".join(entry["cmd"]),
+        deps={dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])},
+        params={
+            (file, name): digest(value)
+            for file, values in entry.get("params", {}).items()
+            for name, value in values.items()
+        },
+        outs={out["path"]: out.get("md5", "") for out in entry.get("outs", [])},
+    )
+
+
+def relative(path: str, root: Path) -> str:
+    return Path(path).resolve().relative_to(root.resolve()).as_posix()
+
+
+def digest(value: object) -> str:
+    return hashlib.md5(json.dumps(value, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
