@@ -157,8 +157,10 @@ def _locked(entry: Mapping[str, Any]) -> Locked:
 
 
 def relative(path: str, root: Path) -> str:
+    """The path as dvc.yaml and dvc.lock say it: from the repository's root, with forward slashes."""
     return Path(path).resolve().relative_to(root.resolve()).as_posix()
 
 
 def digest(value: object) -> str:
+    """A version of anything that JSON can hold, the same whatever the order of its keys."""
     return hashlib.md5(json.dumps(value, sort_keys=True).encode(), usedforsecurity=False).hexdigest()

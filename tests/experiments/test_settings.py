@@ -1,10 +1,16 @@
 """What the experiments vary."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+from ppd.errors import InputError
+from ppd.experiments.cli import experiment
 from ppd.experiments.settings import ExperimentSettings, Variant, changed
 from ppd.settings import Settings
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_change_replaces_one_value_and_leaves_its_neighbours():
@@ -29,4 +35,11 @@ def test_what_is_confirmed_must_be_a_variant():
     with pytest.raises(ValidationError, match="names plain, but there is no such variant"):
         ExperimentSettings.model_validate(
             {"trial": {"confirmed": ["plain"]}, "variants": {"default": Variant(varies="nothing", value="default")}}
+        )
+
+
+def test_a_variant_that_does_not_exist_is_answered_with_those_that_do():
+    with pytest.raises(InputError, match=r"experiments/params.yaml: no variant 'beta-7'; there are default, plain, "):
+        experiment(
+            "ablation", variant="beta-7", params=ROOT / "params.yaml", experiments=ROOT / "experiments/params.yaml"
         )

@@ -31,6 +31,8 @@ def experiment(
                 stages.groundwork(settings, varied)
             case "ablation", str() if variant in varied.variants:
                 stages.ablation(settings, varied, variant)
+            case "ablation", str():
+                raise InputError(f"no variant {variant!r}; there are {', '.join(varied.variants)}", file=experiments)
             case "seeds", None:
                 stages.seeds(settings, varied)
             case "people", None:

@@ -37,6 +37,7 @@ Key = tuple[str, int]
 def write_identification(settings: Settings, preferences: Path, layers: Path, truth: Path, out: Path) -> None:
     """Measure every layer and every baseline on the test people, and write the JSON file `out`.
 
+    Beside them, from the training people: how reliable each principal direction of the adapter's (last) layer is.
     layers: prompt-end.parquet of `ppd.experiments.groundwork`.
     """
     log = Preferences.open(preferences)
@@ -57,13 +58,13 @@ def write_identification(settings: Settings, preferences: Path, layers: Path, tr
     views |= pictures
     rows = []
     for name, view in views.items():
-        metric = discriminant([np.stack([view[key] for key in wanted if key[0] == user_id]) for user_id in train])
+        metric = discriminant(_by_person(view, train))
         first, second = (
             np.stack([view[user_id, pair[side]] for user_id, pair in chosen.items()]) @ metric for side in (0, 1)
         )
         rows.append({"view": name, **hit_rates(_unit(second) @ _unit(first).T)})
-    groups_of = {u: np.stack([_row(shown[key], settings) for key in wanted if key[0] == u]) for u in train}
-    directions = reliabilities(list(groups_of.values()))[:N_DIRECTIONS]
+    read = range(n_rows)[settings.embedding.rows[-1] if settings.embedding.rows else -1]
+    trained = _by_person(views[f"layer {read}"], train)
     exact = ExactReader(truth, settings.people)
     rows.append({"view": "exact posterior", **hit_rates(exact_scores(exact, log, chosen))})
     result = {
@@ -71,9 +72,9 @@ def write_identification(settings: Settings, preferences: Path, layers: Path, tr
         "chance": {f"top_{k}": k / len(chosen) for k in TOPS},
         "rows": rows,
         "directions": {
-            "rows": directions,
-            "n_people": sum(len(groups) > 1 for groups in groups_of.values()),
-            "n_groups": sum(len(groups) for groups in groups_of.values() if len(groups) > 1),
+            "rows": reliabilities(trained)[:N_DIRECTIONS],
+            "n_people": sum(len(groups) > 1 for groups in trained),
+            "n_groups": sum(len(groups) for groups in trained if len(groups) > 1),
             "kept": settings.embedding.components,
         },
     }
@@ -138,10 +139,12 @@ def exact_scores(exact: ExactReader, log: Preferences, chosen: Mapping[str, tupl
     return np.stack([likelihoods[u] for u in chosen]) @ np.stack([beliefs[u] for u in chosen]).T
 
 
-def _row(hidden: Floats, settings: Settings) -> Floats:
-    """[rows, D] -> the last row that the adapter reads."""
-    rows = settings.embedding.rows
-    return np.asarray(hidden[rows[-1] if rows else -1])
+def _by_person(view: Mapping[Key, Floats], user_ids: Iterable[str]) -> list[Floats]:
+    """[groups, D] of each of these people."""
+    groups: dict[str, list[Floats]] = {}
+    for (user_id, _), embedding in view.items():
+        groups.setdefault(user_id, []).append(embedding)
+    return [np.stack(groups[user_id]) for user_id in user_ids]
 
 
 def _unit(x: Floats) -> Floats:
