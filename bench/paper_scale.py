@@ -50,12 +50,12 @@ from transformers import (
 )
 
 from ppd.device import this_device
-from ppd.diffusion.dataset import Pairs, TrainingData
-from ppd.diffusion.efficientnet import LATENT_CHANNELS, EfficientNetEncoder
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.efficientnet import LATENT_CHANNELS, EfficientNetEncoder
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.training.dataset import Pairs, TrainingData
+from ppd.pretrain.text import caption_tokenizer
+from ppd.pretrain.vlm_architecture import TEMPLATE, build_tokenizer
 from ppd.settings import EmbeddingSettings, load_settings
-from ppd.stickers.pretrain.text import caption_tokenizer
-from ppd.stickers.pretrain.vlm_architecture import TEMPLATE, build_tokenizer
 from ppd.vlm.conversation import Pair
 from ppd.vlm.embedding import embed
 from ppd.vlm.processor import ImageTextProcessor

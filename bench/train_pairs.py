@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ppd.diffusion.backbone import add_noise
-from ppd.diffusion.codec import ImageCodec
-from ppd.diffusion.dataset import Pairs, TrainingData, draw_batch
-from ppd.diffusion.loss import denoising_error, margin, preference_loss
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.training import Trainer, fresh_adapter
+from ppd.diffusion.model.backbone import add_noise
+from ppd.diffusion.model.codec import ImageCodec
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
+from ppd.diffusion.training.loss import denoising_error, margin, preference_loss
+from ppd.diffusion.training.trainer import Trainer, fresh_adapter
+from ppd.pretrain.prior import CAPTIONS, PriorSettings, build_prior, build_text_encoder, caption_tokenizer
 from ppd.settings import FinetuneSettings
-from ppd.stickers.pretrain.prior import CAPTIONS, PriorSettings, build_prior, build_text_encoder, caption_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "train_pairs.json"
 N_IMAGES, N_PEOPLE, N_PAIRS, PX = 512, 64, 4096, 64

@@ -20,10 +20,10 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from ppd.pretrain.vlm_quality import Gallery
 from ppd.settings import EmbeddingSettings, JudgeSettings
-from ppd.stickers import seeds
-from ppd.stickers.pretrain.vlm_quality import Gallery
-from ppd.stickers.render import Atlas
+from ppd.simulation import seeds
+from ppd.simulation.render import Atlas
 from ppd.vlm.conversation import ANSWERS, Candidates, Pair, judge_conversation
 from ppd.vlm.embedding import embed
 from ppd.vlm.judging import VlmJudge

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ppd.evaluation.ceiling import ceilings
-from ppd.evaluation.win_rates import Interval
 from ppd.settings import load_settings
+from ppd.simulation.truth.ceiling import ceilings
+from ppd.statistics.bootstrap import Interval
 
 N_PEOPLE = 1024
 OUT = Path("bench/results/world_ceiling.json")

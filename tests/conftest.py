@@ -4,8 +4,8 @@ import pytest
 
 from ppd.preferences.ingest import ingest
 from ppd.settings import LogSettings, PeopleSettings, PreferenceSettings
-from ppd.stickers.log import simulate
-from ppd.stickers.render import Atlas
+from ppd.simulation.log import simulate
+from ppd.simulation.render import Atlas
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from ppd import stages
-from ppd.diffusion.drawing import read_drawn
-from ppd.diffusion.encoding import Encoded
+from ppd.diffusion.encoding.encode import Encoded
+from ppd.diffusion.sampling.store import read_drawn
+from ppd.pretrain.prior import CAPTIONS
 from ppd.settings import LogSettings, Method, PeopleSettings, Settings, load_settings
-from ppd.stickers.log import simulate
-from ppd.stickers.pretrain.prior import CAPTIONS
-from ppd.stickers.render import Atlas
+from ppd.simulation.log import simulate
+from ppd.simulation.render import Atlas
 from tests.tiny import word_tokenizer, write_aesthetic_head, write_clip, write_codec, write_prior, write_vlm
 
 ROOT = Path(__file__).parents[1]

@@ -10,11 +10,13 @@ import pytest
 
 from orchestration.metadata import describe, describe_person
 from ppd import stages
-from ppd.diffusion.codec import ImageCodec
-from ppd.diffusion.drawing import read_drawn
+from ppd.diffusion.model.codec import ImageCodec
+from ppd.diffusion.sampling.store import read_drawn
 from ppd.errors import InputError
 from ppd.personalizer import Personalizer, known_person
 from ppd.preferences.store import Preferences
+from ppd.pretrain.prior import CAPTIONS
+from ppd.pretrain.text import caption_tokenizer
 from ppd.settings import (
     EvaluationSettings,
     FinetuneSettings,
@@ -25,10 +27,8 @@ from ppd.settings import (
     SamplingSettings,
     Settings,
 )
-from ppd.stickers.log import simulate
-from ppd.stickers.pretrain.prior import CAPTIONS
-from ppd.stickers.pretrain.text import caption_tokenizer
-from ppd.stickers.render import Atlas
+from ppd.simulation.log import simulate
+from ppd.simulation.render import Atlas
 from tests.tiny import write_prior
 
 METHODS: tuple[Method, ...] = ("ppd", "dpo", "sft")
@@ -141,7 +141,7 @@ def test_running_a_stage_again_changes_no_byte_of_what_it_says(project: Path, mo
 
 def test_embedding_again_embeds_nobody(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    monkeypatch.setattr("ppd.vlm.store.embed", None)
+    monkeypatch.setattr("ppd.users.embeddings.embed", None)
     before = (project / "artifacts/users/s-00/embeddings.parquet").read_bytes()
     stages.embed(SETTINGS, "s-00")
     assert (project / "artifacts/users/s-00/embeddings.parquet").read_bytes() == before

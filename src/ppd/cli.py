@@ -251,8 +251,8 @@ def simulate_log(params: ParamsFile = Path("params.yaml")) -> None:
     """The simulated log of choices and the truth behind it: data/choices and data/truth (a minute)."""
     from ppd import stages
     from ppd.settings import load_settings
-    from ppd.stickers.log import simulate
-    from ppd.stickers.render import Atlas
+    from ppd.simulation.log import simulate
+    from ppd.simulation.render import Atlas
 
     settings = load_settings(params)
     simulate(settings.log, settings.people, Atlas.load(stages.STICKERS), stages.CHOICES, stages.TRUTH)
@@ -268,7 +268,7 @@ def _add_recipe(name: Literal["prior", "vlm", "reader", "clip"], what: str) -> N
         steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
         settings: Annotated[Path | None, typer.Option(help="A settings.json, such as lies beside the weights.")] = None,
     ) -> None:
-        from ppd.stickers.pretrain import recipes
+        from ppd.pretrain import recipes
 
         recipes.pretrain(name, out, device, settings, steps)
 
@@ -278,7 +278,7 @@ def _add_recipe(name: Literal["prior", "vlm", "reader", "clip"], what: str) -> N
         n: Annotated[int, typer.Option(min=32, help="How many images.")] = 1024,
         text_guidance: Annotated[float, typer.Option(min=0, help="Of the prior's samples.")] = 1.0,
     ) -> None:
-        from ppd.stickers.pretrain import recipes
+        from ppd.pretrain import recipes
 
         recipes.check(name, folder, n, text_guidance)
 

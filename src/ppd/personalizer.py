@@ -19,19 +19,19 @@ from PIL import Image
 from torch import Tensor
 
 from ppd.device import this_device
-from ppd.diffusion.adapter import load_adapter, read_config
-from ppd.diffusion.sampling import Request, interpolate, sample
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.user_attention import UserAttention
+from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.sampling.sampler import Request, interpolate, sample
 from ppd.errors import InputError
 from ppd.preferences.folder import Folder
 from ppd.preferences.rows import Position, Refusal
 from ppd.settings import Settings
+from ppd.users.embeddings import load_people
+from ppd.users.whitening import Whitening
 from ppd.vlm.conversation import Pair
 from ppd.vlm.embedding import embed
-from ppd.vlm.store import load_people
 from ppd.vlm.transformers_backend import TransformersVlm
-from ppd.vlm.whitening import Whitening
 
 __all__ = ["Personalizer", "interpolate", "known_person", "read_pairs"]
 

@@ -20,7 +20,7 @@ class Component(BaseModel):
 
 
 class PeopleSettings(Component):
-    """The prior over simulated people and how they choose (`ppd.stickers.people`). Chosen by the ceiling alone."""
+    """The prior over simulated people and how they choose (`ppd.simulation.users`). Chosen by the ceiling alone."""
 
     two_trait_share: Share = 0.5
     strong: tuple[float, ...] = (2.0, 3.0)
@@ -32,7 +32,7 @@ class PeopleSettings(Component):
 
 
 class LogSettings(Component):
-    """The simulated log of choices (`ppd.stickers.log`)."""
+    """The simulated log of choices (`ppd.simulation.log`)."""
 
     seed: int = 0
     n_people: int = Field(420, ge=1)
@@ -85,7 +85,7 @@ Method = Literal["ppd", "dpo", "sft"]
 
 
 class UserAttentionSettings(Component):
-    """Shape of the adapter (`ppd.diffusion.user_attention`)."""
+    """Shape of the adapter (`ppd.diffusion.adapter.user_attention`)."""
 
     tokens_per_row: int = Field(4, ge=1)
     """User tokens made of each row (VLM layer) of an embedding."""
@@ -111,7 +111,7 @@ class TimestepSettings(Component):
 
 
 class LossSettings(Component):
-    """What a step minimises (`ppd.diffusion.loss`)."""
+    """What a step minimises (`ppd.diffusion.training.loss`)."""
 
     beta: float = Field(10.0, gt=0)
     """Multiplies half the margin of *mean* squared errors; β for a sum of squares would be beta / (C·H·W)."""
@@ -127,7 +127,7 @@ class LossSettings(Component):
 
 
 class FinetuneSettings(Component):
-    """One training run (`ppd.diffusion.training`), the same for every method so that budgets are equal."""
+    """One training run (`ppd.diffusion.training.trainer`), the same for every method so that budgets are equal."""
 
     steps: int = Field(1000, ge=1)
     pairs_per_step: int = Field(32, ge=1)
@@ -169,7 +169,7 @@ class FinetuneSettings(Component):
 
 
 class SamplingSettings(Component):
-    """How images are drawn (`ppd.diffusion.sampling`)."""
+    """How images are drawn (`ppd.diffusion.sampling.sampler`)."""
 
     latent_size: tuple[int, int] = (16, 16)
     """Height and width of the latents: 16x16 at the sticker scale, 24x24 for Stable Cascade at 1024 px."""

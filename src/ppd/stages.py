@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ppd.preferences.store import Preferences
-    from ppd.vlm.store import People
+    from ppd.users.embeddings import People
 
 STICKERS = Path("data/stickers")
 CHOICES = Path("data/choices")
@@ -43,8 +43,8 @@ def ingest(settings: Settings) -> None:
 def encode(settings: Settings) -> None:
     """Latents of all images and text embeddings of all captions, once; later only of what is new."""
     from ppd.device import this_device
-    from ppd.diffusion.encoding import encode
-    from ppd.diffusion.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.encoding.encode import encode
+    from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
     from ppd.preferences.store import Preferences
 
     # The network itself is only named here, so it may be small.
@@ -64,8 +64,8 @@ def embed(settings: Settings, shard: str) -> None:
     """Embeddings of the users of one shard; only what changed is embedded again."""
     from ppd.device import this_device
     from ppd.preferences.store import Preferences
-    from ppd.vlm.people import n_shard_groups, shard_groups
-    from ppd.vlm.store import refresh
+    from ppd.users.embeddings import refresh
+    from ppd.users.support import n_shard_groups, shard_groups
     from ppd.vlm.transformers_backend import TransformersVlm
 
     preferences = Preferences.open(PREFERENCES)
@@ -88,7 +88,7 @@ def embed(settings: Settings, shard: str) -> None:
 def users(settings: Settings) -> None:
     """The manifest of all users, and the whitening fitted on those of training."""
     from ppd.preferences.store import Preferences
-    from ppd.vlm.people import fit_whitening, write_manifest
+    from ppd.users.support import fit_whitening, write_manifest
 
     preferences = Preferences.open(PREFERENCES)
     people = _people(preferences)
@@ -99,12 +99,12 @@ def users(settings: Settings) -> None:
 def finetune(settings: Settings, method: Method) -> None:
     """Train one method's adapter, in as many processes as started this one (`launch` in params.yaml)."""
     from ppd.device import this_device
-    from ppd.diffusion.assemble import training_data
-    from ppd.diffusion.encoding import Encoded
-    from ppd.diffusion.finetune import finetune
-    from ppd.diffusion.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.encoding.encode import Encoded
+    from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.training.assemble import training_data
+    from ppd.diffusion.training.run import finetune
     from ppd.preferences.store import Preferences
-    from ppd.vlm.whitening import Whitening
+    from ppd.users.whitening import Whitening
 
     preferences = Preferences.open(PREFERENCES)
     data = training_data(preferences, Encoded.open(LATENTS), _embeddings(preferences))
@@ -126,9 +126,9 @@ def finetune(settings: Settings, method: Method) -> None:
 def sample(settings: Settings, method: str) -> None:
     """Draw a method's images for the evaluation; method base draws without an adapter."""
     from ppd.device import this_device
-    from ppd.diffusion.adapter import load_adapter, read_config
-    from ppd.diffusion.drawing import draw
-    from ppd.diffusion.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
+    from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.sampling.store import draw
     from ppd.evaluation.plan import NOBODY, images, journeys, requests
     from ppd.preferences.store import Preferences
 
@@ -180,14 +180,14 @@ def _shard_files(preferences: "Preferences") -> list[Path]:
 
 
 def _people(preferences: "Preferences") -> "People":
-    from ppd.vlm.store import load_people
+    from ppd.users.embeddings import load_people
 
     return load_people(_shard_files(preferences))
 
 
 def _embeddings(preferences: "Preferences") -> "dict[str, Tensor]":
     """Whitened embeddings [groups, rows, components] of everybody."""
-    from ppd.vlm.people import whitened
-    from ppd.vlm.whitening import Whitening
+    from ppd.users.support import whitened
+    from ppd.users.whitening import Whitening
 
     return whitened(_people(preferences), Whitening.load(WHITENING))

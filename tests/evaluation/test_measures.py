@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from ppd.evaluation.ground_truth import IMAGE_KEY
 from ppd.evaluation.measures import concept_accuracy, mean_rewards, style_shares
 from ppd.rewards.scorer import Images
+from ppd.simulation.truth.utility import IMAGE_KEY
 
 
 def test_each_model_is_measured_on_its_own_images() -> None:

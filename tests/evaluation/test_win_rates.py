@@ -3,9 +3,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ppd.evaluation.ground_truth import outcome
-from ppd.evaluation.precision import precision
-from ppd.evaluation.win_rates import clustered_mean, paired_differences, win_rates
+from ppd.evaluation.win_rates import paired_differences, win_rates
+from ppd.simulation.truth.utility import outcome
+from ppd.statistics.bootstrap import clustered_mean
+from ppd.statistics.precision import precision
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:

@@ -8,7 +8,7 @@ import torch
 from ppd.experiments.data import embedded, narrowed
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
-from ppd.vlm.store import People
+from ppd.users.embeddings import People
 
 
 @pytest.fixture

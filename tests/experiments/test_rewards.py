@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ppd.diffusion.backbone import Text
-from ppd.diffusion.encoding import Encoded
+from ppd.diffusion.encoding.encode import Encoded
+from ppd.diffusion.model.backbone import Text
 from ppd.experiments.rewards import kept_share, one_hots, reward_data, ways
 
 NAMES = ["first", "second"]

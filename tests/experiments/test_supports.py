@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppd.evaluation.best_pick import posterior_tastes
-from ppd.evaluation.ground_truth import Tastes
 from ppd.experiments.supports import ExactReader, support_pairs, supports_of
 from ppd.preferences.store import Preferences
 from ppd.settings import PeopleSettings
-from ppd.stickers.people import population
+from ppd.simulation.truth.best_pick import posterior_tastes
+from ppd.simulation.truth.utility import Tastes
+from ppd.simulation.users import population
 
 
 @pytest.fixture

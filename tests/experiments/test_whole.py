@@ -18,8 +18,8 @@ from ppd.settings import (
     SamplingSettings,
     Settings,
 )
-from ppd.stickers.log import simulate
-from ppd.stickers.render import Atlas
+from ppd.simulation.log import simulate
+from ppd.simulation.render import Atlas
 from tests.test_stages import tiny_prior
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     simulate(log, PeopleSettings(), Atlas.load(data / "stickers"), data / "choices", data / "truth")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("ppd.experiments.groundwork.N_REAL", 32)
+        patch.setattr("ppd.experiments.shared_inputs.N_REAL", 32)
         stages.ingest(SETTINGS)
         stages.encode(SETTINGS)
         stages.embed(SETTINGS, "s-00")

@@ -17,7 +17,7 @@ from orchestration.dvc_assets import build_assets
 from orchestration.dvc_graph import read_graph
 from orchestration.people import MANIFEST, PERSON, WATCHED, build_people
 from ppd.settings import LogSettings, PeopleSettings, PreferenceSettings, Settings
-from ppd.stickers.log import simulate
+from ppd.simulation.log import simulate
 
 ROOT = Path(__file__).parents[2]
 SHARDS = ["s-00", "s-01"]

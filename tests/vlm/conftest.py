@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ppd.stickers.pretrain.vlm_architecture import ArchitectureSettings, build_model, build_processor
-from ppd.stickers.world import caption
+from ppd.pretrain.vlm_architecture import ArchitectureSettings, build_model, build_processor
+from ppd.simulation.world import caption
 from ppd.vlm.conversation import Candidates, Pair
 from ppd.vlm.transformers_backend import TransformersVlm
 

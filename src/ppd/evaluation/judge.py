@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from ppd.diffusion.drawing import read_drawn
-from ppd.evaluation.best_pick import judge_best_picks, posterior_tastes
-from ppd.evaluation.ground_truth import Tastes, is_known, judge_journeys
-from ppd.evaluation.ground_truth import judge as judge_by_truth
+from ppd.diffusion.sampling.store import read_drawn
 from ppd.evaluation.plan import POOLED, journeys, meetings, requests
-from ppd.evaluation.seen import seen
 from ppd.evaluation.vlm_verdicts import held_out_choices, judge_choices, judge_meetings, shown_to_the_judge
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
-from ppd.stickers.reader import FactorReader
+from ppd.simulation.attribute_classifier import FactorReader
+from ppd.simulation.truth.best_pick import judge_best_picks, posterior_tastes
+from ppd.simulation.truth.readings import seen
+from ppd.simulation.truth.utility import Tastes, is_known, judge_journeys
+from ppd.simulation.truth.utility import judge as judge_by_truth
+from ppd.users.support import support_groups
 from ppd.vlm.conversation import Pair
 from ppd.vlm.judges import load_judge
-from ppd.vlm.people import support_groups
 
 MODELS: tuple[str, ...] = (*POOLED, "ppd")
 

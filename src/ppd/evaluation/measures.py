@@ -7,13 +7,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from ppd.evaluation.precision import precision
-from ppd.evaluation.win_rates import clustered_mean
 from ppd.rewards.clip_score import ClipScorer
 from ppd.rewards.scorer import Scorer
-from ppd.stickers import seeds
-from ppd.stickers.render import Atlas, render
-from ppd.stickers.world import STYLES, sample_scenes
+from ppd.simulation import seeds
+from ppd.simulation.render import Atlas, render
+from ppd.simulation.world import STYLES, sample_scenes
+from ppd.statistics.bootstrap import clustered_mean
+from ppd.statistics.precision import precision
 
 Pixels = NDArray[np.uint8]
 N_REAL = 2000
@@ -54,7 +54,7 @@ def mean_rewards(drawn: Mapping[str, tuple[pd.DataFrame, Pixels]], scorers: Mapp
 
 
 def image_precision(images: Mapping[str, Pixels], clip: ClipScorer, atlas: Atlas) -> dict[str, float]:
-    """Share of each model's images within the manifold of fresh renders, in CLIP's space (`ppd.evaluation.precision`).
+    """Share of each model's images within the manifold of fresh renders, in CLIP's space (`ppd.statistics.precision`).
 
     "renders" is the same for other renders: what a perfect model would get.
     """

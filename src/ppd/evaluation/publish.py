@@ -11,23 +11,24 @@ import pandas as pd
 from PIL import Image
 
 from ppd.device import this_device
-from ppd.diffusion.drawing import read_drawn
-from ppd.diffusion.encoding import resized
-from ppd.diffusion.finetune import CURVE
-from ppd.evaluation.best_pick import METHOD as CEILING
-from ppd.evaluation.ground_truth import IMAGE_KEY
+from ppd.diffusion.encoding.encode import resized
+from ppd.diffusion.sampling.store import read_drawn
+from ppd.diffusion.training.run import CURVE
 from ppd.evaluation.judge import first_supports, sample_files
 from ppd.evaluation.measures import Pixels, concept_accuracy, image_precision, mean_rewards, style_shares
 from ppd.evaluation.plan import NOBODY, journeys, requests
 from ppd.evaluation.plots import win_rate_plot
 from ppd.evaluation.report import Interpolation, PersonPage, Report, headline, write_report
-from ppd.evaluation.win_rates import clustered_mean, paired_differences, win_rates
+from ppd.evaluation.win_rates import paired_differences, win_rates
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.rewards.scorers import load_scorers
 from ppd.settings import Settings
-from ppd.stickers.render import Atlas
+from ppd.simulation.render import Atlas
+from ppd.simulation.truth.best_pick import METHOD as CEILING
+from ppd.simulation.truth.utility import IMAGE_KEY
+from ppd.statistics.bootstrap import clustered_mean
 
 N_PAGES = 8
 N_IMAGES = 8

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ppd.evaluation.best_pick import METHOD as CEILING
 from ppd.evaluation.plots import Pixels, curves_plot, interpolation_plot, strip, win_rate_plot
 from ppd.files import atomic_path
+from ppd.simulation.truth.best_pick import METHOD as CEILING
 
 Entry = Mapping[str, object]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppd.diffusion.assemble import training_data
-from ppd.diffusion.dataset import TrainingData
-from ppd.diffusion.encoding import Encoded
+from ppd.diffusion.encoding.encode import Encoded
+from ppd.diffusion.training.assemble import training_data
+from ppd.diffusion.training.dataset import TrainingData
 from ppd.experiments.settings import Variant
 from ppd.preferences.splits import hash_units
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
-from ppd.vlm.people import fit_whitening
-from ppd.vlm.store import People, load_people
+from ppd.users.embeddings import People, load_people
+from ppd.users.support import fit_whitening
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Material:
 
     @staticmethod
     def open(preferences: Path, latents: Path, layers: Path) -> "Material":
-        """layers: the folder that `ppd.experiments.groundwork` wrote."""
+        """layers: the folder that `ppd.experiments.shared_inputs` wrote."""
         files = {read: layers / f"{read}.parquet" for read in ("prompt-end", "answer-end")}
         return Material(
             Preferences.open(preferences),

@@ -1,6 +1,6 @@
 """How strongly to draw for a person: what each strength gains, and what it costs in content and realism.
 
-Strength is the user guidance of `ppd.diffusion.sampling`. Measured on validation people with the headline's adapters,
+Strength is the user guidance of `ppd.diffusion.sampling.sampler`. Measured on validation people with the headline's adapters,
 drawn as trials draw, so that its row of strength 1 is also the end of the curve of win rate against training.
 """
 
@@ -11,30 +11,30 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ppd.diffusion.adapter import load_adapter, read_config
-from ppd.diffusion.drawing import draw, read_drawn
-from ppd.evaluation.ground_truth import Tastes, judge
+from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
+from ppd.diffusion.sampling.store import draw, read_drawn
 from ppd.evaluation.plan import images
-from ppd.evaluation.precision import precision
-from ppd.evaluation.seen import seen
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.ablation import mean_of
-from ppd.experiments.groundwork import BASE, manifold
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import COST, adapter_files, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
+from ppd.experiments.shared_inputs import BASE, manifold
 from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
-from ppd.stickers.reader import FactorReader
-from ppd.vlm.people import whitened
-from ppd.vlm.store import load_people
-from ppd.vlm.whitening import Whitening
+from ppd.simulation.attribute_classifier import FactorReader
+from ppd.simulation.truth.readings import seen
+from ppd.simulation.truth.utility import Tastes, judge
+from ppd.statistics.precision import precision
+from ppd.users.embeddings import load_people
+from ppd.users.support import whitened
+from ppd.users.whitening import Whitening
 
 
 def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ppd.evaluation.win_rates import clustered_mean
 from ppd.experiments.directions import reliabilities
 from ppd.experiments.models import embedding_model
 from ppd.experiments.supports import ExactReader
@@ -23,9 +22,10 @@ from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
+from ppd.statistics.bootstrap import clustered_mean
+from ppd.users.embeddings import SupportGroup, load_people
+from ppd.users.support import support_groups
 from ppd.vlm.embedding import embed
-from ppd.vlm.people import support_groups
-from ppd.vlm.store import SupportGroup, load_people
 
 Floats = NDArray[np.float64]
 TOPS = (1, 4, 16)
@@ -38,7 +38,7 @@ def write_identification(settings: Settings, preferences: Path, layers: Path, tr
     """Measure every layer and every baseline on the test people, and write the JSON file `out`.
 
     Beside them, from the training people: how reliable each principal direction of the adapter's (last) layer is.
-    layers: prompt-end.parquet of `ppd.experiments.groundwork`.
+    layers: prompt-end.parquet of `ppd.experiments.shared_inputs`.
     """
     log = Preferences.open(preferences)
     train = log.users.user_id[log.users.split == "train"].tolist()

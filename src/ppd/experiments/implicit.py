@@ -1,7 +1,7 @@
 """The fine-tuned model as a predictor of choices: its implicit reward, with no judge and no drawn image.
 
 Diffusion-DPO's reward of an image is how much better than the base the model denoises it, so −m of a pair says which
-image the model takes for the chosen one (`ppd.diffusion.loss.margin`). A person's embedding makes it a personal reward.
+image the model takes for the chosen one (`ppd.diffusion.training.loss.margin`). A person's embedding makes it a personal reward.
 """
 
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ppd.diffusion.backbone import Backbone
-from ppd.diffusion.dataset import Draw, Pairs, TrainingData
-from ppd.diffusion.loss import denoising_error, margin
-from ppd.diffusion.objective import base_errors, noisy_pairs
-from ppd.diffusion.seeding import generator
-from ppd.diffusion.timesteps import noise_levels, stratified
-from ppd.diffusion.user_attention import UserAttention
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.backbone import Backbone
+from ppd.diffusion.training.dataset import Draw, Pairs, TrainingData
+from ppd.diffusion.training.loss import denoising_error, margin
+from ppd.diffusion.training.objective import base_errors, noisy_pairs
+from ppd.diffusion.training.timesteps import noise_levels, stratified
+from ppd.seeding import generator
 from ppd.settings import TimestepSettings
 
 BATCH = 64

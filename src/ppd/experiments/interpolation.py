@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ppd.diffusion.adapter import WEIGHTS, load_adapter, read_config
-from ppd.diffusion.drawing import draw, read_drawn
-from ppd.evaluation.ground_truth import Tastes, judge_journeys
+from ppd.diffusion.adapter.checkpoint import WEIGHTS, load_adapter, read_config
+from ppd.diffusion.sampling.store import draw, read_drawn
 from ppd.evaluation.judge import sample_files
 from ppd.evaluation.plan import journeys, requests
 from ppd.evaluation.plots import strip
-from ppd.evaluation.seen import seen
-from ppd.evaluation.win_rates import clustered_mean
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.settings import ExperimentSettings, WaySettings
@@ -22,10 +19,13 @@ from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings, Settings
-from ppd.stickers.reader import FactorReader
-from ppd.vlm.people import whitened
-from ppd.vlm.store import load_people
-from ppd.vlm.whitening import Whitening
+from ppd.simulation.attribute_classifier import FactorReader
+from ppd.simulation.truth.readings import seen
+from ppd.simulation.truth.utility import Tastes, judge_journeys
+from ppd.statistics.bootstrap import clustered_mean
+from ppd.users.embeddings import load_people
+from ppd.users.support import whitened
+from ppd.users.whitening import Whitening
 
 N_STRIPS = 3
 

@@ -1,7 +1,7 @@
 """The models as every experiment loads them: on the accelerator that is there, in the precision that settings name."""
 
 from ppd.device import this_device
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.settings import Precision, Settings
 from ppd.vlm.transformers_backend import TransformersVlm
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ppd.evaluation.win_rates import clustered_mean
 from ppd.experiments.figures import curve_plot, directions_plot, guidance_plot, scaling_plot, ways_plot
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path
+from ppd.statistics.bootstrap import clustered_mean
 
 Result = Mapping[str, Any]
 SECTIONS = ("people", "implicit", "identification", "guidance", "rewards", "interpolation")

@@ -23,7 +23,7 @@ class Paths:
     reference: Path
     """Where the base's errors are kept for all runs with the same draws."""
     groundwork: Path
-    """What `ppd.experiments.groundwork` leaves."""
+    """What `ppd.experiments.shared_inputs` leaves."""
     seeds: Path
     """The headline run with other seeds: a folder of seed-N."""
     results: Path

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppd.diffusion.adapter import load_adapter
-from ppd.diffusion.assemble import training_data
-from ppd.diffusion.dataset import TrainingData
-from ppd.diffusion.encoding import Encoded
-from ppd.evaluation.win_rates import clustered_mean
+from ppd.diffusion.adapter.checkpoint import load_adapter
+from ppd.diffusion.encoding.encode import Encoded
+from ppd.diffusion.training.assemble import training_data
+from ppd.diffusion.training.dataset import TrainingData
 from ppd.experiments.implicit import first_embeddings, rewards, strangers
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
@@ -25,9 +24,10 @@ from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
-from ppd.vlm.people import whitened
-from ppd.vlm.store import load_people
-from ppd.vlm.whitening import Whitening
+from ppd.statistics.bootstrap import clustered_mean
+from ppd.users.embeddings import load_people
+from ppd.users.support import whitened
+from ppd.users.whitening import Whitening
 
 N_DRAWS = 4
 

@@ -16,28 +16,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppd.diffusion.adapter import load_adapter, read_config
-from ppd.diffusion.dataset import Pairs, TrainingData
-from ppd.diffusion.drawing import draw, read_drawn
-from ppd.diffusion.encoding import Encoded
-from ppd.diffusion.finetune import finetune
+from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
+from ppd.diffusion.encoding.encode import Encoded
+from ppd.diffusion.sampling.store import draw, read_drawn
+from ppd.diffusion.training.dataset import Pairs, TrainingData
+from ppd.diffusion.training.run import finetune
 from ppd.evaluation.plots import strip
-from ppd.evaluation.precision import precision
-from ppd.evaluation.seen import seen
-from ppd.evaluation.win_rates import Interval, clustered_mean
-from ppd.experiments.groundwork import manifold
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import sampling_of
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.scorers import load_scorers
 from ppd.experiments.settings import ExperimentSettings, changed
+from ppd.experiments.shared_inputs import manifold
 from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Method, Settings
-from ppd.stickers.reader import FactorReader
+from ppd.simulation.attribute_classifier import FactorReader
+from ppd.simulation.truth.readings import seen
+from ppd.statistics.bootstrap import Interval, clustered_mean
+from ppd.statistics.precision import precision
 
 Floats = NDArray[np.float64]
 CLEAR_SHARE = 0.5

@@ -5,10 +5,10 @@ import shutil
 import time
 from pathlib import Path
 
-from ppd.diffusion.adapter import WEIGHTS
-from ppd.diffusion.assemble import training_data
-from ppd.diffusion.encoding import Encoded
-from ppd.diffusion.finetune import finetune
+from ppd.diffusion.adapter.checkpoint import WEIGHTS
+from ppd.diffusion.encoding.encode import Encoded
+from ppd.diffusion.training.assemble import training_data
+from ppd.diffusion.training.run import finetune
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
@@ -17,9 +17,9 @@ from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
-from ppd.vlm.people import whitened
-from ppd.vlm.store import load_people
-from ppd.vlm.whitening import Whitening
+from ppd.users.embeddings import load_people
+from ppd.users.support import whitened
+from ppd.users.whitening import Whitening
 
 COST = "cost.json"
 

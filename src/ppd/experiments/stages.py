@@ -38,7 +38,7 @@ def paths(settings: Settings) -> Paths:
 
 def groundwork(settings: Settings, experiments: ExperimentSettings) -> None:
     """What many trials share."""
-    from ppd.experiments.groundwork import lay
+    from ppd.experiments.shared_inputs import lay
 
     lay(settings, experiments, stages.PREFERENCES, stages.STICKERS, GROUNDWORK)
 
@@ -59,7 +59,7 @@ def seeds(settings: Settings, experiments: ExperimentSettings) -> None:
 
 def people(settings: Settings, experiments: ExperimentSettings) -> None:
     """Table B."""
-    from ppd.experiments.people import write_people
+    from ppd.experiments.users import write_people
 
     write_people(settings, experiments, paths(settings), RESULTS / "people.json")
 

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ppd.evaluation.ground_truth import Tastes
 from ppd.preferences.store import Preferences
 from ppd.settings import PeopleSettings
-from ppd.stickers.people import population
-from ppd.stickers.posterior import choice_log_likelihood, opinion_rate, posterior, predict_choice
-from ppd.stickers.world import FACTORS, STYLES, features
-from ppd.vlm.people import support_groups
-from ppd.vlm.store import SupportGroup
+from ppd.simulation.posterior import choice_log_likelihood, opinion_rate, posterior, predict_choice
+from ppd.simulation.truth.utility import Tastes
+from ppd.simulation.users import population
+from ppd.simulation.world import FACTORS, STYLES, features
+from ppd.users.embeddings import SupportGroup
+from ppd.users.support import support_groups
 
 Floats = NDArray[np.float64]
 

@@ -8,28 +8,28 @@ from typing import Literal
 import pandas as pd
 import torch
 
-from ppd.diffusion.adapter import load_adapter, read_config
-from ppd.diffusion.drawing import draw, read_drawn
-from ppd.diffusion.finetune import finetune
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.user_attention import UserAttention
-from ppd.evaluation.ground_truth import Tastes, judge
+from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.sampling.store import draw, read_drawn
+from ppd.diffusion.training.run import finetune
 from ppd.evaluation.plan import images
-from ppd.evaluation.precision import precision
-from ppd.evaluation.seen import seen
 from ppd.experiments.data import Material, Part, part_for
-from ppd.experiments.groundwork import BASE, manifold
 from ppd.experiments.implicit import first_embeddings, rewards, strangers
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
 from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings, Variant, changed
+from ppd.experiments.shared_inputs import BASE, manifold
 from ppd.experiments.whole_network import finetune_whole, load_network
 from ppd.files import atomic_path
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings, TimestepSettings
-from ppd.stickers.reader import FactorReader
+from ppd.simulation.attribute_classifier import FactorReader
+from ppd.simulation.truth.readings import seen
+from ppd.simulation.truth.utility import Tastes, judge
+from ppd.statistics.precision import precision
 
 ADAPTER, VERDICTS, MEASURES, IMPLICIT = "adapter", "verdicts.parquet", "measures.json", "implicit.json"
 OPPONENTS = ("base", "ppd-shuffled")

@@ -1,0 +1,241 @@
+"""What the nano VLM makes of people it has never met, beside what the exact posterior makes of the same choices.
+
+Everything goes through the library as a user would: encoded pictures in, verdicts, hidden states and text out. The
+pairs that describe a person and those that are asked about have different captions.
+"""
+
+import io
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ppd.pretrain.quality import Measure, share
+from ppd.pretrain.vlm_users import Shelf, Society, choose
+from ppd.settings import EmbeddingSettings, JudgeSettings, PeopleSettings
+from ppd.simulation import seeds
+from ppd.simulation.posterior import predict_choice
+from ppd.simulation.render import Atlas, render
+from ppd.simulation.users import TRAITS
+from ppd.simulation.world import CONCEPTS, caption, sample_scenes
+from ppd.statistics.bootstrap import clustered_mean
+from ppd.users.whitening import Whitening
+from ppd.vlm.conversation import Candidates, Pair
+from ppd.vlm.embedding import Embedded, embed
+from ppd.vlm.judging import Verdict, VlmJudge
+from ppd.vlm.transformers_backend import TransformersVlm
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+PAIR_COUNTS = (1, 2, 4, 8)
+N_QUESTIONS = 4
+N_IDENTIFIED = 64
+TOLD = np.arange(0, len(CONCEPTS) - 8)  # captions that people are described with
+ASKED = np.arange(len(CONCEPTS) - 8, len(CONCEPTS))  # captions that are asked about
+SURE = 0.8
+RIDGE = np.logspace(-4, 4, 17)
+
+
+class Gallery:
+    """Held-out scenes that are drawn and encoded (WebP, as in the log) when they are first shown."""
+
+    def __init__(self, atlas: Atlas, rng: np.random.Generator, n: int) -> None:
+        concepts = np.sort(np.tile(np.arange(len(CONCEPTS)), -(-n // len(CONCEPTS))))
+        self.shelf = Shelf.of(sample_scenes(rng, len(concepts), concepts=concepts))
+        self._atlas = atlas
+        self._encoded: dict[int, bytes] = {}
+
+    def show(self, rows: Ints) -> None:
+        """Draw these scenes."""
+        fresh = np.setdiff1d(rows, list(self._encoded))
+        for row, pixels in zip(fresh.tolist(), render(self._atlas, self.shelf.scenes[fresh]), strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "WEBP", quality=80)
+            self._encoded[row] = buffer.getvalue()
+
+    def _told(self, rows: Ints) -> tuple[str, bytes, bytes]:
+        one, other = rows.tolist()
+        return caption(int(self.shelf.scenes.concept[one])), self._encoded[one], self._encoded[other]
+
+    def pairs(self, rows: Ints) -> list[Pair]:
+        """[k, 2] preferred and rejected scenes -> k pairs."""
+        return [Pair(*self._told(row)) for row in rows]
+
+    def candidates(self, rows: Ints) -> list[Candidates]:
+        """[q, 2] -> q questions."""
+        return [Candidates(*self._told(row)) for row in rows]
+
+
+def vlm_measures(vlm: TransformersVlm, atlas: Atlas, people: PeopleSettings, n: int) -> list[Measure]:
+    """All figures, on `n` held-out people (rounded up to whole galleries of 64) and twice as many to fit probes on."""
+    n = -(-n // N_IDENTIFIED) * N_IDENTIFIED
+    society = Society(people)
+    rng = seeds.rng("evaluation", "vlm", "quality")
+    gallery = Gallery(atlas, rng, 40 * n)
+    shelf = gallery.shelf
+    kinds, probe_kinds = society.draw(rng, n), society.draw(rng, 2 * n)
+    told = choose(rng, society, shelf, kinds, max(PAIR_COUNTS), TOLD)
+    again = choose(rng, society, shelf, kinds, 4 + N_QUESTIONS, ASKED)
+    again, chosen = again[:, :4], again[:, 4:]
+    asked = np.where(rng.random((n, N_QUESTIONS, 1)) < 0.5, chosen, chosen[..., ::-1])
+    probe_told = choose(rng, society, shelf, probe_kinds, 4, TOLD)
+    for rows in (told, again, asked, probe_told):
+        gallery.show(np.unique(rows))
+    settings = EmbeddingSettings(batch_size=vlm.batch_size)
+    first = embed(vlm, [gallery.pairs(rows[:4]) for rows in told], settings)
+    second = embed(vlm, [gallery.pairs(rows) for rows in again], settings)
+    probe = embed(vlm, [gallery.pairs(rows) for rows in probe_told], settings)
+    return [
+        *_judging(vlm, gallery, society, told, asked, chosen[..., 0]),
+        *_taste(society, shelf, probe, probe_kinds, second, again, kinds),
+        *_identity(society, shelf, probe, probe_kinds, first, told[:, :4], second, again),
+        *_profile(vlm, gallery, society, kinds, told, settings),
+    ]
+
+
+def _judging(
+    vlm: TransformersVlm, gallery: Gallery, society: Society, told: Ints, asked: Ints, preferred: Ints
+) -> Iterable[Measure]:
+    """Accuracy against what people really chose. asked [N, Q, 2]; preferred [N, Q] is the row of the chosen scene."""
+    judge = VlmJudge(vlm, JudgeSettings(batch_size=vlm.batch_size))
+    shelf = gallery.shelf
+    looks = shelf.features[asked]
+    beliefs = society.beliefs(shelf.features[told[..., 0]], shelf.features[told[..., 1]])
+    right_first = asked[..., 0] == preferred
+    hits: dict[int, NDArray[np.bool_]] = {}
+    for k in PAIR_COUNTS:
+        verdicts: list[list[Verdict]] = [
+            judge(gallery.pairs(rows[:k]), gallery.candidates(questions))
+            for rows, questions in zip(told, asked, strict=True)
+        ]
+        p_first = np.array([[verdict.p_a for verdict in row] for row in verdicts])
+        exact = predict_choice(society.people, society.settings, beliefs[:, k, None], looks[:, :, 0], looks[:, :, 1])
+        hits[k] = (p_first > 0.5) == right_first
+        best = (exact > 0.5) == right_first
+        yield _clustered(f"judge, {k} pairs", hits[k])
+        yield _clustered(f"exact posterior, {k} pairs", best)
+        yield _ratio(f"judge / exact, {k} pairs", hits[k], best, ">= 0.95" if k == 4 else "")
+        if k == 4:
+            same = np.array([[verdict.winner != "tie" for verdict in row] for row in verdicts])
+            yield _clustered("same verdict when positions are swapped, 4 pairs", same, ">= 0.93")
+    yield _clustered("judge, 8 pairs minus 4", hits[8].astype(float) - hits[4], "> 0")
+
+
+def _taste(
+    society: Society,
+    shelf: Shelf,
+    probe: Embedded,
+    probe_kinds: Ints,
+    embedded: Embedded,
+    pairs: Ints,
+    kinds: Ints,
+) -> Iterable[Measure]:
+    """R² of a linear probe to the true taste: fitted on other people and other captions."""
+    truth = society.people.tastes[kinds]
+    prior_mean = society.people.prior @ society.people.tastes
+    belief = society.beliefs(shelf.features[pairs[..., 0]], shelf.features[pairs[..., 1]])[:, -1]
+    guess = _linear_probe(probe, society.people.tastes[probe_kinds], embedded)
+    errors = np.stack([((mean - truth) ** 2).sum(1) for mean in (guess, belief @ society.people.tastes)])
+    spread = ((truth - prior_mean) ** 2).sum(1)
+    draws = [*_bootstrap(len(kinds)), np.arange(len(kinds))]
+    r2 = np.array([1 - errors[:, rows].sum(1) / spread[rows].sum() for rows in draws])
+    named = (("embedding, R² to the true taste, 4 pairs", r2[:, 0], ""), ("posterior mean, R²", r2[:, 1], ""))
+    for name, values, wanted in (*named, ("embedding / posterior mean, R²", r2[:, 0] / r2[:, 1], ">= 0.7")):
+        yield _resampled(name, values[-1], values[:-1], len(kinds), wanted)
+
+
+def _linear_probe(probe: Embedded, targets: Floats, embedded: Embedded) -> Floats:
+    """Ridge regression from the last row, its penalty chosen on a quarter of the probe's own people."""
+    whitening = Whitening.fit(probe.hidden[:, -1:])
+    x, z = (whitening(e.hidden[:, -1:])[:, 0].double().numpy() for e in (probe, embedded))
+    centre = targets.mean(0)
+    y, cut = targets - centre, 3 * len(x) // 4
+
+    def fit(x: Floats, y: Floats, penalty: float) -> Floats:
+        return np.asarray(np.linalg.solve(x.T @ x + penalty * len(x) * np.eye(x.shape[1]), x.T @ y))
+
+    losses = [((x[cut:] @ fit(x[:cut], y[:cut], penalty) - y[cut:]) ** 2).sum() for penalty in RIDGE]
+    return np.asarray(centre + z @ fit(x, y, RIDGE[int(np.argmin(losses))]))
+
+
+def _identity(
+    society: Society,
+    shelf: Shelf,
+    probe: Embedded,
+    probe_kinds: Ints,
+    known: Embedded,
+    known_pairs: Ints,
+    unknown: Embedded,
+    unknown_pairs: Ints,
+) -> Iterable[Measure]:
+    """Whose is this second embedding, of other captions? Top 5 among 64 people who are each known by one embedding."""
+    tastes = society.people.tastes[probe_kinds]
+    plain = Whitening.fit(probe.hidden[:, -1:])
+    by_cosine = [_unit(plain(e.hidden[:, -1:])[:, 0].numpy()) for e in (known, unknown)]
+    by_taste = [_unit(_linear_probe(probe, tastes, e)) for e in (known, unknown)]
+    before, after = (
+        society.beliefs(shelf.features[p[..., 0]], shelf.features[p[..., 1]])[:, -1]
+        for p in (known_pairs, unknown_pairs)
+    )
+    likelihood = after / society.people.prior
+    ours, plainly, best = (_top_5(*both) for both in (by_taste, by_cosine, (before, likelihood)))
+    yield share(f"top 5 of {N_IDENTIFIED}: embedding, linear readout", ours)
+    yield share(f"top 5 of {N_IDENTIFIED}: embedding, whitened cosine", plainly)
+    yield share(f"top 5 of {N_IDENTIFIED}: exact posterior", best)
+    yield _ratio("top 5: linear readout / exact", ours, best, ">= 0.7")
+
+
+def _unit(x: Floats) -> Floats:
+    return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
+
+
+def _top_5(known: Floats, unknown: Floats) -> NDArray[np.bool_]:
+    """Row i of both is one person; score = inner product. Are they among the five best of their gallery? [N]"""
+    galleries = [slice(i, i + N_IDENTIFIED) for i in range(0, len(known), N_IDENTIFIED)]
+    scores = [unknown[rows] @ known[rows].T for rows in galleries]
+    return np.concatenate([(score > np.diag(score)[:, None]).sum(axis=1) < 5 for score in scores])
+
+
+def _profile(
+    vlm: TransformersVlm, gallery: Gallery, society: Society, kinds: Ints, told: Ints, settings: EmbeddingSettings
+) -> Iterable[Measure]:
+    """Does the written profile name the strongest trait, where the exact posterior is sure of it?"""
+    strongest = np.eye(len(TRAITS))[society.people.strongest]
+    beliefs = society.beliefs(gallery.shelf.features[told[..., 0]], gallery.shelf.features[told[..., 1]])
+    for k in (4, 8):
+        certainty = (beliefs[:, k] @ strongest).max(axis=1)
+        sure = np.flatnonzero(certainty >= SURE)
+        profiles = embed(vlm, [gallery.pairs(told[i, :k]) for i in sure], settings).profiles
+        names = [TRAITS[society.people.strongest[kind]] for kind in kinds[sure]]
+        hits = np.array([name in profile for name, profile in zip(names, profiles, strict=True)])
+        yield share(f"profile names the strongest trait, {k} pairs, posterior sure", hits, ">= 0.6" if k == 4 else "")
+        if k == 4:
+            begins = [profile.startswith(f"likes {name}") for name, profile in zip(names, profiles, strict=True)]
+            yield share("profile names it first, 4 pairs", np.array(begins))
+            exact = (beliefs[sure, k] @ strongest).argmax(axis=1) == society.people.strongest[kinds[sure]]
+            yield share("exact posterior's strongest trait is right, 4 pairs", exact)
+
+
+def _clustered(name: str, values: NDArray[np.generic], wanted: str = "") -> Measure:
+    """Mean of [N, Q], its interval clustered by person."""
+    people = np.repeat(np.arange(len(values)), values.shape[1])
+    interval = clustered_mean(values.astype(float).reshape(-1), people)
+    return Measure(name, interval.mean, interval.low, interval.high, values.size, wanted)
+
+
+def _ratio(name: str, ours: NDArray[np.bool_], best: NDArray[np.bool_], wanted: str) -> Measure:
+    """Ratio of two shares of the same cases [N, ...], resampling people."""
+    draws = np.array([ours[rows].mean() / best[rows].mean() for rows in _bootstrap(len(ours))])
+    return _resampled(name, ours.mean() / best.mean(), draws, ours.size, wanted)
+
+
+def _resampled(name: str, value: float, draws: Floats, n: int, wanted: str) -> Measure:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Measure(name, float(value), float(low), float(high), n, wanted)
+
+
+def _bootstrap(n: int) -> Iterable[Ints]:
+    rng = np.random.default_rng(0)
+    return (rng.integers(n, size=n) for _ in range(2000))

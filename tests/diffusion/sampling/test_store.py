@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import ppd.diffusion.sampling.store as drawing
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.sampling.store import draw, read_drawn
+from ppd.settings import SamplingSettings
+
+SETTINGS = SamplingSettings(steps=2, batch_size=2, latent_size=(4, 4))
+WANTED = pd.DataFrame(
+    [("", caption, seed) for caption in ("a fox", "a tree", "a cat") for seed in range(5)],
+    columns=["user_id", "caption", "seed"],
+)
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(
+    backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(WANTED, backbone, SETTINGS, tmp_path / "whole.parquet")
+    real, calls = drawing.sample, []
+
+    def dying(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(drawing, "sample", dying)
+    with pytest.raises(KeyboardInterrupt):
+        draw(WANTED, backbone, SETTINGS, tmp_path / "images.parquet")
+    assert not (tmp_path / "images.parquet").exists()
+    draw(WANTED, backbone, SETTINGS, tmp_path / "images.parquet")
+    assert len(calls) == 3, "the first part was kept"
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "images.parquet"), pd.read_parquet(tmp_path / "whole.parquet")
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images.parquet", "whole.parquet"]
+
+
+def test_other_wishes_do_not_continue_an_interrupted_run(
+    backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = drawing.sample
+
+    def dying(*args: object) -> object:
+        if args[1][0].seed == 3:  # type: ignore[index]
+            raise KeyboardInterrupt
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(drawing, "sample", dying)
+    with pytest.raises(KeyboardInterrupt):
+        draw(WANTED, backbone, SETTINGS, tmp_path / "images.parquet")
+    monkeypatch.setattr(drawing, "sample", real)
+    other = SETTINGS.model_copy(update={"steps": 3})
+    draw(WANTED, backbone, other, tmp_path / "images.parquet")
+    draw(WANTED, backbone, other, tmp_path / "afresh.parquet")
+    np.testing.assert_array_equal(
+        read_drawn(tmp_path / "images.parquet")[1], read_drawn(tmp_path / "afresh.parquet")[1]
+    )
+
+
+def test_images_come_back_as_they_were_drawn(backbone: StableCascadeBackbone, tmp_path: Path) -> None:
+    draw(WANTED, backbone, SETTINGS, tmp_path / "all.parquet")
+    draw(WANTED.iloc[[7]], backbone, SETTINGS, tmp_path / "one.parquet")
+    wishes, images = read_drawn(tmp_path / "all.parquet")
+    pd.testing.assert_frame_equal(wishes, WANTED)
+    np.testing.assert_array_equal(read_drawn(tmp_path / "one.parquet")[1][0], images[7])

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ppd.evaluation.plan import images, meetings, requests
+from ppd.preferences.store import Preferences
+from ppd.settings import EvaluationSettings, PeopleSettings
+from ppd.simulation.truth.best_pick import METHOD, judge_best_picks, posterior_tastes
+from ppd.simulation.truth.utility import FEATURES, IMAGE_KEY, Tastes
+from ppd.simulation.world import sample_looks
+
+SETTINGS = EvaluationSettings(n_unseen_people=6, n_seen_people=16, captions_a_person=4, n_seeds=5)
+
+
+@pytest.fixture(scope="module")
+def preferences(simulated: Path) -> Preferences:
+    return Preferences.open(simulated / "preferences")
+
+
+@pytest.fixture(scope="module")
+def asked(preferences: Preferences) -> pd.DataFrame:
+    return requests(preferences, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def base(asked: pd.DataFrame) -> pd.DataFrame:
+    """What a reader would see in a base that draws the world's own looks."""
+    wanted = images(asked, "base", SETTINGS).assign(model="base")
+    looks = sample_looks(np.random.default_rng(0), len(wanted))
+    return wanted.assign(**dict(zip(FEATURES, looks.T, strict=True))).set_index(IMAGE_KEY)
+
+
+def win_rate(asked: pd.DataFrame, base: pd.DataFrame, tastes: Tastes, believed: Tastes) -> float:
+    verdicts = judge_best_picks(meetings(asked, SETTINGS), base, tastes, believed)
+    assert set(verdicts.method) == {METHOD}
+    assert set(verdicts.pairing) == {"independent"}
+    return float(verdicts.outcome.mean())
+
+
+def test_who_knows_the_taste_wins_more_than_who_infers_it_and_both_more_than_who_believes_the_opposite(
+    asked: pd.DataFrame, base: pd.DataFrame, preferences: Preferences, simulated: Path
+) -> None:
+    truth = Tastes.load(simulated / "truth")
+    inferred = posterior_tastes(preferences, simulated / "truth", PeopleSettings())
+    known, guessed = win_rate(asked, base, truth, truth), win_rate(asked, base, truth, inferred)
+    opposite = win_rate(asked, base, truth, Tastes(truth.user_ids, -truth.weights))
+    assert opposite < 0.2 < 0.7 < guessed < known
+    assert known > 0.9
+
+
+def test_it_sees_the_support_pairs_and_nothing_else(preferences: Preferences, simulated: Path) -> None:
+    """Other people's pairs, and a person's other pairs, change nothing; a support pair turned round does."""
+    user_id = preferences.users.user_id.iloc[0]
+    believed = posterior_tastes(preferences, simulated / "truth", PeopleSettings()).of([user_id])
+    theirs = preferences.pairs.user_id == user_id
+    support = theirs & (preferences.pairs.role == "support") & (preferences.pairs.support_group == 0)
+
+    def after(turned: pd.Series) -> np.ndarray:
+        pairs = preferences.pairs.copy()
+        columns = ["chosen_uid", "rejected_uid"]
+        pairs.loc[turned, columns] = pairs.loc[turned, columns[::-1]].to_numpy()
+        changed = Preferences(**{**vars(preferences), "pairs": pairs})
+        return posterior_tastes(changed, simulated / "truth", PeopleSettings()).of([user_id])
+
+    np.testing.assert_array_equal(after(~support), believed)
+    assert np.abs(after(support) - believed).max() > 0.1

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ppd.errors import InputError
+from ppd.evaluation.plan import images, meetings, requests
+from ppd.evaluation.win_rates import win_rates
+from ppd.preferences.store import Preferences
+from ppd.settings import EvaluationSettings
+from ppd.simulation.truth.utility import FEATURES, IMAGE_KEY, Tastes, judge
+from ppd.simulation.world import sample_looks
+
+SETTINGS = EvaluationSettings(n_unseen_people=6, n_seen_people=8, captions_a_person=4, n_seeds=5)
+
+
+def looks_of(asked: pd.DataFrame, tastes: Tastes, strength: float) -> pd.DataFrame:
+    """What a reader would see if ppd moved every picture by `strength` along the person's taste."""
+    rng = np.random.default_rng(0)
+    noise: dict[tuple[str, int], np.ndarray] = {}
+    rows = []
+    for model in ("base", "dpo", "sft", "ppd"):
+        for user_id, caption, seed in images(asked, model, SETTINGS).itertuples(index=False, name=None):
+            start = noise.setdefault((caption, seed), sample_looks(rng, 1)[0])
+            shift = strength * tastes.of([user_id])[0] if model == "ppd" else 0.0
+            rows.append((model, user_id, caption, seed, *(start + shift)))
+    return pd.DataFrame(rows, columns=[*IMAGE_KEY, *FEATURES]).set_index(IMAGE_KEY)
+
+
+@pytest.fixture(scope="module")
+def asked(simulated: Path) -> pd.DataFrame:
+    return requests(Preferences.open(simulated / "preferences"), SETTINGS)
+
+
+def rates(asked: pd.DataFrame, simulated: Path, strength: float) -> dict[tuple[str, str, str], dict]:
+    tastes = Tastes.load(simulated / "truth")
+    verdicts = judge(meetings(asked, SETTINGS), looks_of(asked, tastes, strength), tastes)
+    unseen = [r for r in win_rates(verdicts) if r["users"] == "unseen"]
+    return {(str(r["method"]), str(r["opponent"]), str(r["pairing"])): r for r in unseen}
+
+
+def test_a_model_that_moves_towards_the_person_wins_more_the_further_it_moves(
+    asked: pd.DataFrame, simulated: Path
+) -> None:
+    little, much = rates(asked, simulated, 0.05), rates(asked, simulated, 1.0)
+    key = ("ppd", "base", "same-seed")
+    assert little[key]["win_rate"] == 1, "with the same seed any shift wins"
+    assert little[key]["gain_sd"] < 0.3 < much[key]["gain_sd"]
+    independent = ("ppd", "base", "independent")
+    assert little[independent]["win_rate"] < 0.7 < 0.85 < much[independent]["win_rate"]
+    assert much["ppd", "ppd-shuffled", "independent"]["win_rate"] > 0.7
+
+
+def test_a_model_that_does_nothing_ties(asked: pd.DataFrame, simulated: Path) -> None:
+    for key, rate in rates(asked, simulated, 0.0).items():
+        if key[2] == "same-seed":
+            assert rate["win_rate"] == 0.5
+            assert rate["gain_sd"] == 0
+
+
+def test_no_truth_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="simulated log"):
+        Tastes.load(tmp_path)
