@@ -93,7 +93,7 @@ def rows_of(users: range, first_ranking: int) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=PICK_A_PIC)
 
 
-def build(root: Path, n_people: int) -> None:
+def build(root: Path, n_users: int) -> None:
     """The project, before anything has run."""
     for folder in ("orchestration", "src"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -117,7 +117,7 @@ def build(root: Path, n_people: int) -> None:
             yaml.dump(content, file)
     (root / "stand_in.py").write_text(STAND_IN)
     (root / "data/choices").mkdir(parents=True)
-    pq.write_table(rows_of(range(n_people), 0), root / "data/choices/a.parquet")
+    pq.write_table(rows_of(range(n_users), 0), root / "data/choices/a.parquet")
     home = root / ".dagster"
     home.mkdir()
     shutil.copy(ROOT / "orchestration/dagster.yaml", home)
@@ -224,13 +224,13 @@ def last_told(ask: Callable[[str], Any], path: str) -> float:
     return max([float(event["timestamp"]) / 1000 for event in node["assetMaterializations"]], default=0.0)
 
 
-def measure(n_people: int, rounds: int, log: Callable[[str], None]) -> dict[str, Any]:
+def measure(n_users: int, rounds: int, log: Callable[[str], None]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        build(root, n_people)
-        result: dict[str, Any] = {"people": n_people, "shards": N_SHARDS, "rounds": rounds}
+        build(root, n_users)
+        result: dict[str, Any] = {"people": n_users, "shards": N_SHARDS, "rounds": rounds}
         result["first repro"] = timed(lambda: run(root, [*DVC, "repro"]))
-        log(f"{n_people} people: first repro {result['first repro']}")
+        log(f"{n_users} people: first repro {result['first repro']}")
         result["no-op repro"] = median(rounds, lambda: run(root, [*DVC, "repro"]))
         load = [sys.executable, "-c", "import orchestration.definitions"]
         result["code location load"] = median(rounds, lambda: run(root, load))
@@ -240,7 +240,7 @@ def measure(n_people: int, rounds: int, log: Callable[[str], None]) -> dict[str,
         run(root, materialise)
         result["no-op stage, dvc alone"] = median(rounds, lambda: run(root, single))
         result["no-op stage, materialised"] = median(rounds, lambda: run(root, materialise))
-        log(f"{n_people} people: {result}")
+        log(f"{n_users} people: {result}")
         delays, shards, then = [], [], []
         with user_interface(root) as ask:
             wait(lambda: last_told(ask, "reports/metrics.json") > 0, 600)
@@ -259,7 +259,7 @@ def measure(n_people: int, rounds: int, log: Callable[[str], None]) -> dict[str,
                 ended = time.time()
                 wait(lambda: all_fresh(ask), 600)
                 delays.append(round(time.time() - ended, 1))
-                log(f"{n_people} people: one changed, {embed}, then {then[-1]}; told after {delays[-1]} s")
+                log(f"{n_users} people: one changed, {embed}, then {then[-1]}; told after {delays[-1]} s")
         result["shell to UI"] = {"wall_s": statistics.median(delays), "each_s": delays}
         result["shards stale after one person changed"] = shards
         result["stale after that shard ran"] = then

@@ -24,7 +24,8 @@ from ppd.pretrain.vlm_quality import Gallery
 from ppd.settings import EmbeddingSettings, JudgeSettings
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas
-from ppd.vlm.conversation import ANSWERS, Candidates, Pair, judge_conversation
+from ppd.users.support import Pair
+from ppd.vlm.conversation import ANSWERS, Candidates, judge_conversation
 from ppd.vlm.embedding import embed
 from ppd.vlm.judging import VlmJudge
 from ppd.vlm.transformers_backend import TransformersVlm

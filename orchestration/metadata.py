@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from orchestration.pictures import embeddings_of, images, people_map, picture, table, trend_plot
+from orchestration.pictures import embeddings_of, images, picture, table, trend_plot, user_map
 from ppd.evaluation.plots import curves_plot, win_rate_plot
 from ppd.preferences.store import Preferences
 
@@ -94,7 +94,7 @@ def manifest(file: Path) -> Metadata:
         **{f"people, {split}": int(n) for split, n in people.split.value_counts().items()},
         "mean norm": float(people.embedding_norm.mean()),
         "spread of norms": float(people.embedding_norm.std()),
-        "map of people": dg.MetadataValue.md(picture(people_map(embeddings, people.set_index("user_id").split))),
+        "map of people": dg.MetadataValue.md(picture(user_map(embeddings, people.set_index("user_id").split))),
         "manifest": _rows(people[columns]),
     }
 
@@ -102,8 +102,8 @@ def manifest(file: Path) -> Metadata:
 def model(folder: Path) -> Metadata:
     """How training went: the last loss and accuracies, and the curves."""
     curve = pd.read_csv(folder / "curve.csv")
-    exams = curve.dropna(subset=["held_out_accuracy"])
-    last = exams.iloc[-1] if len(exams) else None
+    evaluations = curve.dropna(subset=["held_out_accuracy"])
+    last = evaluations.iloc[-1] if len(evaluations) else None
     config = json.loads((folder / "config.json").read_text())
     return {
         "steps": int(curve.step.max()) + 1,
@@ -113,7 +113,7 @@ def model(folder: Path) -> Metadata:
             {
                 "implicit accuracy, held-out people": float(last.held_out_accuracy),
                 "implicit accuracy, seen people": float(last.seen_accuracy),
-                "implicit accuracy, embeddings exchanged": float(last.held_out_accuracy_exchanged),
+                "implicit accuracy, embeddings exchanged": float(last.held_out_accuracy_shuffled_user),
             }
             if last is not None
             else {}
@@ -126,12 +126,12 @@ def model(folder: Path) -> Metadata:
 def samples(folder: Path) -> Metadata:
     """The first images, beside the base model's with the same noise: a row a person, or a caption for everybody."""
     drawn = pd.read_parquet(folder / "images.parquet")
-    n_people = int(drawn.user_id.nunique())
-    by, name = ("user_id", "base | personalised") if n_people > 1 else ("caption", "images")
+    n_users = int(drawn.user_id.nunique())
+    by, name = ("user_id", "base | personalised") if n_users > 1 else ("caption", "images")
     return {
         "images": len(drawn),
         "captions": int(drawn.caption.nunique()),
-        "people": n_people if n_people > 1 else 0,
+        "people": n_users if n_users > 1 else 0,
         name: dg.MetadataValue.md(table(_rows_of_images(drawn, folder, by))),
     }
 
@@ -149,7 +149,7 @@ def _rows_of_images(drawn: pd.DataFrame, folder: Path, by: str) -> list[dict[str
     return rows
 
 
-def describe_person(root: Path, user_id: str) -> Metadata:
+def describe_user(root: Path, user_id: str) -> Metadata:
     """One person: what they chose, how the model reads it, where they lie among the others, what was drawn for them."""
     known = Preferences.open(root / "artifacts" / "preferences")
     about = known.users.set_index("user_id").loc[user_id].to_dict()
@@ -158,7 +158,7 @@ def describe_person(root: Path, user_id: str) -> Metadata:
     support = known.support(about["shard"]).query("user_id == @user_id and support_group == 0")
     chosen, rejected = (images(known.image_bytes(support[f"{side}_uid"].tolist())) for side in ("chosen", "rejected"))
     split = known.users.set_index("user_id").split
-    place = people_map(embeddings_of(file.parents[1]), split, marked=user_id)
+    place = user_map(embeddings_of(file.parents[1]), split, marked=user_id)
     drawn = root / "artifacts" / "samples" / "ppd" / "images.parquet"
     pictures = pd.read_parquet(drawn, filters=[("user_id", "=", user_id)]) if drawn.exists() else None
     return {

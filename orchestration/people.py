@@ -21,8 +21,8 @@ from orchestration import dvc_process
 from orchestration.dvc_assets import RunOptions, read_state
 from orchestration.dvc_graph import Graph, Item
 from orchestration.dvc_state import Locked, Workspace, read_lock, read_workspace
-from orchestration.metadata import describe_person
-from orchestration.reporting import ABSENT, LOOK, Tags, input_tags, known, news, version_tags
+from orchestration.metadata import describe_user
+from orchestration.reporting import ABSENT, OBSERVED, Tags, input_tags, known, unreported_events, version_tags
 from ppd.files import atomic_path
 
 PERSON = ("people",)
@@ -38,7 +38,7 @@ PREFERENCES = ("artifacts", "preferences")
 
 
 @dataclass(frozen=True)
-class Crowd:
+class UserIndex:
     """Who is there, and who is embedded, as the files say now."""
 
     shard_of: pd.Series
@@ -54,14 +54,14 @@ class Crowd:
         return sorted(waiting.index[waiting.isin(embedded.unique())])
 
 
-def read_crowd(root: Path) -> Crowd:
+def read_user_index(root: Path) -> UserIndex:
     """Raises FileNotFoundError before the first ingestion."""
     users = pd.read_parquet(root.joinpath(*PREFERENCES, "users.parquet"), columns=["user_id", "shard"])
     files = sorted(root.joinpath(*SHARDS).glob("*/embeddings.parquet"))
     keys = [pd.read_parquet(file, columns=["user_id", "key"]) for file in files]
-    everybody = pd.concat(keys) if keys else pd.DataFrame({"user_id": [], "key": []})
-    versions = everybody.groupby("user_id").key.agg(lambda of_user: _digest(dict.fromkeys(of_user, "")))
-    return Crowd(users.set_index("user_id").shard, versions)
+    pooled_embedding = pd.concat(keys) if keys else pd.DataFrame({"user_id": [], "key": []})
+    versions = pooled_embedding.groupby("user_id").key.agg(lambda of_user: _digest(dict.fromkeys(of_user, "")))
+    return UserIndex(users.set_index("user_id").shard, versions)
 
 
 def build_people(
@@ -83,7 +83,7 @@ def _person(graph: Graph) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 dg.AssetKey(PERSON),
                 deps=[dg.AssetKey(MANIFEST)],
-                code_version=LOOK,
+                code_version=OBSERVED,
                 description="One person of a shard: taste as the model reads it, place among the others, pictures. "
                 "Materialising embeds what has changed of this person's shard; with `force`, this person again. "
                 "To watch somebody else, add their user_id as a partition.",
@@ -95,16 +95,16 @@ def _person(graph: Graph) -> dg.AssetsDefinition:
     )
     def person(context: dg.AssetExecutionContext, config: RunOptions) -> Iterator[dg.MaterializeResult[None]]:
         user_id = context.partition_key
-        item = _shard_item(graph, read_crowd(graph.root), user_id)
+        item = _shard_item(graph, read_user_index(graph.root), user_id)
         if config.force:
             _forget(graph.root / item.outs[0] / "embeddings.parquet", user_id)
         outcomes = dvc_process.repro(graph.root, [item.address], context.log.info)
-        for event in news(read_state(graph, context.instance)):
+        for event in unreported_events(read_state(graph, context.instance)):
             context.instance.report_runless_asset_event(event)
         yield dg.MaterializeResult(
             dg.AssetKey(PERSON),
-            tags=_tags(graph, read_crowd(graph.root), user_id),
-            metadata={"outcome": outcomes.get(item.address, "skipped"), **describe_person(graph.root, user_id)},
+            tags=_tags(graph, read_user_index(graph.root), user_id),
+            metadata={"outcome": outcomes.get(item.address, "skipped"), **describe_user(graph.root, user_id)},
         )
 
     return person
@@ -120,17 +120,17 @@ def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if not graph.root.joinpath(*PREFERENCES, "support").exists():
             return dg.SkipReason("Nobody is there before the first ingestion.")
-        crowd = read_crowd(graph.root)
+        user_index = read_user_index(graph.root)
         watched = context.instance.get_dynamic_partitions(WATCHED.name or "")
-        new = crowd.arrived or ([] if watched else crowd.versions.index[:FIRST_WATCHED].tolist())
+        new = user_index.arrived or ([] if watched else user_index.versions.index[:FIRST_WATCHED].tolist())
         new = [user_id for user_id in new if user_id not in watched][: MAX_WATCHED - len(watched)]
         events = []
         for user_id in (*watched, *new):
-            if user_id not in crowd.versions.index:
+            if user_id not in user_index.versions.index:
                 continue
-            tags = _tags(graph, crowd, user_id)
+            tags = _tags(graph, user_index, user_id)
             if not known(context.instance, PERSON, user_id, tags):
-                seen = describe_person(graph.root, user_id)
+                seen = describe_user(graph.root, user_id)
                 events.append(dg.AssetMaterialization(dg.AssetKey(PERSON), partition=user_id, tags=tags, metadata=seen))
         if not new and not events:
             return dg.SkipReason("Nobody is new or has changed.")
@@ -172,28 +172,28 @@ def _changed(locked: Locked | None, workspace: Workspace, folder: str) -> dict[s
     return {} if now == read else now
 
 
-def _shard_item(graph: Graph, crowd: Crowd, user_id: str) -> Item:
-    if user_id not in crowd.shard_of.index:
+def _shard_item(graph: Graph, user_index: UserIndex, user_id: str) -> Item:
+    if user_id not in user_index.shard_of.index:
         raise dg.Failure(
             f"nobody in artifacts/preferences/users.parquet has the user_id {user_id!r}; it knows "
-            f"{len(crowd.shard_of)} people, such as {', '.join(crowd.shard_of.index[:3])}",
+            f"{len(user_index.shard_of)} people, such as {', '.join(user_index.shard_of.index[:3])}",
             allow_retries=False,
         )
-    return next(item for item in graph.stage(EMBED).items if item.partition == crowd.shard_of[user_id])
+    return next(item for item in graph.stage(EMBED).items if item.partition == user_index.shard_of[user_id])
 
 
 def _forget(file: Path, user_id: str) -> None:
     """Take one person out of a shard, so that it is out of date and embeds this person and nobody else."""
-    everybody = pq.read_table(file)
+    pooled_embedding = pq.read_table(file)
     with atomic_path(file) as fresh:
-        pq.write_table(everybody.filter(pc.field("user_id") != user_id), fresh)
+        pq.write_table(pooled_embedding.filter(pc.field("user_id") != user_id), fresh)
 
 
-def _tags(graph: Graph, crowd: Crowd, user_id: str) -> Tags:
+def _tags(graph: Graph, user_index: UserIndex, user_id: str) -> Tags:
     """The version of this person, and that of the manifest it belongs to."""
     path = "/".join(MANIFEST)
     manifest = next((lock.outs[path] for lock in read_lock(graph.root).values() if path in lock.outs), ABSENT)
-    return version_tags(crowd.versions[user_id], LOOK) | input_tags(MANIFEST, manifest)
+    return version_tags(user_index.versions[user_id], OBSERVED) | input_tags(MANIFEST, manifest)
 
 
 def _digest(versions: Mapping[str, str]) -> str:

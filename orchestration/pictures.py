@@ -52,7 +52,7 @@ def embeddings_of(shards: Path) -> pd.Series:
     return rows.groupby("user_id").hidden.agg(lambda hidden: np.mean(np.stack(hidden.to_list()), axis=0))
 
 
-def people_map(embeddings: pd.Series, split: pd.Series, marked: str | None = None) -> bytes:
+def user_map(embeddings: pd.Series, split: pd.Series, marked: str | None = None) -> bytes:
     """Everybody's embedding on its two principal components, coloured by split, with one person marked if wanted.
 
     embeddings: user_id -> [dim]; split: user_id -> train | validation | test.

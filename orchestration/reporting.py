@@ -27,7 +27,7 @@ Tags: TypeAlias = dict[str, str]
 
 ABSENT = "absent"
 """The version of an input that dvc.lock does not know."""
-LOOK = code_version("look", None)
+OBSERVED = code_version("look", None)
 """Code version of parts and tracked data: they are looked at, not computed."""
 LOCK_ENTRY_TAG = "dvc/lock_entry"
 """Names the run that an event tells of: the fingerprint of its entry in dvc.lock."""
@@ -55,7 +55,7 @@ class State:
         return digest.hexdigest()
 
 
-def news(state: State) -> Iterator[dg.AssetMaterialization]:
+def unreported_events(state: State) -> Iterator[dg.AssetMaterialization]:
     """What Dagster's instance does not know yet, inputs first. Store each event before asking for the next."""
     yield from _inputs_news(state)
     for node in state.graph.in_order:
@@ -72,7 +72,7 @@ def output_tags(state: State, stage: Stage, item: Item, key: Key) -> Tags:
     locked = state.locks[item.address]
     tags = version_tags(locked.outs[stage.outputs[key][item.partition]], code_version(locked.cmd, item.partition))
     tags[LOCK_ENTRY_TAG] = locked.fingerprint
-    told = _told(state.instance, key, item.partition)
+    told = reported_tags(state.instance, key, item.partition)
     for parent in dict.fromkeys(name for name, _ in state.graph.inputs(item)):
         tags |= _made_from(state, item, parent, told if told.get(LOCK_ENTRY_TAG) == locked.fingerprint else {})
     return tags
@@ -80,7 +80,7 @@ def output_tags(state: State, stage: Stage, item: Item, key: Key) -> Tags:
 
 def part_tags(state: State, part: Part, partition: str | None) -> Tags:
     """Tags of the event of one part: its version in the workspace, and those of the whole around it."""
-    tags = version_tags(state.workspace.paths.get(part.paths[partition], ABSENT), LOOK)
+    tags = version_tags(state.workspace.paths.get(part.paths[partition], ABSENT), OBSERVED)
     for whole in part.wholes:
         tags |= input_tags(whole, _current_version(state, whole))
     return tags
@@ -88,7 +88,7 @@ def part_tags(state: State, part: Part, partition: str | None) -> Tags:
 
 def tracked_tags(state: State, path: str) -> Tags:
     """Tags of the event of what a .dvc file tracks."""
-    return version_tags(state.workspace.paths.get(path, ABSENT), LOOK)
+    return version_tags(state.workspace.paths.get(path, ABSENT), OBSERVED)
 
 
 def _inputs_news(state: State) -> Iterator[dg.AssetMaterialization]:
@@ -126,13 +126,13 @@ def _materialization(
 
 def known(instance: dg.DagsterInstance, key: Key, partition: str | None, tags: Tags) -> bool:
     """Whether Dagster's last event says the same. Pointers to events are left out: they say when, not what."""
-    told = _told(instance, key, partition)
+    told = reported_tags(instance, key, partition)
     return all(
         told.get(name) == value for name, value in tags.items() if not name.startswith(INPUT_EVENT_POINTER_TAG_PREFIX)
     )
 
 
-def _told(instance: dg.DagsterInstance, key: Key, partition: str | None) -> Mapping[str, str]:
+def reported_tags(instance: dg.DagsterInstance, key: Key, partition: str | None) -> Mapping[str, str]:
     """The tags of the last event of an asset."""
     record = instance.get_latest_data_version_record(dg.AssetKey(key), False, partition)
     return (record.event_log_entry.tags or {}) if record else {}

@@ -12,7 +12,7 @@ import pytest
 
 from ppd import stages
 from ppd.diffusion.encoding.encode import Encoded
-from ppd.diffusion.sampling.store import read_drawn
+from ppd.diffusion.sampling.store import read_samples
 from ppd.pretrain.prior import CAPTIONS
 from ppd.settings import LogSettings, Method, PeopleSettings, Settings, load_settings
 from ppd.simulation.log import simulate
@@ -33,12 +33,12 @@ SMALLER = {
     "finetune": {"steps": 3, "pairs_per_step": 4, "micro_batch_pairs": 2, "evaluation_pairs": 4},
     "sampling": {"latent_size": (3, 3), "steps": 2, "batch_size": 4},
     "evaluation": {
-        "n_unseen_people": 2,
-        "n_seen_people": 2,
-        "captions_a_person": 1,
+        "n_unseen_users": 2,
+        "n_seen_users": 2,
+        "captions_per_user": 1,
         "n_seeds": 2,
-        "n_journeys": 1,
-        "journey_steps": 2,
+        "n_interpolations": 1,
+        "points_per_interpolation": 2,
     },
     "embedding": {"rows": (2, 3), "components": 4, "max_new_tokens": 4},
 }
@@ -59,7 +59,7 @@ def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A folder in which every stage has run."""
     folder = tmp_path_factory.mktemp("paper")
     data = folder / "data"
-    log = LogSettings(n_people=14, rows_a_person=(20, 22))
+    log = LogSettings(n_users=14, rows_per_user=(20, 22))
     simulate(log, PeopleSettings(), Atlas.load(ROOT / "data/stickers"), data / "choices", folder / "not-ours")
     for empty in ("truth", "stickers", "models/reader", "models/clip"):
         (data / empty).mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_images_pass_through_the_real_codec(project: Path) -> None:
     latents = Encoded.open(project / "artifacts/latents").latents
     assert latents.shape[1:] == (16, 3, 3)
     assert 0.1 < latents.float().std() < 10
-    wishes, images = read_drawn(project / "artifacts/samples/ppd/images.parquet")
+    wishes, images = read_samples(project / "artifacts/samples/ppd/images.parquet")
     assert images.shape == (len(wishes), 128, 128, 3)
     assert images.std(axis=(1, 2, 3)).min() > 1
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from orchestration.metadata import describe, describe_person
+from orchestration.metadata import describe, describe_user
 from ppd import stages
 from ppd.diffusion.model.codec import ImageCodec
-from ppd.diffusion.sampling.store import read_drawn
+from ppd.diffusion.sampling.store import read_samples
 from ppd.errors import InputError
-from ppd.personalizer import Personalizer, known_person
+from ppd.personalizer import Personalizer, known_user
 from ppd.preferences.store import Preferences
 from ppd.pretrain.prior import CAPTIONS
 from ppd.pretrain.text import caption_tokenizer
@@ -39,7 +39,7 @@ SETTINGS = Settings(
     ),
     finetune=FinetuneSettings(steps=4, pairs_per_step=4, micro_batch_pairs=4, evaluate_every_steps=2),
     sampling=SamplingSettings(steps=2, batch_size=16),
-    evaluation=EvaluationSettings(n_unseen_people=3, n_seen_people=2, captions_a_person=2, n_seeds=4, n_journeys=1),
+    evaluation=EvaluationSettings(n_unseen_users=3, n_seen_users=2, captions_per_user=2, n_seeds=4, n_interpolations=1),
 )
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for shared in ("stickers", "models/vlm", "models/reader", "models/clip"):
         (data / shared).symlink_to(ROOT / "data" / shared)
     tiny_prior(data / "models" / "prior")
-    log = LogSettings(n_people=14, rows_a_person=(24, 28))
+    log = LogSettings(n_users=14, rows_per_user=(24, 28))
     simulate(log, PeopleSettings(), Atlas.load(data / "stickers"), data / "choices", data / "truth")
     truth = {file: file.read_bytes() for file in (data / "truth").iterdir()}
     for file in truth:
@@ -106,8 +106,8 @@ def test_it_ends_in_the_report_with_every_promised_comparison(project: Path) -> 
 
 
 def test_the_ends_of_a_journey_are_the_two_people(project: Path) -> None:
-    ways = pd.read_parquet(project / "artifacts" / "verdicts" / "journeys.parquet")
-    drawn = pd.read_parquet(project / "artifacts" / "samples" / "ppd" / "journeys.parquet")
+    ways = pd.read_parquet(project / "artifacts" / "verdicts" / "interpolations.parquet")
+    drawn = pd.read_parquet(project / "artifacts" / "samples" / "ppd" / "interpolations.parquet")
     images = pd.read_parquet(project / "artifacts" / "samples" / "ppd" / "images.parquet")
     pictures = images.set_index(["user_id", "caption", "seed"]).png
     ends = [(0.0, ways["first"].iloc[0]), (1.0, ways.second.iloc[0])]
@@ -149,12 +149,12 @@ def test_embedding_again_embeds_nobody(project: Path, monkeypatch: pytest.Monkey
 
 def test_a_person_of_the_log_is_drawn_for_as_evaluation_draws(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    drawn, images = read_drawn(project / "artifacts/samples/ppd/images.parquet")
+    drawn, images = read_samples(project / "artifacts/samples/ppd/images.parquet")
     user_id, caption, seed = drawn.iloc[0]
-    (image,) = Personalizer.load(settings=SETTINGS).draw(caption, known_person(user_id), seed=int(seed))
+    (image,) = Personalizer.load(settings=SETTINGS).draw(caption, known_user(user_id), seed=int(seed))
     assert np.abs(np.asarray(image).astype(int) - images[0]).max() <= 1  # batches round differently
     with pytest.raises(InputError, match="no user 'nobody'"):
-        known_person("nobody")
+        known_user("nobody")
 
 
 def test_the_ui_has_something_to_show_of_every_output(project: Path) -> None:
@@ -166,4 +166,4 @@ def test_the_ui_has_something_to_show_of_every_output(project: Path) -> None:
     ):
         assert describe(project, path), path
     user_id = Preferences.open(project / "artifacts/preferences").users.user_id[0]
-    assert describe_person(project, user_id)["shard"] in ("s-00", "s-01")
+    assert describe_user(project, user_id)["shard"] in ("s-00", "s-01")

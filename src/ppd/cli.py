@@ -143,10 +143,10 @@ def sample(
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Draw for a person of the log, whose choices are embedded already."""
-    from ppd.personalizer import Personalizer, known_person
+    from ppd.personalizer import Personalizer, known_user
     from ppd.settings import load_settings
 
-    embedding = known_person(user) if user is not None else None
+    embedding = known_user(user) if user is not None else None
     _draw(Personalizer.load(adapter, settings=load_settings(params)), caption, embedding, out, n, seed, strength)
 
 

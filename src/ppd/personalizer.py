@@ -27,13 +27,13 @@ from ppd.errors import InputError
 from ppd.preferences.folder import Folder
 from ppd.preferences.rows import Position, Refusal
 from ppd.settings import Settings
-from ppd.users.embeddings import load_people
+from ppd.users.embeddings import load_embeddings
+from ppd.users.support import Pair
 from ppd.users.whitening import Whitening
-from ppd.vlm.conversation import Pair
 from ppd.vlm.embedding import embed
 from ppd.vlm.transformers_backend import TransformersVlm
 
-__all__ = ["Personalizer", "interpolate", "known_person", "read_pairs"]
+__all__ = ["Personalizer", "interpolate", "known_user", "read_pairs"]
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ class Personalizer:
             return [Image.fromarray(image) for image in sample(self.backbone, requests, sampling, self.adapter)]
 
 
-def known_person(
+def known_user(
     user_id: str,
     users: str | Path = "artifacts/users",
     whitening: str | Path = "artifacts/whitening.safetensors",
 ) -> Tensor:
     """The embedding [rows, components] of a person of the log, as evaluation draws for them: their first group's."""
-    people = load_people(sorted(Path(users).glob("*/embeddings.parquet"))).hidden
+    people = load_embeddings(sorted(Path(users).glob("*/embeddings.parquet"))).hidden
     if user_id not in people:
         raise InputError(f"no user {user_id!r} among {len(people)} who are embedded", file=users, column="user_id")
     return Whitening.load(whitening)(people[user_id])[0]

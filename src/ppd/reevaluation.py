@@ -52,8 +52,8 @@ def evaluation_of(moment: datetime, settings: Settings) -> EvaluationSettings:
     return usual.model_copy(
         update={
             "first_seed": usual.first_seed + minutes * usual.n_seeds,
-            "occasion": name_of(moment),
-            "captions_a_person": settings.reevaluation.captions_a_person,
+            "resample_key": name_of(moment),
+            "captions_per_user": settings.reevaluation.captions_per_user,
         }
     )
 
@@ -77,7 +77,7 @@ def reevaluate(
     line = {
         "date": name_of(moment),
         "first_seed": evaluation.first_seed,
-        "captions_a_person": evaluation.captions_a_person,
+        "captions_per_user": evaluation.captions_per_user,
         "model": json.loads((root / "models" / "ppd" / "config.json").read_text()),
         "win_rates": json.loads((folder / "reports" / "win_rates.json").read_text()),
     }

@@ -35,8 +35,8 @@ class LogSettings(Component):
     """The simulated log of choices (`ppd.simulation.log`)."""
 
     seed: int = 0
-    n_people: int = Field(420, ge=1)
-    rows_a_person: tuple[int, int] = (44, 60)
+    n_users: int = Field(420, ge=1)
+    rows_per_user: tuple[int, int] = (44, 60)
     kept_winner_share: Share = 0.15
     """Share of choices after which the winner stays for the next round."""
     tie_rate: Share = 0.135
@@ -189,21 +189,21 @@ class EvaluationSettings(Component):
 
     people: Literal["validation", "test"] = "test"
     """Unseen people: settings are chosen on validation, results are reported on test."""
-    n_unseen_people: int = Field(96, ge=2)
-    n_seen_people: int = Field(64, ge=2)
-    captions_a_person: int = Field(8, ge=1)
+    n_unseen_users: int = Field(96, ge=2)
+    n_seen_users: int = Field(64, ge=2)
+    captions_per_user: int = Field(8, ge=1)
     n_seeds: int = Field(16, ge=2)
     """Noises that images start from; people are spread over them."""
     first_seed: int = Field(0, ge=0)
     """A re-evaluation moves on to fresh noises with this."""
-    occasion: str = ""
+    resample_key: str = ""
     """Empty: everybody gets the same captions. A name, such as a date, draws people and each person's captions anew."""
-    opponents_an_image: int = Field(4, ge=1)
+    opponents_per_image: int = Field(4, ge=1)
     """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""
-    n_journeys: int = Field(24, ge=0)
+    n_interpolations: int = Field(24, ge=0)
     """Pairs of unseen people between whom is interpolated."""
-    captions_a_journey: int = Field(4, ge=1)
-    journey_steps: int = Field(7, ge=2)
+    captions_per_interpolation: int = Field(4, ge=1)
+    points_per_interpolation: int = Field(7, ge=2)
     """Points on the way from one person to the other, both ends included."""
 
 
@@ -246,12 +246,12 @@ class ServerSettings(Component):
     model: str
     key_variable: str | None
     """Environment variable that holds the API key, read when the first question is asked; null sends none."""
-    price_a_million_prompt_tokens: float = Field(ge=0)
-    price_a_million_answer_tokens: float = Field(ge=0)
+    price_per_million_prompt_tokens: float = Field(ge=0)
+    price_per_million_answer_tokens: float = Field(ge=0)
     """Prices change, so none is assumed; 0 for a server of your own. `budget` is in the same currency."""
     budget: float = Field(ge=0)
     """What one run may spend; it stops before the question that could pass it. Answers that it has are kept."""
-    tokens_an_image: int = Field(ge=1)
+    tokens_per_image: int = Field(ge=1)
     """What the server counts for an image: for the estimate before the run; afterwards it says itself."""
     max_new_tokens: int = Field(16, ge=1)
     temperature: float = Field(0.0, ge=0)
@@ -302,8 +302,8 @@ class ModelSettings(Component):
 
     prior: str = "data/models/prior"
     vlm: str = "data/models/vlm"
-    reader: str = "data/models/reader"
-    """Evaluation only: the factor reader of the sticker world."""
+    attribute_classifier: str = "data/models/attribute-classifier"
+    """Evaluation only: what reads stickers: a classifier of their attributes."""
     clip: str = "data/models/clip"
     """Evaluation only: the CLIP in whose space precision is measured."""
     image_px: int = Field(64, ge=8)
@@ -323,7 +323,7 @@ class ReevaluationSettings(Component):
 
     cron: str = Field("0 6 * * 1", pattern=r"^\S+( \S+){4}$")
     """Minute, hour, day, month, weekday; UTC."""
-    captions_a_person: int = Field(4, ge=1)
+    captions_per_user: int = Field(4, ge=1)
     """Fewer than there are to evaluate with, so that each date is another choice of them for each person."""
 
 

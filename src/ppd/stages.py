@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ppd.preferences.store import Preferences
-    from ppd.users.embeddings import People
 
 STICKERS = Path("data/stickers")
 CHOICES = Path("data/choices")
@@ -64,8 +63,8 @@ def embed(settings: Settings, shard: str) -> None:
     """Embeddings of the users of one shard; only what changed is embedded again."""
     from ppd.device import this_device
     from ppd.preferences.store import Preferences
-    from ppd.users.embeddings import refresh
     from ppd.users.support import n_shard_groups, shard_groups
+    from ppd.vlm.refresh import refresh
     from ppd.vlm.transformers_backend import TransformersVlm
 
     preferences = Preferences.open(PREFERENCES)
@@ -88,7 +87,7 @@ def embed(settings: Settings, shard: str) -> None:
 def users(settings: Settings) -> None:
     """The manifest of all users, and the whitening fitted on those of training."""
     from ppd.preferences.store import Preferences
-    from ppd.users.support import fit_whitening, write_manifest
+    from ppd.users.manifest import fit_whitening, write_manifest
 
     preferences = Preferences.open(PREFERENCES)
     people = _people(preferences)
@@ -129,11 +128,11 @@ def sample(settings: Settings, method: str) -> None:
     from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
     from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
     from ppd.diffusion.sampling.store import draw
-    from ppd.evaluation.plan import NOBODY, images, journeys, requests
+    from ppd.evaluation.plan import UNCONDITIONAL, image_requests, plan_interpolations, plan_requests
     from ppd.preferences.store import Preferences
 
     preferences = Preferences.open(PREFERENCES)
-    wanted = images(requests(preferences, settings.evaluation), method, settings.evaluation)
+    wanted = image_requests(plan_requests(preferences, settings.evaluation), method, settings.evaluation)
     backbone = StableCascadeBackbone.from_pretrained(
         settings.models.prior, precision=settings.sampling.precision, device=this_device()
     )
@@ -143,10 +142,10 @@ def sample(settings: Settings, method: str) -> None:
     adapter = load_adapter(MODELS / method, backbone)
     people = {user_id: groups[0] for user_id, groups in _embeddings(preferences).items()}
     # A pooled adapter reads every embedding but zero as the one that stands for everybody.
-    people[NOBODY] = next(iter(people.values())) * 0 + 1
+    people[UNCONDITIONAL] = next(iter(people.values())) * 0 + 1
     wishes = {"images": wanted}
     if method == "ppd":
-        ways = journeys(requests(preferences, settings.evaluation), settings.evaluation)
+        ways = plan_interpolations(plan_requests(preferences, settings.evaluation), settings.evaluation)
         people |= {
             name: people[first].lerp(people[second], share)
             for name, first, second, share in zip(ways.user_id, ways["first"], ways.second, ways["share"], strict=True)
@@ -179,15 +178,15 @@ def _shard_files(preferences: "Preferences") -> list[Path]:
     return [USERS / shard / "embeddings.parquet" for shard in sorted(preferences.users.shard.unique())]
 
 
-def _people(preferences: "Preferences") -> "People":
-    from ppd.users.embeddings import load_people
+def _people(preferences: "Preferences") -> "UserEmbeddings":
+    from ppd.users.embeddings import load_embeddings
 
-    return load_people(_shard_files(preferences))
+    return load_embeddings(_shard_files(preferences))
 
 
 def _embeddings(preferences: "Preferences") -> "dict[str, Tensor]":
     """Whitened embeddings [groups, rows, components] of everybody."""
-    from ppd.users.support import whitened
+    from ppd.users.manifest import whitened
     from ppd.users.whitening import Whitening
 
     return whitened(_people(preferences), Whitening.load(WHITENING))

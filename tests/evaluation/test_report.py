@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ppd.evaluation.report import Interpolation, PersonPage, Report, headline, write_report
+from ppd.evaluation.report import Interpolation, Report, UserPage, headline, write_report
 
 ENTRY = {
     "method": "ppd",
@@ -28,7 +28,7 @@ def picture(value: int) -> np.ndarray:
 def example(**changes: object) -> Report:
     pairs = [(picture(0), picture(9))] * 4
     base, personal = [picture(1)] * 8, [picture(2)] * 8
-    person = PersonPage("42", "unseen", 'likes <ink> & "dots"', "ink style", pairs, base, personal, 0.5)
+    person = UserPage("42", "unseen", 'likes <ink> & "dots"', "ink style", pairs, base, personal, 0.5)
     path = Interpolation("42", "7", [0, 0.5, 1], [picture(i) for i in range(3)], [1, 0.5, 0], [0, 0.5, 1])
     curve = pd.DataFrame(
         {"step": [0, 1], "loss": [0.69, 0.6], "grad_norm": [1.0, 0.5], "held_out_accuracy": [0.5, 0.6]}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ppd.evaluation.publish import judge_metrics
-from ppd.evaluation.vlm_verdicts import judge_meetings
+from ppd.evaluation.vlm_verdicts import judge_comparisons
 from ppd.vlm.judging import Answer, Verdict
 
 FIRST, SECOND, VOID = (Answer("asked", said, said, math.nan) for said in ("first", "second", "void"))
@@ -23,7 +23,7 @@ VERDICTS = {
 def judged() -> pd.DataFrame:
     """Four meetings of one person, with one verdict of each kind."""
     n = len(VERDICTS)
-    meetings = pd.DataFrame(
+    comparisons = pd.DataFrame(
         {
             "user_id": ["ann"] * (n + 1),
             "caption": ["a fox"] * (n + 1),
@@ -39,7 +39,7 @@ def judged() -> pd.DataFrame:
         }
     )
     drawn = {key: b"png" for seed in range(n) for key in (("ppd", "ann", "a fox", seed), ("base", "", "a fox", seed))}
-    return judge_meetings(meetings, drawn, {"ann": ()}, lambda pairs, candidates: list(VERDICTS.values()))
+    return judge_comparisons(comparisons, drawn, {"ann": ()}, lambda pairs, candidates: list(VERDICTS.values()))
 
 
 def test_a_void_verdict_is_no_tie(judged):

@@ -25,8 +25,8 @@ def test_answers_of_one_person_count_as_one_witness() -> None:
     one_voice = clustered_mean(np.repeat([1.0, 0.0], 100), np.repeat([0, 1], 100))
     assert one_voice.low == 0
     assert one_voice.high == 1
-    crowd = clustered_mean(np.repeat([1.0, 0.0], 100), np.arange(200))
-    assert crowd.high - crowd.low < 0.2
+    user_index = clustered_mean(np.repeat([1.0, 0.0], 100), np.arange(200))
+    assert user_index.high - user_index.low < 0.2
 
 
 def test_win_rates_are_grouped_and_ties_count_half() -> None:

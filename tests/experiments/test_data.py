@@ -8,7 +8,7 @@ import torch
 from ppd.experiments.data import embedded, narrowed
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
-from ppd.users.embeddings import People
+from ppd.users.embeddings import UserEmbeddings
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def trained_on(log: Preferences) -> set[str]:
     return set(log.users.user_id[log.users.split == "train"])
 
 
-def hidden_states(log: Preferences) -> People:
+def hidden_states(log: Preferences) -> UserEmbeddings:
     random = torch.Generator().manual_seed(0)
     hidden = {user_id: 3 + torch.randn(3, 2, 8, generator=random) for user_id in log.users.user_id}
-    return People(hidden, dict.fromkeys(hidden, ("",) * 3))
+    return UserEmbeddings(hidden, dict.fromkeys(hidden, ("",) * 3))
 
 
 def test_fewer_people_are_some_of_more_people_and_held_out_ones_stay(log):

@@ -13,7 +13,7 @@ EXPERIMENTS = load_model(ROOT / "experiments/params.yaml", ExperimentSettings)
 
 
 def gains(**by_person: float) -> dict[str, object]:
-    return {"people": {"validation": {"gain_by_person": by_person}}}
+    return {"people": {"validation": {"gain_by_user": by_person}}}
 
 
 def test_the_committed_page_is_what_the_command_writes():

@@ -67,8 +67,8 @@ def test_more_choices_tell_more(log, exact, simulated):
 
 def test_it_judges_choices_better_than_a_coin(log, exact):
     user_ids = log.users.user_id.tolist()
-    asked = log.pairs[log.pairs.role == "eval"]
-    right = exact.judge(exact.beliefs(support_pairs(log, user_ids, 4)), asked)
+    requests = log.pairs[log.pairs.role == "eval"]
+    right = exact.judge(exact.beliefs(support_pairs(log, user_ids, 4)), requests)
     assert right.mean() > 0.7
-    swapped = asked.rename(columns={"chosen_uid": "rejected_uid", "rejected_uid": "chosen_uid"})
+    swapped = requests.rename(columns={"chosen_uid": "rejected_uid", "rejected_uid": "chosen_uid"})
     np.testing.assert_allclose(exact.judge(exact.beliefs(support_pairs(log, user_ids, 4)), swapped), 1 - right)

@@ -30,22 +30,22 @@ SETTINGS = Settings(
     ),
     finetune=FinetuneSettings(steps=2, pairs_per_step=4, micro_batch_pairs=4, evaluation_pairs=4),
     sampling=SamplingSettings(steps=2, batch_size=8),
-    evaluation=EvaluationSettings(n_unseen_people=3, n_seen_people=2, captions_a_person=2, n_seeds=4, n_journeys=1),
+    evaluation=EvaluationSettings(n_unseen_users=3, n_seen_users=2, captions_per_user=2, n_seeds=4, n_interpolations=1),
 )
 VARIED = ExperimentSettings.model_validate(
     {
         "seeds": (0, 1),
         "n_workers": 1,
-        "trial": {"sampling_steps": 2, "captions_a_person": 2, "confirmed": ("default",)},
+        "trial": {"sampling_steps": 2, "captions_per_user": 2, "confirmed": ("default",)},
         "variants": {
             "default": {"varies": "nothing", "value": "default"},
             "raw": {"varies": "whitening", "value": "none", "whitened": False, "changes": {"embedding": {"rows": [1]}}},
-            "people-2": {"varies": "training people", "value": "2", "n_people": 2, "pairs_share": 0.5},
+            "people-2": {"varies": "training people", "value": "2", "n_users": 2, "pairs_share": 0.5},
             "whole": {"varies": "what is trained", "value": "all", "whole_network": True},
         },
         "guidance": (1.0, 2.0),
-        "rewards": {"finetune": {"steps": 2}, "n_seeds": 2, "shares": (0.0, 1.0), "n_seeds_a_way": 1},
-        "ways": {"n_ways": 1, "captions_a_way": 1, "shares": (-0.5, 0.0, 1.0)},
+        "rewards": {"finetune": {"steps": 2}, "n_seeds": 2, "shares": (0.0, 1.0), "seeds_per_interpolation": 1},
+        "ways": {"n_interpolations": 1, "captions_per_interpolation": 1, "shares": (-0.5, 0.0, 1.0)},
     }
 )
 
@@ -65,7 +65,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for shared in ("stickers", "models/vlm", "models/reader", "models/clip"):
         (data / shared).symlink_to(ROOT / "data" / shared)
     tiny_prior(data / "models" / "prior")
-    log = LogSettings(n_people=20, rows_a_person=(24, 28))
+    log = LogSettings(n_users=20, rows_per_user=(24, 28))
     simulate(log, PeopleSettings(), Atlas.load(data / "stickers"), data / "choices", data / "truth")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -79,7 +79,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for model in ("base", *METHODS):
             stages.sample(SETTINGS, model)
         stages.judge(SETTINGS)
-        experiments.groundwork(SETTINGS, VARIED)
+        experiments.shared_inputs(SETTINGS, VARIED)
     return folder
 
 
@@ -150,7 +150,7 @@ def test_every_experiment_ends_in_a_result_and_all_of_them_in_the_page(here: Pat
     }
     assert set(result("people")["by_seed"]) == {"0", "1"}
     narrowed = result("ablation/people-2")
-    assert narrowed["n_train_people"] == 2
+    assert narrowed["n_train_users"] == 2
     assert narrowed["n_train_pairs"] < result("ablation/default")["n_train_pairs"]
-    assert (result("ablation/whole")["people"]["validation"]["gain_by_person"]
-            != result("ablation/default")["people"]["validation"]["gain_by_person"])  # fmt: skip
+    assert (result("ablation/whole")["people"]["validation"]["gain_by_user"]
+            != result("ablation/default")["people"]["validation"]["gain_by_user"])  # fmt: skip

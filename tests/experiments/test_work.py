@@ -10,8 +10,8 @@ def test_the_same_run_finds_what_it_left_and_another_finds_nothing(tmp_path: Pat
     weights = tmp_path / "weights"
     weights.write_bytes(b"1")
 
-    def work(n_ways: int) -> Path:
-        return work_for(tmp_path / "work", [WaySettings(n_ways=n_ways)], [weights])
+    def work(n_interpolations: int) -> Path:
+        return work_for(tmp_path / "work", [WaySettings(n_interpolations=n_interpolations)], [weights])
 
     (work(1) / "done").touch()
     assert (work(1) / "done").exists()

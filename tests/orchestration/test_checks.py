@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from orchestration.checks import (
-    JUDGEMENTS,
+    CHECKS,
     beats_the_base,
     embeddings_are_sound,
     judge_is_consistent,
@@ -85,4 +85,4 @@ def test_every_check_belongs_to_an_asset_of_the_repository():
     from orchestration.definitions import defs
 
     keys = {tuple(key.path) for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    assert {key for key, _ in JUDGEMENTS} <= keys
+    assert {key for key, _ in CHECKS} <= keys

@@ -12,7 +12,7 @@ import pytest
 from dvc.repo import Repo
 from PIL import Image
 
-from orchestration.metadata import N_IMAGES, N_PEOPLE, SHOWN, describe, describe_history, describe_person
+from orchestration.metadata import N_IMAGES, N_PEOPLE, SHOWN, describe, describe_history, describe_user
 from ppd.preferences.store import Preferences
 
 ROOT = Path(__file__).parents[2]
@@ -109,13 +109,13 @@ def test_the_map_holds_everybody_and_a_profile_cannot_break_the_table(root):
 def test_a_person_is_shown_with_what_they_chose_and_what_was_drawn_for_them(root):
     known = Preferences.open(root / "artifacts/preferences")
     user_id = known.users.user_id[0]
-    shown = describe_person(root, user_id)
+    shown = describe_user(root, user_id)
     support = known.pairs[(known.pairs.user_id == user_id) & (known.pairs.support_group == 0)]
     chosen, _ = pictures(shown["chose | rejected"].value)
     assert chosen.size == (len(support) * 68 - 4, 64)
     assert shown["pairs"] == (known.pairs.user_id == user_id).sum()
     assert len(pictures(shown["base | personalised"].value)) == 2
-    assert "base | personalised" not in describe_person(root, known.users.user_id[9]), "nothing was drawn for them"
+    assert "base | personalised" not in describe_user(root, known.users.user_id[9]), "nothing was drawn for them"
 
 
 def test_five_thousand_people_stay_a_small_event(tmp_path):

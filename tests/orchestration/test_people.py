@@ -80,7 +80,7 @@ def town(tmp_path_factory: pytest.TempPathFactory, atlas):
         with (root / name).open("w") as file:
             YAML().dump(content, file)
     shutil.copytree(ROOT / "data/models/vlm", root / "data/models/vlm")
-    log = LogSettings(n_people=9, rows_a_person=(24, 26))
+    log = LogSettings(n_users=9, rows_per_user=(24, 26))
     simulate(log, PeopleSettings(), atlas, root / "everybody", root / "truth")
     rows = pq.read_table(root / "everybody")
     user_ids = sorted(rows["user_id"].unique().to_pylist())

@@ -23,7 +23,7 @@ from ppd.pretrain.quality import clip_measures, mean, prior_quality, reader_meas
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import SamplingSettings
 from ppd.simulation import seeds
-from ppd.simulation.attribute_classifier import FactorReader, embed, read
+from ppd.simulation.attribute_classifier import AttributeClassifier, embed, read
 from ppd.simulation.render import Atlas, render
 from ppd.simulation.world import CONCEPTS, FACTORS, STYLES, sample_scenes
 
@@ -64,10 +64,10 @@ def prior_folder(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def reader(atlas: Atlas, codec: ImageCodec, tmp_path_factory: pytest.TempPathFactory) -> FactorReader:
+def reader(atlas: Atlas, codec: ImageCodec, tmp_path_factory: pytest.TempPathFactory) -> AttributeClassifier:
     folder = tmp_path_factory.mktemp("reader")
     train_reader(atlas, codec, ReaderSettings(width=16, loop=_loop(40)), folder / "reader", folder / "state", CPU)
-    return FactorReader.from_pretrained(folder / "reader").eval()
+    return AttributeClassifier.from_pretrained(folder / "reader").eval()
 
 
 def test_the_codec_gains_on_its_linear_start(atlas: Atlas, codec: ImageCodec) -> None:
@@ -123,7 +123,7 @@ def test_noise_follows_from_velocity() -> None:
     torch.testing.assert_close((1 - a).sqrt() * x_t + a.sqrt() * velocity(x_0, noise, alpha_bar), noise)
 
 
-def test_the_reader_begins_to_read(atlas: Atlas, reader: FactorReader) -> None:
+def test_the_reader_begins_to_read(atlas: Atlas, reader: AttributeClassifier) -> None:
     scenes = sample_scenes(seeds.rng("evaluation", "test reader"), 128)
     seen = read(reader, render(atlas, scenes))
     assert seen.concept.shape == (128, len(CONCEPTS))
@@ -132,7 +132,7 @@ def test_the_reader_begins_to_read(atlas: Atlas, reader: FactorReader) -> None:
     assert np.corrcoef(seen.factors[:, 0], scenes.factors[:, 0])[0, 1] > 0.5  # lightness is the easiest
 
 
-def test_reading_needs_no_company(atlas: Atlas, reader: FactorReader) -> None:
+def test_reading_needs_no_company(atlas: Atlas, reader: AttributeClassifier) -> None:
     """An image reads the same alone and in a batch; none at all is fine; a wrong size is named."""
     images = render(atlas, sample_scenes(seeds.rng("evaluation", "test reader"), 5))
     np.testing.assert_allclose(read(reader, images[2:3]).factors[0], read(reader, images, 2).factors[2], atol=1e-5)
@@ -166,7 +166,7 @@ def test_damage_leaves_a_third_alone_and_the_rest_recognisable(atlas: Atlas, cod
     assert damaged.max() <= 1
 
 
-def test_quality_is_measured(atlas: Atlas, prior_folder: Path, reader: FactorReader, codec: ImageCodec) -> None:
+def test_quality_is_measured(atlas: Atlas, prior_folder: Path, reader: AttributeClassifier, codec: ImageCodec) -> None:
     sampling = SamplingSettings(steps=2, text_guidance=1.0, batch_size=16)
     measures, images = prior_quality(prior_folder, reader, atlas, sampling, images_per_caption=1)
     assert images.shape == (len(CONCEPTS), 64, 64, 3)
@@ -189,7 +189,7 @@ def test_settings_beside_the_weights_make_the_same_run(prior_folder: Path) -> No
 
 
 def test_cards_and_figures_lie_beside_the_weights(
-    atlas: Atlas, prior_folder: Path, reader: FactorReader, monkeypatch: pytest.MonkeyPatch
+    atlas: Atlas, prior_folder: Path, reader: AttributeClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipes, "_reader", lambda: reader)
     monkeypatch.setattr(recipes.Atlas, "load", lambda folder: atlas)

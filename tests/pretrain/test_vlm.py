@@ -11,80 +11,81 @@ from ppd.pretrain.loop import LoopSettings
 from ppd.pretrain.vlm import VlmSettings, train_vlm
 from ppd.pretrain.vlm_architecture import ArchitectureSettings, build_model, build_processor
 from ppd.pretrain.vlm_packing import layout
-from ppd.pretrain.vlm_pictures import Album, Sight, see
+from ppd.pretrain.vlm_pictures import RenderCache, Sight, see
 from ppd.pretrain.vlm_questions import Reader, answers_of, read
-from ppd.pretrain.vlm_users import Shelf, Society, choose, teach
+from ppd.pretrain.vlm_users import PopulationCache, ScenePool, choose, sample_batch
 from ppd.settings import PeopleSettings
 from ppd.simulation import seeds
 from ppd.simulation.posterior import posterior, predict_choice
 from ppd.simulation.users import TRAITS, preference_probability
 from ppd.simulation.world import caption, sample_scenes
-from ppd.vlm.conversation import ANSWERS, Candidates, Pair, judge_conversation, profile_conversation
+from ppd.users.support import Pair
+from ppd.vlm.conversation import ANSWERS, Candidates, judge_conversation, profile_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 
 TINY = ArchitectureSettings(vision_width=16, vision_layers=1, width=32, layers=3, heads=2)
 
 
 @pytest.fixture(scope="module")
-def society():
-    return Society(PeopleSettings())
+def cache():
+    return PopulationCache(PeopleSettings())
 
 
 @pytest.fixture(scope="module")
-def shelf():
+def pool():
     rng = np.random.default_rng(0)
-    return Shelf.of(sample_scenes(rng, 3200, concepts=np.repeat(np.arange(32), 100)))
+    return ScenePool.of(sample_scenes(rng, 3200, concepts=np.repeat(np.arange(32), 100)))
 
 
 @pytest.fixture(scope="module")
-def lesson(society, shelf):
-    return teach(np.random.default_rng(1), society, shelf, 200, 8, np.array([2, 8]))
+def batch(cache, pool):
+    return sample_batch(np.random.default_rng(1), cache, pool, 200, 8, np.array([2, 8]))
 
 
-def test_what_is_taught_is_the_exact_posterior(society, shelf, lesson):
-    people, settings = society.people, society.settings
+def test_what_is_taught_is_the_exact_posterior(cache, pool, batch):
+    people, settings = cache.people, cache.settings
     for k in (0, 1, 5, 8):
-        shown = shelf.features[lesson.pairs[:, :k]]
-        belief = posterior(people, settings, society.rate, shown[:, :, 0], shown[:, :, 1])
-        np.testing.assert_allclose(lesson.taste[:, k], belief @ people.tastes, atol=1e-9)
+        shown = pool.features[batch.pairs[:, :k]]
+        belief = posterior(people, settings, cache.rate, shown[:, :, 0], shown[:, :, 1])
+        np.testing.assert_allclose(batch.taste[:, k], belief @ people.tastes, atol=1e-9)
         strongest = belief @ np.eye(len(TRAITS))[people.strongest]
-        np.testing.assert_allclose(lesson.profile[:, k].sum(-1), strongest, atol=1e-9)
-        for question, known in enumerate(lesson.asked_after):
+        np.testing.assert_allclose(batch.profile[:, k].sum(-1), strongest, atol=1e-9)
+        for question, known in enumerate(batch.asked_after):
             if known == k:
-                asked = shelf.features[lesson.questions[:, question]]
+                asked = pool.features[batch.questions[:, question]]
                 expected = predict_choice(people, settings, belief, asked[:, 0], asked[:, 1])
-                np.testing.assert_allclose(lesson.answers[:, question], expected, atol=1e-9)
+                np.testing.assert_allclose(batch.answers[:, question], expected, atol=1e-9)
 
 
-def test_profiles_name_the_traits_that_the_taste_is_made_of(society):
-    second = society.profiles[:, 1]
-    n_traits = (society.people.tastes != 0).sum(axis=1)
+def test_profiles_name_the_traits_that_the_taste_is_made_of(cache):
+    second = cache.profiles[:, 1]
+    n_traits = (cache.people.tastes != 0).sum(axis=1)
     assert ((second == len(TRAITS)) == (n_traits == 1)).all()
-    assert (society.profiles[:, 0] == society.people.strongest).all()
-    assert (second != society.profiles[:, 0]).all()
+    assert (cache.profiles[:, 0] == cache.people.strongest).all()
+    assert (second != cache.profiles[:, 0]).all()
 
 
-def test_people_choose_as_bradley_terry_says(society, shelf):
-    kinds = np.full(400, int(np.argmax(society.people.tastes[:, 0] * (society.people.temperature > 2))))
-    chosen = choose(np.random.default_rng(2), society, shelf, kinds, 8)
-    gap = (shelf.features[chosen[..., 0]] - shelf.features[chosen[..., 1]]) @ society.people.tastes[kinds[0]]
-    expected = preference_probability(np.abs(gap), society.people.temperature[kinds[0]])
+def test_people_choose_as_bradley_terry_says(cache, pool):
+    kinds = np.full(400, int(np.argmax(cache.people.tastes[:, 0] * (cache.people.temperature > 2))))
+    chosen = choose(np.random.default_rng(2), cache, pool, kinds, 8)
+    gap = (pool.features[chosen[..., 0]] - pool.features[chosen[..., 1]]) @ cache.people.tastes[kinds[0]]
+    expected = preference_probability(np.abs(gap), cache.people.temperature[kinds[0]])
     assert (gap > 0).mean() == pytest.approx(expected.mean(), abs=4 * 0.5 / gap.size**0.5)
-    concepts = shelf.scenes.concept[chosen]
+    concepts = pool.scenes.concept[chosen]
     assert (concepts[..., 0] == concepts[..., 1]).all()
     assert (chosen[..., 0] != chosen[..., 1]).all()
 
 
-def test_training_and_evaluation_share_no_scene_and_no_sequence_of_people(society):
+def test_training_and_evaluation_share_no_scene_and_no_sequence_of_people(cache):
     one, other = (sample_scenes(seeds.rng(purpose, "vlm", "shelf", 0), 2000) for purpose in ("pretrain", "evaluation"))
     assert not set(one.seed) & set(other.seed)
     assert not {tuple(f) for f in one.factors} & {tuple(f) for f in other.factors}
-    people = [society.draw(seeds.rng("pretrain", "vlm", "people", 0, step), 200) for step in (0, 1)]
-    people += [society.draw(seeds.rng("evaluation", "vlm", name), 200) for name in ("exam", "quality")]
+    people = [cache.draw(seeds.rng("pretrain", "vlm", "people", 0, step), 200) for step in (0, 1)]
+    people += [cache.draw(seeds.rng("evaluation", "vlm", name), 200) for name in ("exam", "quality")]
     assert len({tuple(kinds) for kinds in people}) == len(people)
 
 
-def test_a_packed_question_is_the_plain_conversation(atlas, society):
+def test_a_packed_question_is_the_plain_conversation(atlas, cache):
     torch.manual_seed(0)
     processor = build_processor(TINY)
     model = build_model(TINY, processor.tokenizer)
@@ -92,21 +93,21 @@ def test_a_packed_question_is_the_plain_conversation(atlas, society):
         parameter.data.mul_(3)
     sight, reader = Sight(model).eval(), Reader(model, processor.tokenizer).eval()
     vlm = TransformersVlm(model, processor, revision="", batch_size=64)
-    album = Album(atlas, np.random.default_rng(0), 400)
-    shelf, sights = Shelf.of(album.scenes), see(sight, album, torch.device("cpu"))[:, 0]
+    render_cache = RenderCache(atlas, np.random.default_rng(0), 400)
+    pool, sights = ScenePool.of(render_cache.scenes), see(sight, render_cache, torch.device("cpu"))[:, 0]
     plan = layout(4, (1, 4, 2), (3,))
-    packed = teach(np.random.default_rng(3), society, shelf, 5, 4, np.array(plan.asked_after))
+    packed = sample_batch(np.random.default_rng(3), cache, pool, 5, 4, np.array(plan.asked_after))
     with torch.no_grad():
-        hidden = read(reader, packed, plan, shelf, sights, bf16=False)
+        hidden = read(reader, packed, plan, pool, sights, bf16=False)
     odds = answers_of(reader, hidden, plan)
 
     def png(row: int) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(album.pixels[row]).save(buffer, "PNG")
+        Image.fromarray(render_cache.pixels[row]).save(buffer, "PNG")
         return buffer.getvalue()
 
     def told(rows):
-        return caption(int(album.scenes.concept[rows[0]])), png(rows[0]), png(rows[1])
+        return caption(int(render_cache.scenes.concept[rows[0]])), png(rows[0]), png(rows[1])
 
     for person in range(5):
         pairs = [Pair(*told(rows)) for rows in packed.pairs[person].tolist()]
@@ -144,7 +145,7 @@ def recipe(steps: int, record_every_steps: int = 5) -> VlmSettings:
         checkpoint_every_s=0,
     )
     return VlmSettings(
-        architecture=TINY, album_size=640, held_out_pictures=64, held_out_people=8, sight=loop, judgement=loop
+        architecture=TINY, render_cache_size=640, held_out_pictures=64, held_out_people=8, sight=loop, judgement=loop
     )
 
 
@@ -154,9 +155,9 @@ def test_a_short_run_leaves_a_model_that_embeds_judges_and_writes(atlas, tmp_pat
     curve = [float(line.split(",")[1]) for line in (tmp_path / "vlm" / "loss_curve.csv").read_text().splitlines()[1:]]
     assert curve[-1] < 0.9 * curve[0]
     vlm = TransformersVlm.load(tmp_path / "vlm")
-    album = Album(atlas, np.random.default_rng(0), 64)
+    render_cache = RenderCache(atlas, np.random.default_rng(0), 64)
     images = []
-    for pixels in album.pixels[:4]:
+    for pixels in render_cache.pixels[:4]:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         images.append(buffer.getvalue())

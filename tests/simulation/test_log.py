@@ -13,7 +13,7 @@ from ppd.simulation.log import FEATURE_NAMES, simulate
 from ppd.simulation.render import Atlas
 from ppd.simulation.world import CONCEPTS, STYLES, Scenes, scene_features
 
-SETTINGS = LogSettings(n_people=30, rows_a_person=(40, 44), broken_image_share=0.01, given_up_share=0.1)
+SETTINGS = LogSettings(n_users=30, rows_per_user=(40, 44), broken_image_share=0.01, given_up_share=0.1)
 
 
 @pytest.fixture(scope="module")

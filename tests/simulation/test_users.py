@@ -4,7 +4,7 @@ import pytest
 from ppd.settings import PeopleSettings
 from ppd.simulation.posterior import opinion_rate, posterior, predict_choice
 from ppd.simulation.users import TRAITS, opinion_probability, population, preference_probability
-from ppd.simulation.world import sample_looks
+from ppd.simulation.world import sample_features
 
 SETTINGS = PeopleSettings()
 PEOPLE = population(SETTINGS)
@@ -13,7 +13,7 @@ RATE = opinion_rate(PEOPLE, SETTINGS)
 
 def choices(rng: np.random.Generator, kind: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """`k` choices of one kind of person, drawn as the world says: preferred and rejected features [k, 9]."""
-    first, second = sample_looks(rng, 400), sample_looks(rng, 400)
+    first, second = sample_features(rng, 400), sample_features(rng, 400)
     gap = (first - second) @ PEOPLE.tastes[kind]
     kept = np.flatnonzero(rng.random(400) < opinion_probability(gap, SETTINGS))[:k]
     wins = rng.random(k) < preference_probability(gap[kept], PEOPLE.temperature[kind])
@@ -62,7 +62,7 @@ def test_no_choices_leave_the_prior_and_many_name_the_person() -> None:
 
 def test_swapping_the_images_swaps_the_prediction() -> None:
     rng = np.random.default_rng(4)
-    first, second = sample_looks(rng, 20), sample_looks(rng, 20)
+    first, second = sample_features(rng, 20), sample_features(rng, 20)
     belief = posterior(PEOPLE, SETTINGS, RATE, *choices(rng, 7, 4))[None]
     one_way = predict_choice(PEOPLE, SETTINGS, belief, first, second)
     np.testing.assert_allclose(one_way + predict_choice(PEOPLE, SETTINGS, belief, second, first), 1)

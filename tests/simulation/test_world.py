@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ppd.simulation.render import SUBJECT_PX, Atlas, render
-from ppd.simulation.world import CONCEPTS, FACTORS, STYLES, Scenes, caption, sample_looks, sample_scenes
+from ppd.simulation.world import CONCEPTS, FACTORS, STYLES, Scenes, caption, sample_features, sample_scenes
 
 
 def scene(style: int = 0, concept: int = 0, seed: int = 1, **factors: float) -> Scenes:
@@ -52,7 +52,7 @@ def test_styles_differ_strongly(atlas: Atlas) -> None:
 
 
 def test_features_are_centred_and_of_unit_variance() -> None:
-    looks = sample_looks(np.random.default_rng(1), 200_000)
+    looks = sample_features(np.random.default_rng(1), 200_000)
     np.testing.assert_allclose(looks.mean(axis=0), 0, atol=0.02)
     np.testing.assert_allclose(looks.std(axis=0), 1, atol=0.02)
 

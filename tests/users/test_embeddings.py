@@ -6,8 +6,10 @@ import torch
 from ppd.errors import InputError
 from ppd.settings import EmbeddingSettings
 from ppd.users import embeddings as store
-from ppd.users.embeddings import Refreshed, SupportGroup, load_people, refresh
+from ppd.users.embeddings import load_embeddings
+from ppd.users.support import SupportGroup
 from ppd.vlm.embedding import embed
+from ppd.vlm.refresh import Refreshed, refresh
 
 SETTINGS = EmbeddingSettings(max_new_tokens=0)
 
@@ -21,7 +23,7 @@ def groups(pairs):
 
 def test_the_store_holds_what_embedding_gives(vlm, groups, tmp_path):
     assert refresh(tmp_path / "e.parquet", groups, vlm, SETTINGS) == Refreshed(embedded=3, kept=0)
-    people = load_people([tmp_path / "e.parquet"])
+    people = load_embeddings([tmp_path / "e.parquet"])
     expected = embed(vlm, [group.pairs for group in groups], SETTINGS).hidden
     torch.testing.assert_close(people.hidden["anna"], expected[:2], atol=2e-5, rtol=0)
     torch.testing.assert_close(people.hidden["ben"], expected[2:], atol=2e-5, rtol=0)
@@ -30,11 +32,11 @@ def test_the_store_holds_what_embedding_gives(vlm, groups, tmp_path):
 def test_only_what_changed_is_embedded_again(vlm, groups, pairs, tmp_path):
     file = tmp_path / "e.parquet"
     refresh(file, groups, vlm, SETTINGS)
-    before = load_people([file])
+    before = load_embeddings([file])
     assert refresh(file, groups, vlm, SETTINGS) == Refreshed(embedded=0, kept=3)
     changed = [groups[0], SupportGroup("anna", 1, tuple(pairs(3))), SupportGroup("carl", 0, groups[2].pairs)]
     assert refresh(file, changed, vlm, SETTINGS) == Refreshed(embedded=1, kept=2)
-    after = load_people([file])
+    after = load_embeddings([file])
     assert set(after.hidden) == {"anna", "carl"}, "people who left are dropped"
     assert torch.equal(after.hidden["anna"][0], before.hidden["anna"][0])
     assert not torch.equal(after.hidden["anna"][1], before.hidden["anna"][1])
@@ -63,8 +65,8 @@ def test_an_embedding_does_not_depend_on_its_shard(vlm, groups, tmp_path):
     refresh(tmp_path / "one.parquet", groups[2:], vlm, SETTINGS)
     refresh(tmp_path / "two.parquet", groups[:2][::-1], vlm, SETTINGS)
     whole, parts = (
-        load_people([tmp_path / "all.parquet"]),
-        load_people([tmp_path / f"{n}.parquet" for n in ("one", "two")]),
+        load_embeddings([tmp_path / "all.parquet"]),
+        load_embeddings([tmp_path / f"{n}.parquet" for n in ("one", "two")]),
     )
     for user in ("anna", "ben"):
         np.testing.assert_allclose(whole.hidden[user], parts.hidden[user], atol=2e-5)
@@ -72,8 +74,8 @@ def test_an_embedding_does_not_depend_on_its_shard(vlm, groups, tmp_path):
 
 def test_missing_and_mismatched_shards_are_input_errors(vlm, groups, tmp_path):
     with pytest.raises(InputError, match="ppd stage embed"):
-        load_people([tmp_path / "nothing.parquet"])
+        load_embeddings([tmp_path / "nothing.parquet"])
     refresh(tmp_path / "one.parquet", groups[:1], vlm, SETTINGS)
     refresh(tmp_path / "two.parquet", groups[2:], vlm, EmbeddingSettings(max_new_tokens=0, rows=(0,)))
     with pytest.raises(InputError, match="different shapes"):
-        load_people([tmp_path / "one.parquet", tmp_path / "two.parquet"])
+        load_embeddings([tmp_path / "one.parquet", tmp_path / "two.parquet"])

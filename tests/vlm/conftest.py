@@ -7,7 +7,8 @@ from PIL import Image
 
 from ppd.pretrain.vlm_architecture import ArchitectureSettings, build_model, build_processor
 from ppd.simulation.world import caption
-from ppd.vlm.conversation import Candidates, Pair
+from ppd.users.support import Pair
+from ppd.vlm.conversation import Candidates
 from ppd.vlm.transformers_backend import TransformersVlm
 
 

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from ppd.settings import EmbeddingSettings
-from ppd.vlm.conversation import Conversation, Pair, profile_conversation
+from ppd.users.support import Pair
+from ppd.vlm.conversation import Conversation, profile_conversation
 from ppd.vlm.embedding import embed
 from ppd.vlm.last_position import states_at
 from ppd.vlm.transformers_backend import TransformersVlm

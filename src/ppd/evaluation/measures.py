@@ -19,10 +19,10 @@ Pixels = NDArray[np.uint8]
 N_REAL = 2000
 
 
-def concept_accuracy(seen_in: pd.DataFrame) -> dict[str, float]:
+def concept_accuracy(readings: pd.DataFrame) -> dict[str, float]:
     """Share of images in which the reader sees the caption's concept, by model, with its interval over captions."""
     metrics: dict[str, float] = {}
-    for model, table in seen_in.groupby(level="model", sort=False):
+    for model, table in readings.groupby(level="model", sort=False):
         captions = table.index.get_level_values("caption").to_numpy()
         share = clustered_mean(table.concept_right.to_numpy(dtype=float), captions)
         metrics[f"concept_accuracy.{model}"] = share.mean
@@ -31,10 +31,10 @@ def concept_accuracy(seen_in: pd.DataFrame) -> dict[str, float]:
     return metrics
 
 
-def style_shares(seen_in: pd.DataFrame) -> dict[str, float]:
+def style_shares(readings: pd.DataFrame) -> dict[str, float]:
     """How often each model draws each style; the world has a quarter of each."""
     metrics: dict[str, float] = {}
-    for model, table in seen_in.groupby(level="model", sort=False):
+    for model, table in readings.groupby(level="model", sort=False):
         shares = np.bincount(table["style"], minlength=len(STYLES)) / len(table)
         metrics |= {f"style_share.{model}.{style}": float(share) for style, share in zip(STYLES, shares, strict=True)}
     return metrics

@@ -12,7 +12,7 @@ import pandas as pd
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings
 
-NOBODY = ""
+UNCONDITIONAL = ""
 POOLED: tuple[str, ...] = ("base", "dpo", "sft")
 """Methods that draw the same for everybody."""
 
@@ -21,45 +21,47 @@ def _order(*key: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big")
 
 
-def requests(preferences: Preferences, settings: EvaluationSettings) -> pd.DataFrame:
+def plan_requests(preferences: Preferences, settings: EvaluationSettings) -> pd.DataFrame:
     """What is drawn for each person: rows of users (seen | unseen), user_id, caption, seed.
 
     Only captions that nothing was trained on. A person keeps one seed per caption; people with the same seed are each
-    other's same-seed opponents when users are shuffled. An `occasion` draws the people, and each person's own captions,
+    other's same-seed opponents when users are shuffled. An `resample_key` draws the people, and each person's own captions,
     from its name alone.
     """
-    occasion = [settings.occasion] if settings.occasion else []
+    resample_key = [settings.resample_key] if settings.resample_key else []
     captions = sorted(
         preferences.captions.caption[preferences.captions.split == "eval"], key=lambda c: _order("caption", c)
     )
     rows = []
     for users, split, n in (
-        ("unseen", settings.people, settings.n_unseen_people),
-        ("seen", "train", settings.n_seen_people),
+        ("unseen", settings.people, settings.n_unseen_users),
+        ("seen", "train", settings.n_seen_users),
     ):
         of_split = preferences.users.user_id[preferences.users.split == split]
-        people = sorted(of_split, key=lambda u: _order("person", *occasion, u))[:n]
+        people = sorted(of_split, key=lambda u: _order("person", *resample_key, u))[:n]
         for place, user_id in enumerate(people):
             numbers = sorted(
-                range(len(captions)), key=lambda n: _order(*occasion, user_id, captions[n]) if occasion else n
+                range(len(captions)), key=lambda n: _order(*resample_key, user_id, captions[n]) if resample_key else n
             )
-            for number in numbers[: settings.captions_a_person]:
+            for number in numbers[: settings.captions_per_user]:
                 caption = captions[number]
                 seed = settings.first_seed + (place + number) % settings.n_seeds
                 rows.append({"users": users, "user_id": user_id, "caption": caption, "seed": seed})
     return pd.DataFrame(rows)
 
 
-def images(asked: pd.DataFrame, method: str, settings: EvaluationSettings) -> pd.DataFrame:
+def image_requests(requests: pd.DataFrame, method: str, settings: EvaluationSettings) -> pd.DataFrame:
     """The images that `method` must draw for these requests: rows of user_id, caption, seed."""
     if method not in POOLED:
-        return asked[["user_id", "caption", "seed"]]
+        return requests[["user_id", "caption", "seed"]]
     seeds = range(settings.first_seed, settings.first_seed + settings.n_seeds)
-    pool = pd.MultiIndex.from_product([[NOBODY], asked.caption.unique(), seeds], names=["user_id", "caption", "seed"])
+    pool = pd.MultiIndex.from_product(
+        [[UNCONDITIONAL], requests.caption.unique(), seeds], names=["user_id", "caption", "seed"]
+    )
     return pool.to_frame(index=False)
 
 
-def meetings(asked: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
+def plan_comparisons(requests: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
     """Which two images meet before whom: one row a comparison.
 
     Columns: method, opponent, users, pairing (independent | same-seed), user_id (who judges), caption,
@@ -68,61 +70,61 @@ def meetings(asked: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
     """
     return pd.concat(
         [
-            *(_against_pool(asked, "ppd", opponent, settings) for opponent in POOLED),
-            *(_against_pool(asked, method, "base", settings) for method in POOLED if method != "base"),
-            _against_somebody_else(asked, settings),
+            *(_against_pool(requests, "ppd", opponent, settings) for opponent in POOLED),
+            *(_against_pool(requests, method, "base", settings) for method in POOLED if method != "base"),
+            _against_somebody_else(requests, settings),
         ],
         ignore_index=True,
     )
 
 
-def journeys(asked: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
+def plan_interpolations(requests: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
     """The way from one unseen person to the next, in equal steps: rows of first, second, share, user_id, caption, seed.
 
     share is that of the second person; user_id names the point on the way. Pairs of people follow the plan's order, so
     nobody is picked.
     """
-    people = asked[asked.users == "unseen"].user_id.unique()
-    captions = asked.caption.unique()[: settings.captions_a_journey]
+    people = requests[requests.users == "unseen"].user_id.unique()
+    captions = requests.caption.unique()[: settings.captions_per_interpolation]
     rows = []
-    for number in range(min(settings.n_journeys, len(people) // 2)):
+    for number in range(min(settings.n_interpolations, len(people) // 2)):
         first, second = people[2 * number : 2 * number + 2]
         seed = settings.first_seed + number % settings.n_seeds
         for caption in captions:
-            shares = np.linspace(0, 1, settings.journey_steps).tolist()
+            shares = np.linspace(0, 1, settings.points_per_interpolation).tolist()
             rows += [(first, second, share, f"{first}~{second}~{share:.3f}", caption, seed) for share in shares]
     return pd.DataFrame(rows, columns=["first", "second", "share", "user_id", "caption", "seed"])
 
 
-def _against_pool(asked: pd.DataFrame, method: str, opponent: str, settings: EvaluationSettings) -> pd.DataFrame:
+def _against_pool(requests: pd.DataFrame, method: str, opponent: str, settings: EvaluationSettings) -> pd.DataFrame:
     """Each request's image against the same-seed image of a pooled method and against some of other seeds."""
     parts = []
-    for step in range(settings.opponents_an_image + 1):
-        part = asked.assign(
+    for step in range(settings.opponents_per_image + 1):
+        part = requests.assign(
             method=method,
             opponent=opponent,
             pairing="same-seed" if step == 0 else "independent",
-            method_user=NOBODY if method in POOLED else asked.user_id,
-            method_seed=asked.seed,
+            method_user=UNCONDITIONAL if method in POOLED else requests.user_id,
+            method_seed=requests.seed,
             opponent_model=opponent,
-            opponent_user=NOBODY,
+            opponent_user=UNCONDITIONAL,
             # Odd steps apart, so that opponents of one image are spread over the pool.
-            opponent_seed=settings.first_seed + (asked.seed - settings.first_seed + 3 * step) % settings.n_seeds,
+            opponent_seed=settings.first_seed + (requests.seed - settings.first_seed + 3 * step) % settings.n_seeds,
             first_of_pairing=step <= 1,
         )
         parts.append(part if step == 0 else part[part.opponent_seed != part.method_seed])
     return pd.concat(parts).drop(columns="seed")
 
 
-def _against_somebody_else(asked: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
+def _against_somebody_else(requests: pd.DataFrame, settings: EvaluationSettings) -> pd.DataFrame:
     """Each request's image against ppd's image of the same caption for other people, with the same or another seed."""
     rows = []
-    for (users, caption), group in asked.groupby(["users", "caption"], sort=False):
+    for (users, caption), group in requests.groupby(["users", "caption"], sort=False):
         people, seeds = group.user_id.to_numpy(), group.seed.to_numpy()
         for i in range(len(group)):
             away = np.roll(np.arange(len(group)), -i)[1:]
             same, other = away[seeds[away] == seeds[i]], away[seeds[away] != seeds[i]]
-            for pairing, opponents in (("same-seed", same[:1]), ("independent", other[: settings.opponents_an_image])):
+            for pairing, opponents in (("same-seed", same[:1]), ("independent", other[: settings.opponents_per_image])):
                 for rank, j in enumerate(opponents):
                     rows.append((users, people[i], caption, pairing, seeds[i], people[j], seeds[j], rank == 0))
     columns = ["users", "user_id", "caption", "pairing", "method_seed", "opponent_user", "opponent_seed"]

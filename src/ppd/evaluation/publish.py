@@ -12,13 +12,13 @@ from PIL import Image
 
 from ppd.device import this_device
 from ppd.diffusion.encoding.encode import resized
-from ppd.diffusion.sampling.store import read_drawn
+from ppd.diffusion.sampling.store import read_samples
 from ppd.diffusion.training.run import CURVE
 from ppd.evaluation.judge import first_supports, sample_files
 from ppd.evaluation.measures import Pixels, concept_accuracy, image_precision, mean_rewards, style_shares
-from ppd.evaluation.plan import NOBODY, journeys, requests
+from ppd.evaluation.plan import UNCONDITIONAL, plan_interpolations, plan_requests
 from ppd.evaluation.plots import win_rate_plot
-from ppd.evaluation.report import Interpolation, PersonPage, Report, headline, write_report
+from ppd.evaluation.report import Interpolation, Report, UserPage, headline, write_report
 from ppd.evaluation.win_rates import paired_differences, win_rates
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
@@ -32,7 +32,7 @@ from ppd.statistics.bootstrap import clustered_mean
 
 N_PAGES = 8
 N_IMAGES = 8
-N_JOURNEYS = 3
+N_INTERPOLATIONS = 3
 PAGE_PX = 256
 """Larger images are shrunk, so that the page stays one that a browser opens."""
 
@@ -56,14 +56,14 @@ def publish(
     judged = pd.concat([pd.read_parquet(part) for part in reversed(parts)], ignore_index=True)
     compared = judged[judged.outcome.notna()]
     rates = win_rates(compared)
-    drawn = {model: read_drawn(file) for model, file in sample_files(samples).items()}
+    drawn = {model: read_samples(file) for model, file in sample_files(samples).items()}
     metrics = judge_metrics(pd.read_parquet(verdicts / "judge.parquet"), pd.read_parquet(verdicts / "vlm.parquet"))
     for name, difference in paired_differences(compared).items():
         metrics[f"difference.{name}"] = difference.mean
         metrics |= {f"difference.{name}.ci_low": difference.low, f"difference.{name}.ci_high": difference.high}
     if simulated:
-        seen_in = pd.read_parquet(verdicts / "seen.parquet").set_index(IMAGE_KEY)
-        metrics |= concept_accuracy(seen_in) | style_shares(seen_in)
+        readings = pd.read_parquet(verdicts / "readings.parquet").set_index(IMAGE_KEY)
+        metrics |= concept_accuracy(readings) | style_shares(readings)
         clip = ClipScorer.from_pretrained(settings.models.clip, device=this_device())
         metrics |= image_precision({model: images for model, (_, images) in drawn.items()}, clip, Atlas.load(atlas))
     metrics |= mean_rewards(drawn, load_scorers(settings.rewards, device=this_device()))
@@ -75,11 +75,11 @@ def publish(
         folder.name: pd.read_csv(folder / CURVE) for folder in sorted(models.iterdir()) if (folder / CURVE).exists()
     }
     people = _pages(settings, preferences, profiles, drawn, verdicts, truth if simulated else None)
-    planned = journeys(requests(preferences, settings.evaluation), settings.evaluation)
-    judged = pd.read_parquet(verdicts / "journeys.parquet") if simulated else planned
-    ways = _interpolations(judged, read_drawn(samples / "ppd" / "journeys.parquet")[1])
+    planned = plan_interpolations(plan_requests(preferences, settings.evaluation), settings.evaluation)
+    judged = pd.read_parquet(verdicts / "interpolations.parquet") if simulated else planned
+    ways = _interpolations(judged, read_samples(samples / "ppd" / "interpolations.parquet")[1])
     if simulated:
-        metrics |= _journey_metrics(judged)
+        metrics |= _interpolation_metrics(judged)
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
         (fresh / "win_rates.json").write_text(json.dumps(rates, indent=1) + "\n")
@@ -121,26 +121,26 @@ def _pages(
     drawn: Mapping[str, tuple[pd.DataFrame, Pixels]],
     verdicts: Path,
     truth: Path | None,
-) -> list[PersonPage]:
+) -> list[UserPage]:
     """Miniatures of the first unseen people of the plan: no picking."""
-    asked = requests(preferences, settings.evaluation)
-    chosen = asked[asked.users == "unseen"].user_id.unique()[:N_PAGES].tolist()
+    requests = plan_requests(preferences, settings.evaluation)
+    chosen = requests[requests.users == "unseen"].user_id.unique()[:N_PAGES].tolist()
     supports = first_supports(preferences, chosen)
     base, personal = (_by_key(*drawn[model]) for model in ("base", "ppd"))
     tastes = pd.read_parquet(truth / "people.parquet").set_index("user_id") if truth else None
     gains = _gains(verdicts) if truth else {}
     pages = []
     for user_id in chosen:
-        wishes = asked[asked.user_id == user_id].head(N_IMAGES)
+        wishes = requests[requests.user_id == user_id].head(N_IMAGES)
         keys = list(zip(wishes.caption, wishes.seed.tolist(), strict=True))
         pages.append(
-            PersonPage(
+            UserPage(
                 user_id=user_id,
                 users="never seen in training",
                 profile=profiles[user_id][0],
                 truth=str(tastes.strongest[user_id]) + " above all" if tastes is not None else "",
                 pairs=[(_decoded(pair.preferred), _decoded(pair.rejected)) for pair in supports[user_id]],
-                base=[_thumbnail(Image.fromarray(base[NOBODY, caption, seed])) for caption, seed in keys],
+                base=[_thumbnail(Image.fromarray(base[UNCONDITIONAL, caption, seed])) for caption, seed in keys],
                 personal=[_thumbnail(Image.fromarray(personal[user_id, caption, seed])) for caption, seed in keys],
                 gain_sd=gains.get(user_id, float("nan")),
             )
@@ -152,7 +152,7 @@ def _interpolations(ways: pd.DataFrame, images: Pixels) -> list[Interpolation]:
     """The first journeys of the plan, each with its first caption; gains, if known, are means over all its captions."""
     shown = []
     columns = [column for column in ("gain_first", "gain_second") if column in ways]
-    for (first, second), rows in islice(ways.groupby(["first", "second"], sort=False), N_JOURNEYS):
+    for (first, second), rows in islice(ways.groupby(["first", "second"], sort=False), N_INTERPOLATIONS):
         gains = rows.groupby("share")[columns].mean()
         strip = rows.index[rows.caption == rows.caption.iloc[0]]
         shown.append(
@@ -167,7 +167,7 @@ def _interpolations(ways: pd.DataFrame, images: Pixels) -> list[Interpolation]:
     return shown
 
 
-def _journey_metrics(ways: pd.DataFrame) -> dict[str, float]:
+def _interpolation_metrics(ways: pd.DataFrame) -> dict[str, float]:
     """How both people fare on the way, by the share of the second person; n journeys, intervals over them."""
     metrics = {}
     way = (ways["first"] + "~" + ways.second).to_numpy()

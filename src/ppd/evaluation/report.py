@@ -16,7 +16,7 @@ Entry = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class PersonPage:
+class UserPage:
     """One person in miniature. pairs: (preferred, rejected) images that the model was shown."""
 
     user_id: str
@@ -50,7 +50,7 @@ class Report:
 
     win_rates: Sequence[Entry]
     metrics: Mapping[str, float]
-    people: Sequence[PersonPage]
+    people: Sequence[UserPage]
     interpolations: Sequence[Interpolation]
     curves: Mapping[str, pd.DataFrame]
     simulated: bool

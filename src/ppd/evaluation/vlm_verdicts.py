@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import track
 
 from ppd.preferences.store import Preferences
-from ppd.vlm.conversation import Candidates, Pair
+from ppd.users.support import Pair
+from ppd.vlm.conversation import Candidates
 from ppd.vlm.judging import Judge, Verdict
 
 OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5, "void": np.nan}
@@ -25,13 +26,13 @@ SHOWN = [
 ]
 """The columns of a meeting that say which two images are shown."""
 
-Drawn = Mapping[tuple[str, str, str, int], bytes]
+Samples = Mapping[tuple[str, str, str, int], bytes]
 """(model, user_id, caption, seed) -> PNG."""
 
 
-def shown_to_the_judge(meetings: pd.DataFrame) -> pd.DataFrame:
+def shown_to_the_judge(comparisons: pd.DataFrame) -> pd.DataFrame:
     """The meetings that are `first_of_pairing`, of different seeds."""
-    return meetings[meetings.first_of_pairing & (meetings.pairing == "independent")]
+    return comparisons[comparisons.first_of_pairing & (comparisons.pairing == "independent")]
 
 
 def held_out_choices(preferences: Preferences, user_ids: Sequence[str]) -> pd.DataFrame:
@@ -39,17 +40,17 @@ def held_out_choices(preferences: Preferences, user_ids: Sequence[str]) -> pd.Da
     return preferences.pairs[(preferences.pairs.role == "eval") & preferences.pairs.user_id.isin(list(user_ids))]
 
 
-def judge_meetings(
-    meetings: pd.DataFrame, drawn: Drawn, supports: Mapping[str, Sequence[Pair]], judge: Judge
+def judge_comparisons(
+    comparisons: pd.DataFrame, drawn: Samples, supports: Mapping[str, Sequence[Pair]], judge: Judge
 ) -> pd.DataFrame:
     """The meetings `shown_to_the_judge`, with judge = "vlm", outcome and the answers.
 
     supports: the pairs by which the judge knows each person. Ties are verdicts that changed with the order; where an
     answer was void, so is the verdict: outcome NaN.
     """
-    asked = shown_to_the_judge(meetings)
+    requests = shown_to_the_judge(comparisons)
     parts = []
-    people = asked.groupby("user_id", sort=False)
+    people = requests.groupby("user_id", sort=False)
     for user_id, rows in track(people, description="judge", total=people.ngroups, console=Console(stderr=True)):
         candidates = [
             Candidates(caption, drawn[model, user, caption, seed], drawn[opponent, other, caption, other_seed])

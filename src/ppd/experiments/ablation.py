@@ -26,7 +26,7 @@ def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths
     """
     variant = experiments.variants[name]
     run = trial_settings(settings, experiments, variant, experiments.seeds[0])
-    inputs = [paths.preferences / "pairs.parquet", *sorted(paths.groundwork.iterdir())]
+    inputs = [paths.preferences / "pairs.parquet", *sorted(paths.shared_inputs.iterdir())]
     work = work_for(paths.work / name, [run, variant, experiments.trial], inputs)
     folders = {seed: work / f"seed-{seed}" for seed in experiments.seeds}
     jobs = {
@@ -35,7 +35,7 @@ def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths
         if not (folder / IMPLICIT).exists()
     }
     run_side_by_side(trial, jobs, work / "logs", n_workers=experiments.n_workers)
-    log = narrowed(Preferences.open(paths.preferences), variant.n_people, variant.pairs_share)
+    log = narrowed(Preferences.open(paths.preferences), variant.n_users, variant.pairs_share)
     people = log.users[log.users.split == "train"]
     n_pairs = int((log.pairs.user_id.isin(people.user_id) & (log.pairs.role == "train")).sum())
     result = {
@@ -45,7 +45,7 @@ def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths
         "seeds": list(experiments.seeds),
         "steps": run.finetune.steps,
         "pairs_per_step": run.finetune.pairs_per_step,
-        "n_train_people": len(people),
+        "n_train_users": len(people),
         "n_train_pairs": n_pairs,
         "people": {
             group: summary({seed: folder / group for seed, folder in folders.items()})
@@ -66,12 +66,12 @@ def summary(folders: dict[int, Path]) -> dict[str, object]:
     return {
         "win_rates": win_rates(pd.concat(verdicts.values(), ignore_index=True)),
         "by_seed": {str(seed): win_rates(table) for seed, table in verdicts.items()},
-        "gain_by_person": gain_by_person(pd.concat(verdicts.values(), ignore_index=True)),
+        "gain_by_user": gain_by_user(pd.concat(verdicts.values(), ignore_index=True)),
         "measures": mean_of([folder / MEASURES for folder in folders.values()]),
     }
 
 
-def gain_by_person(verdicts: pd.DataFrame) -> dict[str, float]:
+def gain_by_user(verdicts: pd.DataFrame) -> dict[str, float]:
     """Each person's mean gain over the base, in SD: what a paired comparison of two variants needs.
 
     All variants draw with the same noises and meet the same opponents.

@@ -28,7 +28,7 @@ def experiment(
     with timed(f"experiment {name}{f'@{variant}' if variant else ''}", Path("runs/stage_times.jsonl")):
         match name, variant:
             case "groundwork", None:
-                stages.groundwork(settings, varied)
+                stages.shared_inputs(settings, varied)
             case "ablation", str() if variant in varied.variants:
                 stages.ablation(settings, varied, variant)
             case "ablation", str():

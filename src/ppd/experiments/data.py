@@ -14,8 +14,8 @@ from ppd.experiments.settings import Variant
 from ppd.preferences.splits import hash_units
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
-from ppd.users.embeddings import People, load_people
-from ppd.users.support import fit_whitening
+from ppd.users.embeddings import UserEmbeddings, load_embeddings
+from ppd.users.manifest import fit_whitening
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Material:
 
     preferences: Preferences
     encoded: Encoded
-    layers: Mapping[str, People]
+    layers: Mapping[str, UserEmbeddings]
     """prompt-end, answer-end -> [groups, all rows, dim] of each person."""
 
     @staticmethod
@@ -34,7 +34,7 @@ class Material:
         return Material(
             Preferences.open(preferences),
             Encoded.open(latents),
-            {read: load_people([file]) for read, file in files.items()},
+            {read: load_embeddings([file]) for read, file in files.items()},
         )
 
 
@@ -49,13 +49,13 @@ class Part:
 
 def part_for(material: Material, variant: Variant, settings: EmbeddingSettings) -> Part:
     """The training data of `variant`; its whitening is fitted on the people that it trains on and on nobody else."""
-    preferences = narrowed(material.preferences, variant.n_people, variant.pairs_share)
+    preferences = narrowed(material.preferences, variant.n_users, variant.pairs_share)
     people = _rows(material.layers[settings.read], settings.rows)
     embeddings = embedded(preferences, people, settings, whitened=variant.whitened)
     return Part(training_data(preferences, material.encoded, embeddings), embeddings)
 
 
-def narrowed(preferences: Preferences, n_people: int | None, pairs_share: float) -> Preferences:
+def narrowed(preferences: Preferences, n_users: int | None, pairs_share: float) -> Preferences:
     """The same log with fewer training people, or with fewer of their pairs to train on.
 
     Both follow hashes, so a smaller part lies within every larger one. Nothing else changes.
@@ -63,8 +63,8 @@ def narrowed(preferences: Preferences, n_people: int | None, pairs_share: float)
     users, pairs = preferences.users, preferences.pairs
     train = users.user_id[users.split == "train"].tolist()
     order = dict(zip(train, hash_units(0, "experiment", train), strict=True))
-    if n_people is not None:
-        gone = set(sorted(train, key=order.__getitem__)[n_people:])
+    if n_users is not None:
+        gone = set(sorted(train, key=order.__getitem__)[n_users:])
         users, pairs = users[~users.user_id.isin(gone)], pairs[~pairs.user_id.isin(gone)]
     if pairs_share < 1:
         trained = pairs[pairs.role == "train"]
@@ -78,7 +78,7 @@ def narrowed(preferences: Preferences, n_people: int | None, pairs_share: float)
 
 
 def embedded(
-    preferences: Preferences, people: People, settings: EmbeddingSettings, *, whitened: bool
+    preferences: Preferences, people: UserEmbeddings, settings: EmbeddingSettings, *, whitened: bool
 ) -> dict[str, Tensor]:
     """Everybody's embeddings: whitened on the training people, or only scaled to a mean square of 1 over them."""
     if whitened:
@@ -89,7 +89,9 @@ def embedded(
     return {user_id: hidden * scale for user_id, hidden in people.hidden.items()}
 
 
-def _rows(people: People, rows: tuple[int, ...] | None) -> People:
+def _rows(people: UserEmbeddings, rows: tuple[int, ...] | None) -> UserEmbeddings:
     if rows is None:
         return people
-    return People({user_id: hidden[:, list(rows)] for user_id, hidden in people.hidden.items()}, people.profiles)
+    return UserEmbeddings(
+        {user_id: hidden[:, list(rows)] for user_id, hidden in people.hidden.items()}, people.profiles
+    )

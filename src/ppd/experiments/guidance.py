@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 
 from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
-from ppd.diffusion.sampling.store import draw, read_drawn
-from ppd.evaluation.plan import images
+from ppd.diffusion.sampling.store import draw, read_samples
+from ppd.evaluation.plan import image_requests
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.ablation import mean_of
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
-from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
+from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import COST, adapter_files, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
@@ -28,12 +28,12 @@ from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
-from ppd.simulation.attribute_classifier import FactorReader
-from ppd.simulation.truth.readings import seen
+from ppd.simulation.attribute_classifier import AttributeClassifier
+from ppd.simulation.truth.readings import read_features
 from ppd.simulation.truth.utility import Tastes, judge
 from ppd.statistics.precision import precision
-from ppd.users.embeddings import load_people
-from ppd.users.support import whitened
+from ppd.users.embeddings import load_embeddings
+from ppd.users.manifest import whitened
 from ppd.users.whitening import Whitening
 
 
@@ -43,17 +43,17 @@ def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: P
     jobs = {f"seed-{seed}": (settings, experiments, paths, seed, work / f"seed-{seed}") for seed in experiments.seeds}
     run_side_by_side(_draw, jobs, work / "logs", n_workers=experiments.n_workers)
     log = Preferences.open(paths.preferences)
-    asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
-    planned, tastes = meetings_of_ppd(asked, plan, ("base", "ppd-shuffled")), Tastes.load(paths.truth)
-    reader = FactorReader.from_pretrained(settings.models.reader).eval()
-    base = seen("base", *read_drawn(paths.groundwork / BASE), reader)
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.groundwork)
+    requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
+    planned, tastes = comparisons_of_ppd(requests, plan, ("base", "ppd-shuffled")), Tastes.load(paths.truth)
+    reader = AttributeClassifier.from_pretrained(settings.models.attribute_classifier).eval()
+    base = read_features("base", *read_samples(paths.shared_inputs / BASE), reader)
+    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.shared_inputs)
     rows = []
     for strength in experiments.guidance:
         verdicts, concepts, precisions = [], [], []
         for seed in experiments.seeds:
-            wishes, pictures = read_drawn(work / f"seed-{seed}" / f"{strength:g}.parquet")
-            drawn = seen("ppd", wishes, pictures, reader)
+            wishes, pictures = read_samples(work / f"seed-{seed}" / f"{strength:g}.parquet")
+            drawn = read_features("ppd", wishes, pictures, reader)
             verdicts.append(judge(planned, pd.concat([base, drawn]), tastes))
             concepts.append(float(drawn.concept_right.mean()))
             precisions.append(precision(torch.as_tensor(clip.embed_images(pictures)), real))
@@ -65,7 +65,7 @@ def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: P
                 "precision": sum(precisions) / len(precisions),
             }
         )
-    _, pictures = read_drawn(paths.groundwork / BASE)
+    _, pictures = read_samples(paths.shared_inputs / BASE)
     costs = [file for seed in experiments.seeds if (file := adapter_folder(settings, paths, seed) / COST).exists()]
     result = {
         "seeds": list(experiments.seeds),
@@ -87,12 +87,12 @@ def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: P
 
 def _draw(settings: Settings, experiments: ExperimentSettings, paths: Paths, seed: int, folder: Path) -> None:
     log = Preferences.open(paths.preferences)
-    asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
-    people = {user: u[0] for user, u in whitened(load_people(paths.users), Whitening.load(paths.whitening)).items()}
+    requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
+    people = {user: u[0] for user, u in whitened(load_embeddings(paths.users), Whitening.load(paths.whitening)).items()}
     backbone = base_model(settings, settings.sampling.precision)
     weights = adapter_folder(settings, paths, seed)
     adapter, identity = load_adapter(weights, backbone), read_config(weights).model_dump_json()
-    wanted = images(asked, "ppd", plan)
+    wanted = image_requests(requests, "ppd", plan)
     for strength in experiments.guidance:
         sampling = sampling_of(settings.sampling, experiments.trial).model_copy(update={"user_guidance": strength})
         file = folder / f"{strength:g}.parquet"

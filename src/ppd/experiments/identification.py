@@ -23,8 +23,8 @@ from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
 from ppd.statistics.bootstrap import clustered_mean
-from ppd.users.embeddings import SupportGroup, load_people
-from ppd.users.support import support_groups
+from ppd.users.embeddings import load_embeddings
+from ppd.users.support import SupportGroup, support_groups
 from ppd.vlm.embedding import embed
 
 Floats = NDArray[np.float64]
@@ -68,12 +68,12 @@ def write_identification(settings: Settings, preferences: Path, layers: Path, tr
     exact = ExactReader(truth, settings.people)
     rows.append({"view": "exact posterior", **hit_rates(exact_scores(exact, log, chosen))})
     result = {
-        "n_people": len(chosen),
+        "n_users": len(chosen),
         "chance": {f"top_{k}": k / len(chosen) for k in TOPS},
         "rows": rows,
         "directions": {
             "rows": reliabilities(trained)[:N_DIRECTIONS],
-            "n_people": sum(len(groups) > 1 for groups in trained),
+            "n_users": sum(len(groups) > 1 for groups in trained),
             "n_groups": sum(len(groups) for groups in trained if len(groups) > 1),
             "kept": settings.embedding.components,
         },
@@ -152,7 +152,7 @@ def _unit(x: Floats) -> Floats:
 
 
 def _layers(layers: Path, wanted: Iterable[Key]) -> dict[Key, Floats]:
-    hidden = load_people([layers / "prompt-end.parquet"]).hidden
+    hidden = load_embeddings([layers / "prompt-end.parquet"]).hidden
     return {(user, group): hidden[user][group].double().numpy() for user, group in wanted}
 
 

@@ -28,7 +28,7 @@ def rewards(
     data: TrainingData,
     pairs: Pairs,
     readers: dict[str, Tensor],
-    law: TimestepSettings,
+    distribution: TimestepSettings,
     n_draws: int = 1,
 ) -> dict[str, Tensor]:
     """−m of each of N pairs, a mean over `n_draws` of (t, ε), read as each of several people: name -> [N].
@@ -38,7 +38,7 @@ def rewards(
     """
     sums = {name: torch.zeros(len(pairs)) for name in readers}
     for number in range(n_draws):
-        for rows, draw in _draws(data, pairs, law, number):
+        for rows, draw in _draws(data, pairs, distribution, number):
             batch = noisy_pairs(backbone, data, pairs[rows], draw, losers=True, error="velocity")
             scale = batch.scale.chunk(2)[0]
             reference_w, reference_l = base_errors(backbone, adapter, batch).chunk(2)
@@ -50,13 +50,15 @@ def rewards(
     return sums
 
 
-def _draws(data: TrainingData, pairs: Pairs, law: TimestepSettings, number: int) -> Iterator[tuple[slice, Draw]]:
+def _draws(
+    data: TrainingData, pairs: Pairs, distribution: TimestepSettings, number: int
+) -> Iterator[tuple[slice, Draw]]:
     """Draws of all pairs, batch by batch; t is spread evenly over the law."""
     n = len(pairs)
     random = generator("implicit", number)
     draw = Draw(
         pairs=torch.arange(n),
-        t=noise_levels(stratified(n, random), law),
+        t=noise_levels(stratified(n, random), distribution),
         weight=torch.ones(n),
         noise=torch.randn(n, *data.latents.shape[1:], generator=random),
         group=torch.zeros(n),
@@ -72,7 +74,7 @@ def first_embeddings(data: TrainingData, person: Tensor) -> Tensor:
     return data.embeddings[data.first[person]]
 
 
-def strangers(person: Tensor) -> Tensor:
+def shuffled_users(person: Tensor) -> Tensor:
     """For each pair's person [N] somebody else among them [N]: everybody moves on to the next, so nobody stays."""
     unique, index = torch.unique(person, return_inverse=True)
     return unique.roll(-1)[index]

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ppd.diffusion.adapter.checkpoint import WEIGHTS, load_adapter, read_config
-from ppd.diffusion.sampling.store import draw, read_drawn
+from ppd.diffusion.sampling.store import draw, read_samples
 from ppd.evaluation.judge import sample_files
-from ppd.evaluation.plan import journeys, requests
+from ppd.evaluation.plan import plan_interpolations, plan_requests
 from ppd.evaluation.plots import strip
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
@@ -19,12 +19,12 @@ from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings, Settings
-from ppd.simulation.attribute_classifier import FactorReader
-from ppd.simulation.truth.readings import seen
-from ppd.simulation.truth.utility import Tastes, judge_journeys
+from ppd.simulation.attribute_classifier import AttributeClassifier
+from ppd.simulation.truth.readings import read_features
+from ppd.simulation.truth.utility import Tastes, judge_interpolations
 from ppd.statistics.bootstrap import clustered_mean
-from ppd.users.embeddings import load_people
-from ppd.users.support import whitened
+from ppd.users.embeddings import load_embeddings
+from ppd.users.manifest import whitened
 from ppd.users.whitening import Whitening
 
 N_STRIPS = 3
@@ -34,7 +34,7 @@ def write_interpolation(settings: Settings, experiments: ExperimentSettings, pat
     """Draw along the lines between pairs of test people, and write `out` and, beside it, strips of the images."""
     log = Preferences.open(paths.preferences)
     points = ways(log, settings.evaluation, experiments.ways)
-    people = whitened(load_people(paths.users), Whitening.load(paths.whitening))
+    people = whitened(load_embeddings(paths.users), Whitening.load(paths.whitening))
     users = {
         name: people[first][0].lerp(people[second][0], share)
         for name, first, second, share in zip(
@@ -57,11 +57,11 @@ def write_interpolation(settings: Settings, experiments: ExperimentSettings, pat
             people=users,
             identity=identity.model_dump_json(),
         )
-    asked, images = read_drawn(file)
-    reader = FactorReader.from_pretrained(settings.models.reader).eval()
-    base = seen("base", *read_drawn(sample_files(paths.samples)["base"]), reader)
-    drawn = seen("ppd", asked, images, reader)
-    judged = judge_journeys(points, drawn, base, Tastes.load(paths.truth))
+    requests, images = read_samples(file)
+    reader = AttributeClassifier.from_pretrained(settings.models.attribute_classifier).eval()
+    base = read_features("base", *read_samples(sample_files(paths.samples)["base"]), reader)
+    drawn = read_features("ppd", requests, images, reader)
+    judged = judge_interpolations(points, drawn, base, Tastes.load(paths.truth))
     judged = judged.assign(right=drawn.concept_right.to_numpy(), way=judged["first"] + "~" + judged.second)
     rows = []
     for share, at in judged.groupby("share"):
@@ -70,7 +70,7 @@ def write_interpolation(settings: Settings, experiments: ExperimentSettings, pat
             gain = clustered_mean(at[side].to_numpy(), at.way.to_numpy())
             row[side] = {"mean": gain.mean, "ci_low": gain.low, "ci_high": gain.high}
         rows.append(row)
-    result = {"n_ways": int(judged.way.nunique()), "rows": rows, "monotone": monotone_shares(judged)}
+    result = {"n_interpolations": int(judged.way.nunique()), "rows": rows, "monotone": monotone_shares(judged)}
     first_captions = judged[judged.caption == judged.groupby("way").caption.transform("first")]
     shown = first_captions[first_captions.way.isin(judged.way.unique()[:N_STRIPS])]
     with atomic_path(out.with_suffix(".png")) as fresh:
@@ -81,11 +81,15 @@ def write_interpolation(settings: Settings, experiments: ExperimentSettings, pat
 
 
 def ways(log: Preferences, evaluation: EvaluationSettings, settings: WaySettings) -> pd.DataFrame:
-    """As `ppd.evaluation.plan.journeys`, with the points of `settings.shares` in place of equal steps inside."""
+    """As `ppd.evaluation.plan.plan_interpolations`, with the points of `settings.shares` in place of equal steps inside."""
     plan = evaluation.model_copy(
-        update={"n_journeys": settings.n_ways, "captions_a_journey": settings.captions_a_way, "journey_steps": 2}
+        update={
+            "n_interpolations": settings.n_interpolations,
+            "captions_per_interpolation": settings.captions_per_interpolation,
+            "points_per_interpolation": 2,
+        }
     )
-    ends = journeys(requests(log, plan), plan)
+    ends = plan_interpolations(plan_requests(log, plan), plan)
     starts = ends[ends["share"] == 0].drop(columns=["share", "user_id"])
     points = starts.merge(pd.DataFrame({"share": settings.shares}), how="cross")
     return points.assign(user_id=points["first"] + "~" + points.second + "~" + points["share"].map("{:.3f}".format))

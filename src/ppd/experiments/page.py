@@ -86,7 +86,7 @@ def signed(value: Result) -> str:
 
 def difference(variant: Result, default: Result, group: str = "validation") -> dict[str, Any]:
     """What each person gains by `variant` over `default`, paired, with its interval over people, and what that says."""
-    ours, theirs = (result["people"][group]["gain_by_person"] for result in (variant, default))
+    ours, theirs = (result["people"][group]["gain_by_user"] for result in (variant, default))
     people = sorted(ours)
     gap = clustered_mean(np.array([ours[user] - theirs[user] for user in people]), np.arange(len(people)))
     says = "better" if gap.low > 0 else "worse" if gap.high < 0 else "no difference seen"
@@ -168,7 +168,7 @@ def figures(found: Mapping[str, Any], experiments: ExperimentSettings) -> dict[s
 
 def scaling_points(ablation: Mapping[str, Result]) -> dict[str, Sequence[Result]]:
     """People and pairs -> the variants that differ in nothing else, the fewest first."""
-    axes = {"n_train_people": "training people", "n_train_pairs": "pairs a person"}
+    axes = {"n_train_users": "training people", "n_train_pairs": "pairs a person"}
     return {
         axis: sorted(
             (r for r in ablation.values() if r["varies"] == varied or r["variant"] == "default"),

@@ -22,7 +22,7 @@ class Paths:
     atlas: Path
     reference: Path
     """Where the base's errors are kept for all runs with the same draws."""
-    groundwork: Path
+    shared_inputs: Path
     """What `ppd.experiments.shared_inputs` leaves."""
     seeds: Path
     """The headline run with other seeds: a folder of seed-N."""

@@ -4,34 +4,34 @@ from typing import Literal
 
 import pandas as pd
 
-from ppd.evaluation.plan import meetings, requests
+from ppd.evaluation.plan import plan_comparisons, plan_requests
 from ppd.experiments.settings import TrialSettings
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings, SamplingSettings
 
 
-def asked_of(
+def requests_of(
     preferences: Preferences,
     people: Literal["validation", "test"],
     evaluation: EvaluationSettings,
     trial: TrialSettings,
 ) -> tuple[pd.DataFrame, EvaluationSettings]:
-    """What is drawn for each unseen person (as `ppd.evaluation.plan.requests`), and the settings of that plan."""
+    """What is drawn for each unseen person (as `ppd.evaluation.plan.plan_requests`), and the settings of that plan."""
     n = int((preferences.users.split == people).sum())
     plan = evaluation.model_copy(
         update={
             "people": people,
-            "n_unseen_people": min(n, evaluation.n_unseen_people),
-            "captions_a_person": trial.captions_a_person,
+            "n_unseen_users": min(n, evaluation.n_unseen_users),
+            "captions_per_user": trial.captions_per_user,
         }
     )
-    asked = requests(preferences, plan)
-    return asked[asked.users == "unseen"].reset_index(drop=True), plan
+    requests = plan_requests(preferences, plan)
+    return requests[requests.users == "unseen"].reset_index(drop=True), plan
 
 
-def meetings_of_ppd(asked: pd.DataFrame, plan: EvaluationSettings, opponents: tuple[str, ...]) -> pd.DataFrame:
+def comparisons_of_ppd(requests: pd.DataFrame, plan: EvaluationSettings, opponents: tuple[str, ...]) -> pd.DataFrame:
     """The planned meetings of ppd's images with those of `opponents`."""
-    planned = meetings(asked, plan)
+    planned = plan_comparisons(requests, plan)
     return planned[(planned.method == "ppd") & planned.opponent.isin(opponents)]
 
 

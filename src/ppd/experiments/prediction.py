@@ -13,7 +13,7 @@ from ppd.diffusion.adapter.checkpoint import load_adapter
 from ppd.diffusion.encoding.encode import Encoded
 from ppd.diffusion.training.assemble import training_data
 from ppd.diffusion.training.dataset import TrainingData
-from ppd.experiments.implicit import first_embeddings, rewards, strangers
+from ppd.experiments.implicit import first_embeddings, rewards, shuffled_users
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
@@ -25,8 +25,8 @@ from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
 from ppd.statistics.bootstrap import clustered_mean
-from ppd.users.embeddings import load_people
-from ppd.users.support import whitened
+from ppd.users.embeddings import load_embeddings
+from ppd.users.manifest import whitened
 from ppd.users.whitening import Whitening
 
 N_DRAWS = 4
@@ -57,7 +57,7 @@ def write_prediction(settings: Settings, experiments: ExperimentSettings, paths:
         mean = clustered_mean(np.concatenate(by_seed), np.tile(people, len(by_seed)))
         seeds = [float(right.mean()) for right in by_seed]
         rows.append({"reader": name, "mean": mean.mean, "ci_low": mean.low, "ci_high": mean.high, "by_seed": seeds})
-    result = {"n_people": len(set(people)), "n_choices": len(people), "n_draws": N_DRAWS, "rows": rows}
+    result = {"n_users": len(set(people)), "n_choices": len(people), "n_draws": N_DRAWS, "rows": rows}
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
     shutil.rmtree(paths.work / "implicit")
@@ -68,7 +68,7 @@ def with_test_people_held_out(settings: Settings, paths: Paths) -> tuple[Trainin
     log = Preferences.open(paths.preferences)
     role = {"test": "validation", "validation": "test"}  # assembling measures on "validation" alone
     exchanged = replace(log, users=log.users.assign(split=log.users.split.replace(role)))
-    embeddings = whitened(load_people(paths.users), Whitening.load(paths.whitening))
+    embeddings = whitened(load_embeddings(paths.users), Whitening.load(paths.whitening))
     test = set(log.users.user_id[log.users.split == "test"])
     pairs = log.pairs[log.pairs.user_id.isin(test) & (log.pairs.role == "eval")].sort_values("pair_id")
     return training_data(exchanged, Encoded.open(paths.latents), embeddings), pairs.pair_id.tolist()
@@ -80,10 +80,10 @@ def _read_choices(settings: Settings, paths: Paths, folder: Path, out: Path) -> 
     adapter = load_adapter(folder, backbone)
     person = data.held_out.person
     readers: dict[str, Tensor] = {"own": first_embeddings(data, person)}
-    if adapter.everybody is None:
-        readers["exchanged"] = first_embeddings(data, strangers(person))
-    law = settings.finetune.timesteps
-    found = rewards(backbone, adapter, data, data.held_out, readers, law, N_DRAWS)
+    if adapter.pooled_embedding is None:
+        readers["exchanged"] = first_embeddings(data, shuffled_users(person))
+    distribution = settings.finetune.timesteps
+    found = rewards(backbone, adapter, data, data.held_out, readers, distribution, N_DRAWS)
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps({"pair_id": pair_ids} | {name: r.tolist() for name, r in found.items()}))
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
 from ppd.diffusion.encoding.encode import Encoded
-from ppd.diffusion.sampling.store import draw, read_drawn
+from ppd.diffusion.sampling.store import draw, read_samples
 from ppd.diffusion.training.dataset import Pairs, TrainingData
 from ppd.diffusion.training.run import finetune
 from ppd.evaluation.plots import strip
@@ -34,8 +34,8 @@ from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Method, Settings
-from ppd.simulation.attribute_classifier import FactorReader
-from ppd.simulation.truth.readings import seen
+from ppd.simulation.attribute_classifier import AttributeClassifier
+from ppd.simulation.truth.readings import read_features
 from ppd.statistics.bootstrap import Interval, clustered_mean
 from ppd.statistics.precision import precision
 
@@ -60,7 +60,7 @@ def write_rewards(settings: Settings, experiments: ExperimentSettings, paths: Pa
     models = {"ppd": "ppd", "dpo": "dpo", "sft": "sft"} | {f"only {name}": "dpo" for name in names}
     jobs = {model: (settings, experiments, paths, model, method, work) for model, method in models.items()}
     run_side_by_side(_train_and_draw, jobs, work / "logs", n_workers=experiments.n_workers)
-    drawn = {file.stem: read_drawn(file) for file in sorted((work / "drawn").glob("*.parquet"))}
+    drawn = {file.stem: read_samples(file) for file in sorted((work / "drawn").glob("*.parquet"))}
     with atomic_path(out.with_suffix(".png")) as fresh:
         fresh.write_bytes(way_strips(*drawn["ways"], columns=len(experiments.rewards.shares)))
     with atomic_path(out) as fresh:
@@ -176,13 +176,13 @@ def _train_and_draw(
     adapter = load_adapter(folder, backbone)
     identity = read_config(folder).model_dump_json()
     captions = _captions(paths)
-    n_seeds, n_seeds_a_way = experiments.rewards.n_seeds, experiments.rewards.n_seeds_a_way
+    n_seeds, seeds_per_interpolation = experiments.rewards.n_seeds, experiments.rewards.seeds_per_interpolation
     wanted: dict[str, tuple[pd.DataFrame, dict[str, Tensor]]]
     if method == "ppd":
         points = ways(names, experiments.rewards.shares)
         wanted = {
             "ppd": (wishes(captions, names, n_seeds), dict(zip(names, one_hots(len(names)), strict=True))),
-            "ways": (wishes(captions, list(points), n_seeds_a_way), points),
+            "ways": (wishes(captions, list(points), seeds_per_interpolation), points),
             "base": (wishes(captions, [""], n_seeds), {}),
         }
     else:  # a pooled adapter reads every embedding but zero as everybody
@@ -207,13 +207,13 @@ def _result(
 ) -> dict[str, object]:
     names = list(experiments.rewards.scorers)
     scorers = load_scorers(names, settings)
-    reader = FactorReader.from_pretrained(settings.models.reader).eval()
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.groundwork)
+    reader = AttributeClassifier.from_pretrained(settings.models.attribute_classifier).eval()
+    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.shared_inputs)
     tables = {}
     rows: list[dict[str, object]] = []
     for model, (asked, images) in drawn.items():
         table = asked.assign(**{name: scorer(images, asked.caption.tolist()) for name, scorer in scorers.items()})
-        table["right"] = seen(model, asked, images, reader).concept_right.to_numpy()
+        table["right"] = read_features(model, asked, images, reader).concept_right.to_numpy()
         tables[model] = table
         for user, part in () if model == "ways" else table.groupby("user_id", sort=False):
             at = part.index.to_numpy()

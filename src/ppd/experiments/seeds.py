@@ -17,8 +17,8 @@ from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
-from ppd.users.embeddings import load_people
-from ppd.users.support import whitened
+from ppd.users.embeddings import load_embeddings
+from ppd.users.manifest import whitened
 from ppd.users.whitening import Whitening
 
 COST = "cost.json"
@@ -58,7 +58,7 @@ def adapter_files(settings: Settings, experiments: ExperimentSettings, paths: Pa
 
 def _train(settings: Settings, paths: Paths, folder: Path) -> None:
     whitening = Whitening.load(paths.whitening)
-    embeddings = whitened(load_people(paths.users), whitening)
+    embeddings = whitened(load_embeddings(paths.users), whitening)
     data = training_data(Preferences.open(paths.preferences), Encoded.open(paths.latents), embeddings)
     backbone = base_model(settings, settings.finetune.precision)
     started = time.process_time()

@@ -18,7 +18,7 @@ class Variant(Component):
     """Settings that replace those of params.yaml, nested as they are there."""
     whitened: bool = True
     """False: the hidden states as they are, only scaled to a mean square of 1."""
-    n_people: int | None = Field(None, ge=1)
+    n_users: int | None = Field(None, ge=1)
     """Train on so many people, in the order of a hash; null: on all."""
     pairs_share: float = Field(1.0, gt=0, le=1)
     """Train on this share of every person's training pairs."""
@@ -32,7 +32,7 @@ class TrialSettings(Component):
     finetune: dict[str, Any] = Field(default_factory=dict)
     """Replaces settings of `finetune` in params.yaml, before a variant's own changes."""
     sampling_steps: int = Field(10, ge=1)
-    captions_a_person: int = Field(4, ge=1)
+    captions_per_user: int = Field(4, ge=1)
     confirmed: tuple[str, ...] = ()
     """Variants that are also drawn for test people, whom nothing is chosen on."""
 
@@ -48,14 +48,14 @@ class RewardSettings(Component):
     """Images of each evaluation caption."""
     shares: tuple[float, ...] = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
     """Points on the line from one reward to the next, as the share of the second."""
-    n_seeds_a_way: int = Field(4, ge=1)
+    seeds_per_interpolation: int = Field(4, ge=1)
 
 
 class WaySettings(Component):
     """Pictures between two people and beyond them (`ppd.experiments.interpolation`)."""
 
-    n_ways: int = Field(16, ge=1)
-    captions_a_way: int = Field(2, ge=1)
+    n_interpolations: int = Field(16, ge=1)
+    captions_per_interpolation: int = Field(2, ge=1)
     shares: tuple[float, ...] = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ppd.diffusion.sampling.store import draw
 from ppd.evaluation.measures import N_REAL
-from ppd.evaluation.plan import images
+from ppd.evaluation.plan import image_requests
 from ppd.experiments.models import base_model, embedding_model
-from ppd.experiments.plan import asked_of, sampling_of
+from ppd.experiments.plan import requests_of, sampling_of
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
@@ -20,8 +20,8 @@ from ppd.settings import Settings
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas, render
 from ppd.simulation.world import sample_scenes
-from ppd.users.embeddings import refresh
 from ppd.users.support import support_groups
+from ppd.vlm.refresh import refresh
 
 BASE, MANIFOLD = "base.parquet", "manifold.safetensors"
 
@@ -38,9 +38,11 @@ def lay(settings: Settings, experiments: ExperimentSettings, preferences: Path, 
     for read in ("prompt-end", "answer-end"):
         every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})
         refresh(work / f"{read}.parquet", support_groups(log, log.users.user_id), vlm, every_layer)
-    asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
+    requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
     backbone = base_model(settings, settings.sampling.precision)
-    draw(images(asked, "base", plan), backbone, sampling_of(settings.sampling, experiments.trial), work / BASE)
+    draw(
+        image_requests(requests, "base", plan), backbone, sampling_of(settings.sampling, experiments.trial), work / BASE
+    )
     clip = ClipScorer.from_pretrained(settings.models.clip)
     real = render(Atlas.load(atlas), sample_scenes(seeds.rng("evaluation", "precision"), N_REAL))
     with atomic_path(work / MANIFOLD) as fresh:

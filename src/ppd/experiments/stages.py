@@ -8,7 +8,7 @@ from ppd.experiments.settings import ExperimentSettings
 from ppd.settings import Settings
 
 RESULTS = Path("experiments/results")
-GROUNDWORK = Path("artifacts/experiments/groundwork")
+SHARED_INPUTS = Path("artifacts/experiments/shared-inputs")
 SEEDS = Path("artifacts/experiments/seeds")
 WORK = Path("runs/experiments")
 PAGE = Path("docs/experiments.md")
@@ -29,18 +29,18 @@ def paths(settings: Settings) -> Paths:
         truth=stages.TRUTH,
         atlas=stages.STICKERS,
         reference=stages.UNFINISHED / "reference",
-        groundwork=GROUNDWORK,
+        shared_inputs=SHARED_INPUTS,
         seeds=SEEDS,
         results=RESULTS,
         work=WORK,
     )
 
 
-def groundwork(settings: Settings, experiments: ExperimentSettings) -> None:
+def shared_inputs(settings: Settings, experiments: ExperimentSettings) -> None:
     """What many trials share."""
     from ppd.experiments.shared_inputs import lay
 
-    lay(settings, experiments, stages.PREFERENCES, stages.STICKERS, GROUNDWORK)
+    lay(settings, experiments, stages.PREFERENCES, stages.STICKERS, SHARED_INPUTS)
 
 
 def ablation(settings: Settings, experiments: ExperimentSettings, variant: str) -> None:
@@ -59,9 +59,9 @@ def seeds(settings: Settings, experiments: ExperimentSettings) -> None:
 
 def people(settings: Settings, experiments: ExperimentSettings) -> None:
     """Table B."""
-    from ppd.experiments.users import write_people
+    from ppd.experiments.users import write_users
 
-    write_people(settings, experiments, paths(settings), RESULTS / "people.json")
+    write_users(settings, experiments, paths(settings), RESULTS / "people.json")
 
 
 def implicit(settings: Settings, experiments: ExperimentSettings) -> None:
@@ -78,7 +78,7 @@ def identification(settings: Settings, experiments: ExperimentSettings) -> None:
     write_identification(
         settings,
         stages.PREFERENCES,
-        GROUNDWORK,
+        SHARED_INPUTS,
         stages.TRUTH,
         RESULTS / "identification.json",
     )

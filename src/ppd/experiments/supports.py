@@ -17,8 +17,7 @@ from ppd.simulation.posterior import choice_log_likelihood, opinion_rate, poster
 from ppd.simulation.truth.utility import Tastes
 from ppd.simulation.users import population
 from ppd.simulation.world import FACTORS, STYLES, features
-from ppd.users.embeddings import SupportGroup
-from ppd.users.support import support_groups
+from ppd.users.support import SupportGroup, support_groups
 
 Floats = NDArray[np.float64]
 
@@ -79,10 +78,10 @@ class ExactReader:
         """Everybody's mean taste under their belief."""
         return Tastes(tuple(beliefs), np.stack(list(beliefs.values())) @ self._people.tastes)
 
-    def judge(self, beliefs: Mapping[str, Floats], asked: pd.DataFrame) -> Floats:
+    def judge(self, beliefs: Mapping[str, Floats], requests: pd.DataFrame) -> Floats:
         """Whether each choice (user_id, chosen_uid, rejected_uid) is predicted: 1, 0, or .5 without a clue; [N]."""
-        belief = np.stack([beliefs[user_id] for user_id in asked.user_id])
+        belief = np.stack([beliefs[user_id] for user_id in requests.user_id])
         p = predict_choice(
-            self._people, self._settings, belief, self.looks(asked.chosen_uid), self.looks(asked.rejected_uid)
+            self._people, self._settings, belief, self.looks(requests.chosen_uid), self.looks(requests.rejected_uid)
         )
         return np.asarray((np.sign(p - 0.5) + 1) / 2)

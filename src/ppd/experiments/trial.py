@@ -11,14 +11,14 @@ import torch
 from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.sampling.store import draw, read_drawn
+from ppd.diffusion.sampling.store import draw, read_samples
 from ppd.diffusion.training.run import finetune
-from ppd.evaluation.plan import images
+from ppd.evaluation.plan import image_requests
 from ppd.experiments.data import Material, Part, part_for
-from ppd.experiments.implicit import first_embeddings, rewards, strangers
+from ppd.experiments.implicit import first_embeddings, rewards, shuffled_users
 from ppd.experiments.models import base_model
 from ppd.experiments.paths import Paths
-from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
+from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings, Variant, changed
 from ppd.experiments.shared_inputs import BASE, manifold
@@ -26,14 +26,14 @@ from ppd.experiments.whole_network import finetune_whole, load_network
 from ppd.files import atomic_path
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings, TimestepSettings
-from ppd.simulation.attribute_classifier import FactorReader
-from ppd.simulation.truth.readings import seen
+from ppd.simulation.attribute_classifier import AttributeClassifier
+from ppd.simulation.truth.readings import read_features
 from ppd.simulation.truth.utility import Tastes, judge
 from ppd.statistics.precision import precision
 
 ADAPTER, VERDICTS, MEASURES, IMPLICIT = "adapter", "verdicts.parquet", "measures.json", "implicit.json"
 OPPONENTS = ("base", "ppd-shuffled")
-EXAM_LAW = TimestepSettings()
+TIMESTEPS = TimestepSettings()
 """The noise levels of every implicit accuracy, whatever a variant trains on."""
 
 
@@ -43,7 +43,7 @@ def trial(
     """Leave in `folder`: the adapter, and for each group of people verdicts and measures; what is there is kept."""
     variant = experiments.variants[name]
     settings = trial_settings(settings, experiments, variant, seed)
-    material = Material.open(paths.preferences, paths.latents, paths.groundwork)
+    material = Material.open(paths.preferences, paths.latents, paths.shared_inputs)
     part = part_for(material, variant, settings.embedding)
     if not (folder / ADAPTER).exists():
         train(settings, part, folder, paths.reference, whole_network=variant.whole_network)
@@ -98,24 +98,30 @@ def evaluate(
     folder: Path,
 ) -> None:
     """Draw for these people, and leave the verdicts of the true taste and measures of the pictures in folder/people."""
-    asked, plan = asked_of(material.preferences, people, settings.evaluation, experiments.trial)
-    first = {user_id: part.embeddings[user_id][0] for user_id in asked.user_id.unique()}
+    requests, plan = requests_of(material.preferences, people, settings.evaluation, experiments.trial)
+    first = {user_id: part.embeddings[user_id][0] for user_id in requests.user_id.unique()}
     file = folder / people / "images.parquet"
     identity = read_config(folder / ADAPTER).model_dump_json()
     draw(
-        images(asked, "ppd", plan), backbone, settings.sampling, file, adapter=adapter, people=first, identity=identity
+        image_requests(requests, "ppd", plan),
+        backbone,
+        settings.sampling,
+        file,
+        adapter=adapter,
+        people=first,
+        identity=identity,
     )
-    reader = FactorReader.from_pretrained(settings.models.reader).eval()
-    drawn = {"base": read_drawn(paths.groundwork / BASE), "ppd": read_drawn(file)}
-    seen_in = {model: seen(model, *pictures, reader) for model, pictures in drawn.items()}
-    planned = meetings_of_ppd(asked, plan, OPPONENTS)
-    verdicts = judge(planned, pd.concat(seen_in.values()), Tastes.load(paths.truth))
+    reader = AttributeClassifier.from_pretrained(settings.models.attribute_classifier).eval()
+    drawn = {"base": read_samples(paths.shared_inputs / BASE), "ppd": read_samples(file)}
+    readings = {model: read_features(model, *pictures, reader) for model, pictures in drawn.items()}
+    planned = comparisons_of_ppd(requests, plan, OPPONENTS)
+    verdicts = judge(planned, pd.concat(readings.values()), Tastes.load(paths.truth))
     with atomic_path(folder / people / VERDICTS) as fresh:
         verdicts.to_parquet(fresh, index=False)
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.groundwork)
+    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.shared_inputs)
     measures = {}
     for model, (_, pictures) in drawn.items():
-        measures[f"concept_accuracy.{model}"] = float(seen_in[model].concept_right.mean())
+        measures[f"concept_accuracy.{model}"] = float(readings[model].concept_right.mean())
         measures[f"precision.{model}"] = precision(torch.as_tensor(clip.embed_images(pictures)), real)
     with atomic_path(folder / people / MEASURES) as fresh:
         fresh.write_text(json.dumps(measures))
@@ -124,8 +130,8 @@ def evaluate(
 def implicit_accuracy(part: Part, backbone: StableCascadeBackbone, adapter: UserAttention) -> dict[str, float]:
     """Share of held-out choices of validation people that the implicit reward gets right, as them and as others."""
     pairs = part.data.held_out
-    own, others = (first_embeddings(part.data, person) for person in (pairs.person, strangers(pairs.person)))
-    found = rewards(backbone, adapter, part.data, pairs, {"own": own, "exchanged": others}, EXAM_LAW)
+    own, others = (first_embeddings(part.data, person) for person in (pairs.person, shuffled_users(pairs.person)))
+    found = rewards(backbone, adapter, part.data, pairs, {"own": own, "exchanged": others}, TIMESTEPS)
     return {f"implicit_accuracy.{name}": float((reward > 0).double().mean()) for name, reward in found.items()} | {
         "implicit_accuracy.n": len(pairs)
     }

@@ -10,10 +10,10 @@ import pandas as pd
 from torch import Tensor
 
 from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
-from ppd.diffusion.sampling.store import draw, read_drawn
+from ppd.diffusion.sampling.store import draw, read_samples
 from ppd.evaluation.judge import first_supports, sample_files
-from ppd.evaluation.plan import POOLED, images, meetings, requests
-from ppd.evaluation.vlm_verdicts import judge_meetings, shown_to_the_judge
+from ppd.evaluation.plan import POOLED, image_requests, plan_comparisons, plan_requests
+from ppd.evaluation.vlm_verdicts import judge_comparisons, shown_to_the_judge
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.models import base_model, embedding_model
 from ppd.experiments.paths import Paths
@@ -25,24 +25,24 @@ from ppd.experiments.work import work_for
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
-from ppd.simulation.attribute_classifier import FactorReader
+from ppd.simulation.attribute_classifier import AttributeClassifier
 from ppd.simulation.truth.best_pick import judge_best_picks
-from ppd.simulation.truth.readings import seen
+from ppd.simulation.truth.readings import read_features
 from ppd.simulation.truth.utility import Tastes, judge
 from ppd.statistics.bootstrap import clustered_mean
-from ppd.users.embeddings import load_people
-from ppd.users.support import whitened
+from ppd.users.embeddings import load_embeddings
+from ppd.users.manifest import whitened
 from ppd.users.whitening import Whitening
 from ppd.vlm.embedding import embed
 from ppd.vlm.judges import load_judge
 
 SUPPORTS: Mapping[str, int] = {"1": 1, "2": 2, "4": 4, "8": 8, "8, averaged": 8}
 """How a person is described: pairs in one conversation; averaged: the mean of the embeddings of two fours."""
-CAPTIONS_A_SUPPORT = 4
-MEETING = ["method", "opponent", "users", "pairing", "user_id", "caption", "method_seed", "opponent_seed"]
+CAPTIONS_PER_SUPPORT = 4
+COMPARISON = ["method", "opponent", "users", "pairing", "user_id", "caption", "method_seed", "opponent_seed"]
 
 
-def write_people(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
+def write_users(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
     """Draw with every seed's adapter, judge, and write the JSON file `out`. A killed run goes on.
 
     The pipeline's own run is the first seed: its images and verdicts are read, not made again.
@@ -93,8 +93,8 @@ def judge_quality(settings: Settings, paths: Paths, verdicts: pd.DataFrame) -> d
     quality = {"n_choices": float(len(choices))}
     for name, right in (("accuracy", choices.correct.to_numpy(float)), ("exact", exact.judge(beliefs, choices))):
         quality |= _interval(name, right, people)
-    first = verdicts.drop_duplicates([*MEETING, "judge"])  # of the first seed, where several were trained
-    both = first.pivot(index=MEETING, columns="judge", values="outcome").dropna()
+    first = verdicts.drop_duplicates([*COMPARISON, "judge"])  # of the first seed, where several were trained
+    both = first.pivot(index=COMPARISON, columns="judge", values="outcome").dropna()
     decided = both[(both["vlm"] != 0.5) & (both["ground-truth"] != 0.5)].reset_index()
     agrees = (decided["vlm"] == decided["ground-truth"]).to_numpy(float)
     return quality | _interval("agreement", agrees, decided.user_id.to_numpy()) | {"n_agreement": float(len(decided))}
@@ -110,36 +110,36 @@ def _judge_seed(settings: Settings, paths: Paths, seed: int, folder: Path) -> No
     if (folder / "by_vlm.parquet").exists():
         return
     log = Preferences.open(paths.preferences)
-    asked = requests(log, settings.evaluation)
-    asked = asked[asked.users == "unseen"].reset_index(drop=True)
-    first = {user: u[0] for user, u in whitened(load_people(paths.users), Whitening.load(paths.whitening)).items()}
-    _draw(settings, adapter_folder(settings, paths, seed), asked, first, folder / "images.parquet")
-    planned = meetings(asked, settings.evaluation)
+    requests = plan_requests(log, settings.evaluation)
+    requests = requests[requests.users == "unseen"].reset_index(drop=True)
+    first = {user: u[0] for user, u in whitened(load_embeddings(paths.users), Whitening.load(paths.whitening)).items()}
+    _draw(settings, adapter_folder(settings, paths, seed), requests, first, folder / "images.parquet")
+    planned = plan_comparisons(requests, settings.evaluation)
     planned = planned[planned.method == "ppd"]
     files = sample_files(paths.samples) | {"ppd": folder / "images.parquet"}
-    reader = FactorReader.from_pretrained(settings.models.reader).eval()
-    seen_in = pd.concat([seen(model, *read_drawn(file), reader) for model, file in files.items()])
-    with atomic_path(folder / "seen.parquet") as fresh:
-        seen_in.reset_index().to_parquet(fresh, index=False)
+    reader = AttributeClassifier.from_pretrained(settings.models.attribute_classifier).eval()
+    readings = pd.concat([read_features(model, *read_samples(file), reader) for model, file in files.items()])
+    with atomic_path(folder / "readings.parquet") as fresh:
+        readings.reset_index().to_parquet(fresh, index=False)
     with atomic_path(folder / "by_truth.parquet") as fresh:
-        judge(planned, seen_in, Tastes.load(paths.truth)).to_parquet(fresh, index=False)
+        judge(planned, readings, Tastes.load(paths.truth)).to_parquet(fresh, index=False)
     drawn: dict[tuple[str, str, str, int], bytes] = {}
     for model, file in files.items():
         table = pd.read_parquet(file)
         keys = zip(table.user_id, table.caption, table.seed.tolist(), strict=True)
         drawn |= {(model, *key): png for key, png in zip(keys, table.png, strict=True)}
-    supports = first_supports(log, asked.user_id.unique().tolist())
+    supports = first_supports(log, requests.user_id.unique().tolist())
     vlm = load_judge(settings, paths.answers, next(iter(supports.values())), len(shown_to_the_judge(planned)))
     with atomic_path(folder / "by_vlm.parquet") as fresh:
-        judge_meetings(planned, drawn, supports, vlm).to_parquet(fresh, index=False)
+        judge_comparisons(planned, drawn, supports, vlm).to_parquet(fresh, index=False)
 
 
-def _draw(settings: Settings, weights: Path, asked: pd.DataFrame, people: Mapping[str, Tensor], file: Path) -> None:
+def _draw(settings: Settings, weights: Path, requests: pd.DataFrame, people: Mapping[str, Tensor], file: Path) -> None:
     if file.exists():
         return
     backbone = base_model(settings, settings.sampling.precision)
     draw(
-        images(asked, "ppd", settings.evaluation),
+        image_requests(requests, "ppd", settings.evaluation),
         backbone,
         settings.sampling,
         file,
@@ -150,41 +150,41 @@ def _draw(settings: Settings, weights: Path, asked: pd.DataFrame, people: Mappin
 
 
 def _support_requests(settings: Settings, log: Preferences) -> pd.DataFrame:
-    n = min(CAPTIONS_A_SUPPORT, settings.evaluation.captions_a_person)
-    asked = requests(log, settings.evaluation.model_copy(update={"captions_a_person": n}))
-    return asked[asked.users == "unseen"].reset_index(drop=True)
+    n = min(CAPTIONS_PER_SUPPORT, settings.evaluation.captions_per_user)
+    requests = plan_requests(log, settings.evaluation.model_copy(update={"captions_per_user": n}))
+    return requests[requests.users == "unseen"].reset_index(drop=True)
 
 
 def _draw_supports(settings: Settings, paths: Paths, name: str, file: Path) -> None:
     """Images for the unseen people as the pipeline's adapter sees them after so many of their pairs."""
     log = Preferences.open(paths.preferences)
-    asked = _support_requests(settings, log)
-    user_ids = asked.user_id.unique().tolist()
+    requests = _support_requests(settings, log)
+    user_ids = requests.user_id.unique().tolist()
     whitening = Whitening.load(paths.whitening)
     if "averaged" in name:
-        both = whitened(load_people(paths.users), whitening)
+        both = whitened(load_embeddings(paths.users), whitening)
         people = {user_id: both[user_id][:2].mean(dim=0) for user_id in user_ids}
     else:
         groups = supports_of(log, user_ids, SUPPORTS[name])
         vlm = embedding_model(settings)
         told = whitening(embed(vlm, [group.pairs for group in groups], settings.embedding).hidden)
         people = {group.user_id: u for group, u in zip(groups, told, strict=True)}
-    _draw(settings, paths.models / "ppd", asked, people, file)
+    _draw(settings, paths.models / "ppd", requests, people, file)
 
 
 def _support_rates(settings: Settings, paths: Paths, work: Path) -> list[dict[str, object]]:
     """Ground-truth win rates over base after 1, 2, 4 and 8 pairs, and what the exact posterior makes of these pairs."""
     log = Preferences.open(paths.preferences)
-    asked = _support_requests(settings, log)
-    planned = meetings(asked, settings.evaluation)
+    requests = _support_requests(settings, log)
+    planned = plan_comparisons(requests, settings.evaluation)
     planned = planned[(planned.method == "ppd") & (planned.opponent == "base")]
-    reader = FactorReader.from_pretrained(settings.models.reader).eval()
-    base = seen("base", *read_drawn(sample_files(paths.samples)["base"]), reader)
+    reader = AttributeClassifier.from_pretrained(settings.models.attribute_classifier).eval()
+    base = read_features("base", *read_samples(sample_files(paths.samples)["base"]), reader)
     tastes, exact = Tastes.load(paths.truth), ExactReader(paths.truth, settings.people)
     rows: list[dict[str, object]] = []
     for name, n_pairs in SUPPORTS.items():
-        drawn = seen("ppd", *read_drawn(work / f"pairs-{name}.parquet"), reader)
-        pairs = support_pairs(log, asked.user_id.unique().tolist(), n_pairs)
+        drawn = read_features("ppd", *read_samples(work / f"pairs-{name}.parquet"), reader)
+        pairs = support_pairs(log, requests.user_id.unique().tolist(), n_pairs)
         ceiling = judge_best_picks(planned, base, tastes, exact.tastes(exact.beliefs(pairs)))
         rows.append(
             {
@@ -199,9 +199,9 @@ def _support_rates(settings: Settings, paths: Paths, work: Path) -> list[dict[st
 
 def _concepts(paths: Paths, work: Path, others: list[int]) -> dict[str, float]:
     """Share of images that show what was asked, of each model on the unseen people's captions; ppd by seed too."""
-    seen_in = pd.read_parquet(paths.verdicts / "seen.parquet")
-    accuracy = {model: float(seen_in.concept_right[seen_in.model == model].mean()) for model in (*POOLED, "ppd")}
+    readings = pd.read_parquet(paths.verdicts / "readings.parquet")
+    accuracy = {model: float(readings.concept_right[readings.model == model].mean()) for model in (*POOLED, "ppd")}
     for seed in others:
-        table = pd.read_parquet(work / f"seed-{seed}" / "seen.parquet")
+        table = pd.read_parquet(work / f"seed-{seed}" / "readings.parquet")
         accuracy[f"ppd, seed {seed}"] = float(table.concept_right[table.model == "ppd"].mean())
     return accuracy

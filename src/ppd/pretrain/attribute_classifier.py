@@ -20,7 +20,7 @@ from ppd.pretrain.pictures import draw, to_bytes
 from ppd.seeding import generator
 from ppd.settings import Component
 from ppd.simulation import seeds
-from ppd.simulation.attribute_classifier import FactorReader, read
+from ppd.simulation.attribute_classifier import AttributeClassifier, read
 from ppd.simulation.render import Atlas
 from ppd.simulation.world import sample_scenes
 
@@ -43,7 +43,7 @@ def train_reader(
     """Train on fresh renders, two thirds of them degraded; writes the reader and its loss curve to `out`."""
     loop = settings.loop
     torch.manual_seed(loop.seed)
-    reader = FactorReader(settings.width, settings.n_blocks).to(device=device, memory_format=torch.channels_last)
+    reader = AttributeClassifier(settings.width, settings.n_blocks).to(device=device, memory_format=torch.channels_last)
     codec = codec.to(device).eval()
 
     def loss_at(step: int) -> Tensor:
@@ -78,7 +78,7 @@ class ReaderQuality:
     factor_r2: NDArray[np.float64]
 
 
-def reader_quality(reader: FactorReader, atlas: Atlas, codec: ImageCodec | None, n: int = 2048) -> ReaderQuality:
+def reader_quality(reader: AttributeClassifier, atlas: Atlas, codec: ImageCodec | None, n: int = 2048) -> ReaderQuality:
     """Quality on `n` renders of the evaluation stream; with a codec, after a round trip through it."""
     scenes = sample_scenes(seeds.rng("evaluation", "reader"), n)
     images = draw(atlas, scenes)

@@ -21,7 +21,7 @@ from ppd.pretrain.codec import heldout_psnr_db
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import SamplingSettings
 from ppd.simulation import seeds
-from ppd.simulation.attribute_classifier import FactorReader, embed, read
+from ppd.simulation.attribute_classifier import AttributeClassifier, embed, read
 from ppd.simulation.render import Atlas, render
 from ppd.simulation.world import CONCEPTS, FACTOR_SD, FACTORS, STYLES, caption, sample_scenes
 from ppd.statistics.precision import precision
@@ -56,7 +56,7 @@ def mean(name: str, values: NDArray[np.floating], wanted: str = "") -> Measure:
 
 
 def prior_quality(
-    folder: Path, reader: FactorReader, atlas: Atlas, sampling: SamplingSettings, images_per_caption: int
+    folder: Path, reader: AttributeClassifier, atlas: Atlas, sampling: SamplingSettings, images_per_caption: int
 ) -> tuple[list[Measure], NDArray[np.uint8]]:
     """What the base draws for every caption, read by the reader; and the images [n, 64, 64, 3], caption by caption.
 
@@ -98,7 +98,7 @@ def _sd(name: str, values: NDArray[np.floating], wanted: str) -> Measure:
     return Measure(name, float(values.std()), float(low), float(high), len(values), wanted)
 
 
-def reader_measures(reader: FactorReader, codec: ImageCodec, atlas: Atlas, n: int) -> list[Measure]:
+def reader_measures(reader: AttributeClassifier, codec: ImageCodec, atlas: Atlas, n: int) -> list[Measure]:
     """Reading held-out renders as they are, and after the codec."""
     measures = []
     for label, through in (("clean", None), ("through the codec", codec)):

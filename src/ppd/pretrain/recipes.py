@@ -27,7 +27,7 @@ from ppd.pretrain.vlm import VlmSettings, train_vlm
 from ppd.pretrain.vlm_quality import vlm_measures
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import PeopleSettings, SamplingSettings
-from ppd.simulation.attribute_classifier import FactorReader
+from ppd.simulation.attribute_classifier import AttributeClassifier
 from ppd.simulation.render import Atlas
 from ppd.simulation.world import CONCEPTS
 from ppd.vlm.transformers_backend import TransformersVlm
@@ -117,5 +117,5 @@ def _codec() -> ImageCodec:
     return ImageCodec.from_pretrained(_there(MODELS / "prior" / "codec")).eval()
 
 
-def _reader(folder: Path = MODELS / "reader") -> FactorReader:
-    return FactorReader.from_pretrained(_there(folder)).eval()
+def _reader(folder: Path = MODELS / "reader") -> AttributeClassifier:
+    return AttributeClassifier.from_pretrained(_there(folder)).eval()

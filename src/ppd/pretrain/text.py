@@ -20,8 +20,8 @@ def caption_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Whitespace()
-    marks = [(mark, vocabulary[mark]) for mark in ("<s>", "</s>")]
-    tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
+    metrics = [(mark, vocabulary[mark]) for mark in ("<s>", "</s>")]
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=metrics)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

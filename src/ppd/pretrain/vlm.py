@@ -20,9 +20,9 @@ from ppd.files import atomic_path
 from ppd.pretrain.loop import Curve, LoopSettings, averaged_weights, fit, save_curve
 from ppd.pretrain.vlm_architecture import ArchitectureSettings, build_model, build_processor
 from ppd.pretrain.vlm_packing import layout
-from ppd.pretrain.vlm_pictures import Album, Sight, see, sight_loss, sight_quality
-from ppd.pretrain.vlm_questions import Reader, draw_plan, lesson_loss, read, society_quality
-from ppd.pretrain.vlm_users import Shelf, Society, teach
+from ppd.pretrain.vlm_pictures import RenderCache, Sight, see, sight_loss, sight_quality
+from ppd.pretrain.vlm_questions import Reader, batch_loss, draw_plan, population_quality, read
+from ppd.pretrain.vlm_users import PopulationCache, ScenePool, sample_batch
 from ppd.settings import Component, PeopleSettings
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas
@@ -34,7 +34,7 @@ class VlmSettings(Component):
 
     architecture: ArchitectureSettings = ArchitectureSettings()
     people: PeopleSettings = PeopleSettings()
-    album_size: int = 30_000
+    render_cache_size: int = 30_000
     """Renders for each part; the second part's are other ones than the first's."""
     held_out_pictures: int = 2000
     held_out_people: int = 512
@@ -56,7 +56,7 @@ class VlmSettings(Component):
         ema_decay=0.995,
         checkpoint_every_s=60,
     )
-    pairs_a_person: int = 8
+    pairs_per_user: int = 8
     real_question_share: float = 0.5
     """Share of questions on pairs that the person has an opinion on; the others are any two pictures of a caption."""
 
@@ -76,11 +76,11 @@ def train_sight(
 ) -> Sight:
     """Train the vision tower and the projector of `model` in place, and freeze them."""
     sight, loop, state = Sight(model).to(device), settings.sight, work / "sight.safetensors"
-    album = Album(atlas, seeds.rng("pretrain", "vlm", "album", loop.seed), settings.album_size)
-    held_out = Album(atlas, seeds.rng("evaluation", "vlm", "album"), settings.held_out_pictures)
+    render_cache = RenderCache(atlas, seeds.rng("pretrain", "vlm", "album", loop.seed), settings.render_cache_size)
+    held_out = RenderCache(atlas, seeds.rng("evaluation", "vlm", "album"), settings.held_out_pictures)
 
     def loss_at(step: int) -> Tensor:
-        return sight_loss(sight, album, loop.seed, step, loop.batch_size, bf16=loop.bf16, device=device)
+        return sight_loss(sight, render_cache, loop.seed, step, loop.batch_size, bf16=loop.bf16, device=device)
 
     def publish(curve: Curve) -> None:
         _log(work / "sight.jsonl", curve, sight_quality(sight, held_out, device))
@@ -106,16 +106,16 @@ def train_judgement(
         settings.judgement,
         work / "judgement.safetensors",
     )
-    society, n_pairs = Society(settings.people), settings.pairs_a_person
-    album = Album(atlas, seeds.rng("pretrain", "vlm", "shelf", loop.seed), settings.album_size)
-    held_out = Album(atlas, seeds.rng("evaluation", "vlm", "shelf", loop.seed), settings.album_size)
-    shelf, held_out_shelf = Shelf.of(album.scenes), Shelf.of(held_out.scenes)
-    sights, held_out_sights = see(sight, album, device)[:, 0], see(sight, held_out, device)[:, 0]
+    cache, n_pairs = PopulationCache(settings.people), settings.pairs_per_user
+    render_cache = RenderCache(atlas, seeds.rng("pretrain", "vlm", "shelf", loop.seed), settings.render_cache_size)
+    held_out = RenderCache(atlas, seeds.rng("evaluation", "vlm", "shelf", loop.seed), settings.render_cache_size)
+    pool, held_out_pool = ScenePool.of(render_cache.scenes), ScenePool.of(held_out.scenes)
+    sights, held_out_sights = see(sight, render_cache, device)[:, 0], see(sight, held_out, device)[:, 0]
     exam_plan = layout(n_pairs, (1, 2, min(4, n_pairs), n_pairs), (2, n_pairs))
-    exam = teach(
+    exam = sample_batch(
         seeds.rng("evaluation", "vlm", "exam"),
-        society,
-        held_out_shelf,
+        cache,
+        held_out_pool,
         settings.held_out_people,
         n_pairs,
         np.array(exam_plan.asked_after),
@@ -126,12 +126,12 @@ def train_judgement(
         rng = seeds.rng("pretrain", "vlm", "people", loop.seed, step)
         plan = draw_plan(rng, n_pairs)
         asked_after = np.array(plan.asked_after)
-        lesson = teach(rng, society, shelf, loop.batch_size, n_pairs, asked_after, settings.real_question_share)
-        hidden = read(reader, lesson, plan, shelf, sights, bf16=loop.bf16)
-        return lesson_loss(reader, hidden, lesson, plan, shelf)["total"]
+        batch = sample_batch(rng, cache, pool, loop.batch_size, n_pairs, asked_after, settings.real_question_share)
+        hidden = read(reader, batch, plan, pool, sights, bf16=loop.bf16)
+        return batch_loss(reader, hidden, batch, plan, pool)["total"]
 
     def publish(curve: Curve) -> None:
-        quality = society_quality(reader, society, held_out_shelf, held_out_sights, exam, exam_plan)
+        quality = population_quality(reader, cache, held_out_pool, held_out_sights, exam, exam_plan)
         _log(work / "judgement.jsonl", curve, quality)
         _save(settings, model, processor, curve, out)
 

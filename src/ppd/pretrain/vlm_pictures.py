@@ -46,7 +46,7 @@ class Sight(nn.Module):
         return self.style(seen), self.factors(seen), self.concept(seen)
 
 
-class Album:
+class RenderCache:
     """Rendered scenes as bytes in memory, half of them having gone through WebP as the pictures of a log have."""
 
     def __init__(self, atlas: Atlas, rng: np.random.Generator, n: int) -> None:
@@ -75,13 +75,13 @@ def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def sight_loss(
-    sight: Sight, album: Album, seed: int, step: int, batch_size: int, *, bf16: bool, device: torch.device
+    sight: Sight, render_cache: RenderCache, seed: int, step: int, batch_size: int, *, bf16: bool, device: torch.device
 ) -> Tensor:
     """Cross-entropy of style and concept, squared error of the factors, on one batch drawn from (seed, step)."""
     rng = seeds.rng("pretrain", "vlm", "sight", seed, step)
-    rows = rng.integers(len(album), size=batch_size)
-    images = roughen(to_tensor(album.pixels[rows]), torch.Generator().manual_seed(int(rng.integers(2**62))))
-    scenes = album.scenes[rows]
+    rows = rng.integers(len(render_cache), size=batch_size)
+    images = roughen(to_tensor(render_cache.pixels[rows]), torch.Generator().manual_seed(int(rng.integers(2**62))))
+    scenes = render_cache.scenes[rows]
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         style, factors, concept = (head.cpu() for head in sight(images.to(device)))
     truth = torch.from_numpy(scene_features(scenes)[:, len(STYLES) :]).float()
@@ -93,26 +93,26 @@ def sight_loss(
 
 
 @torch.no_grad()
-def sight_quality(sight: Sight, album: Album, device: torch.device) -> dict[str, float]:
+def sight_quality(sight: Sight, render_cache: RenderCache, device: torch.device) -> dict[str, float]:
     """Accuracy of style and concept, R² of each factor, on an album."""
-    chunks = (sight(images.to(device)) for images in _chunks(album))
+    chunks = (sight(images.to(device)) for images in _chunks(render_cache))
     style, factors, concept = (torch.cat(parts).cpu() for parts in zip(*chunks, strict=True))
-    truth = torch.from_numpy(scene_features(album.scenes)[:, len(STYLES) : N_FEATURES]).float()
+    truth = torch.from_numpy(scene_features(render_cache.scenes)[:, len(STYLES) : N_FEATURES]).float()
     r2 = 1 - (factors - truth).square().mean(dim=0) / truth.var(dim=0)
     quality = {f"r2_{factor.name}": round(float(value), 4) for factor, value in zip(FACTORS, r2, strict=True)}
     quality["style_accuracy"] = round(
-        float((style.argmax(1) == torch.from_numpy(album.scenes.style)).float().mean()), 4
+        float((style.argmax(1) == torch.from_numpy(render_cache.scenes.style)).float().mean()), 4
     )
-    concepts = torch.from_numpy(album.scenes.concept)
+    concepts = torch.from_numpy(render_cache.scenes.concept)
     quality["concept_accuracy"] = round(float((concept.argmax(1) == concepts).float().mean()), 4)
     return quality
 
 
 @torch.no_grad()
-def see(sight: Sight, album: Album, device: torch.device) -> Tensor:
+def see(sight: Sight, render_cache: RenderCache, device: torch.device) -> Tensor:
     """The projector's outputs for an album: [N, patches, width]; the language model trains on these, not on pixels."""
-    return torch.cat([sight.image_tokens(images.to(device)).cpu() for images in _chunks(album)])
+    return torch.cat([sight.image_tokens(images.to(device)).cpu() for images in _chunks(render_cache)])
 
 
-def _chunks(album: Album, size: int = 512) -> Iterator[Tensor]:
-    return (to_tensor(album.pixels[i : i + size]) for i in range(0, len(album), size))
+def _chunks(render_cache: RenderCache, size: int = 512) -> Iterator[Tensor]:
+    return (to_tensor(render_cache.pixels[i : i + size]) for i in range(0, len(render_cache), size))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ppd.pretrain.quality import Measure, share
-from ppd.pretrain.vlm_users import Shelf, Society, choose
+from ppd.pretrain.vlm_users import PopulationCache, ScenePool, choose
 from ppd.settings import EmbeddingSettings, JudgeSettings, PeopleSettings
 from ppd.simulation import seeds
 from ppd.simulation.posterior import predict_choice
@@ -20,8 +20,9 @@ from ppd.simulation.render import Atlas, render
 from ppd.simulation.users import TRAITS
 from ppd.simulation.world import CONCEPTS, caption, sample_scenes
 from ppd.statistics.bootstrap import clustered_mean
+from ppd.users.support import Pair
 from ppd.users.whitening import Whitening
-from ppd.vlm.conversation import Candidates, Pair
+from ppd.vlm.conversation import Candidates
 from ppd.vlm.embedding import Embedded, embed
 from ppd.vlm.judging import Verdict, VlmJudge
 from ppd.vlm.transformers_backend import TransformersVlm
@@ -43,44 +44,44 @@ class Gallery:
 
     def __init__(self, atlas: Atlas, rng: np.random.Generator, n: int) -> None:
         concepts = np.sort(np.tile(np.arange(len(CONCEPTS)), -(-n // len(CONCEPTS))))
-        self.shelf = Shelf.of(sample_scenes(rng, len(concepts), concepts=concepts))
+        self.pool = ScenePool.of(sample_scenes(rng, len(concepts), concepts=concepts))
         self._atlas = atlas
         self._encoded: dict[int, bytes] = {}
 
     def show(self, rows: Ints) -> None:
         """Draw these scenes."""
         fresh = np.setdiff1d(rows, list(self._encoded))
-        for row, pixels in zip(fresh.tolist(), render(self._atlas, self.shelf.scenes[fresh]), strict=True):
+        for row, pixels in zip(fresh.tolist(), render(self._atlas, self.pool.scenes[fresh]), strict=True):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "WEBP", quality=80)
             self._encoded[row] = buffer.getvalue()
 
-    def _told(self, rows: Ints) -> tuple[str, bytes, bytes]:
+    def reported_tags(self, rows: Ints) -> tuple[str, bytes, bytes]:
         one, other = rows.tolist()
-        return caption(int(self.shelf.scenes.concept[one])), self._encoded[one], self._encoded[other]
+        return caption(int(self.pool.scenes.concept[one])), self._encoded[one], self._encoded[other]
 
     def pairs(self, rows: Ints) -> list[Pair]:
         """[k, 2] preferred and rejected scenes -> k pairs."""
-        return [Pair(*self._told(row)) for row in rows]
+        return [Pair(*self.reported_tags(row)) for row in rows]
 
     def candidates(self, rows: Ints) -> list[Candidates]:
         """[q, 2] -> q questions."""
-        return [Candidates(*self._told(row)) for row in rows]
+        return [Candidates(*self.reported_tags(row)) for row in rows]
 
 
 def vlm_measures(vlm: TransformersVlm, atlas: Atlas, people: PeopleSettings, n: int) -> list[Measure]:
     """All figures, on `n` held-out people (rounded up to whole galleries of 64) and twice as many to fit probes on."""
     n = -(-n // N_IDENTIFIED) * N_IDENTIFIED
-    society = Society(people)
+    cache = PopulationCache(people)
     rng = seeds.rng("evaluation", "vlm", "quality")
     gallery = Gallery(atlas, rng, 40 * n)
-    shelf = gallery.shelf
-    kinds, probe_kinds = society.draw(rng, n), society.draw(rng, 2 * n)
-    told = choose(rng, society, shelf, kinds, max(PAIR_COUNTS), TOLD)
-    again = choose(rng, society, shelf, kinds, 4 + N_QUESTIONS, ASKED)
+    pool = gallery.pool
+    kinds, probe_kinds = cache.draw(rng, n), cache.draw(rng, 2 * n)
+    told = choose(rng, cache, pool, kinds, max(PAIR_COUNTS), TOLD)
+    again = choose(rng, cache, pool, kinds, 4 + N_QUESTIONS, ASKED)
     again, chosen = again[:, :4], again[:, 4:]
     asked = np.where(rng.random((n, N_QUESTIONS, 1)) < 0.5, chosen, chosen[..., ::-1])
-    probe_told = choose(rng, society, shelf, probe_kinds, 4, TOLD)
+    probe_told = choose(rng, cache, pool, probe_kinds, 4, TOLD)
     for rows in (told, again, asked, probe_told):
         gallery.show(np.unique(rows))
     settings = EmbeddingSettings(batch_size=vlm.batch_size)
@@ -88,21 +89,21 @@ def vlm_measures(vlm: TransformersVlm, atlas: Atlas, people: PeopleSettings, n: 
     second = embed(vlm, [gallery.pairs(rows) for rows in again], settings)
     probe = embed(vlm, [gallery.pairs(rows) for rows in probe_told], settings)
     return [
-        *_judging(vlm, gallery, society, told, asked, chosen[..., 0]),
-        *_taste(society, shelf, probe, probe_kinds, second, again, kinds),
-        *_identity(society, shelf, probe, probe_kinds, first, told[:, :4], second, again),
-        *_profile(vlm, gallery, society, kinds, told, settings),
+        *_judging(vlm, gallery, cache, told, asked, chosen[..., 0]),
+        *_taste(cache, pool, probe, probe_kinds, second, again, kinds),
+        *_identity(cache, pool, probe, probe_kinds, first, told[:, :4], second, again),
+        *_profile(vlm, gallery, cache, kinds, told, settings),
     ]
 
 
 def _judging(
-    vlm: TransformersVlm, gallery: Gallery, society: Society, told: Ints, asked: Ints, preferred: Ints
+    vlm: TransformersVlm, gallery: Gallery, cache: PopulationCache, told: Ints, asked: Ints, preferred: Ints
 ) -> Iterable[Measure]:
     """Accuracy against what people really chose. asked [N, Q, 2]; preferred [N, Q] is the row of the chosen scene."""
     judge = VlmJudge(vlm, JudgeSettings(batch_size=vlm.batch_size))
-    shelf = gallery.shelf
-    looks = shelf.features[asked]
-    beliefs = society.beliefs(shelf.features[told[..., 0]], shelf.features[told[..., 1]])
+    pool = gallery.pool
+    looks = pool.features[asked]
+    beliefs = cache.beliefs(pool.features[told[..., 0]], pool.features[told[..., 1]])
     right_first = asked[..., 0] == preferred
     hits: dict[int, NDArray[np.bool_]] = {}
     for k in PAIR_COUNTS:
@@ -111,7 +112,7 @@ def _judging(
             for rows, questions in zip(told, asked, strict=True)
         ]
         p_first = np.array([[verdict.p_a for verdict in row] for row in verdicts])
-        exact = predict_choice(society.people, society.settings, beliefs[:, k, None], looks[:, :, 0], looks[:, :, 1])
+        exact = predict_choice(cache.people, cache.settings, beliefs[:, k, None], looks[:, :, 0], looks[:, :, 1])
         hits[k] = (p_first > 0.5) == right_first
         best = (exact > 0.5) == right_first
         yield _clustered(f"judge, {k} pairs", hits[k])
@@ -124,8 +125,8 @@ def _judging(
 
 
 def _taste(
-    society: Society,
-    shelf: Shelf,
+    cache: PopulationCache,
+    pool: ScenePool,
     probe: Embedded,
     probe_kinds: Ints,
     embedded: Embedded,
@@ -133,11 +134,11 @@ def _taste(
     kinds: Ints,
 ) -> Iterable[Measure]:
     """R² of a linear probe to the true taste: fitted on other people and other captions."""
-    truth = society.people.tastes[kinds]
-    prior_mean = society.people.prior @ society.people.tastes
-    belief = society.beliefs(shelf.features[pairs[..., 0]], shelf.features[pairs[..., 1]])[:, -1]
-    guess = _linear_probe(probe, society.people.tastes[probe_kinds], embedded)
-    errors = np.stack([((mean - truth) ** 2).sum(1) for mean in (guess, belief @ society.people.tastes)])
+    truth = cache.people.tastes[kinds]
+    prior_mean = cache.people.prior @ cache.people.tastes
+    belief = cache.beliefs(pool.features[pairs[..., 0]], pool.features[pairs[..., 1]])[:, -1]
+    guess = _linear_probe(probe, cache.people.tastes[probe_kinds], embedded)
+    errors = np.stack([((mean - truth) ** 2).sum(1) for mean in (guess, belief @ cache.people.tastes)])
     spread = ((truth - prior_mean) ** 2).sum(1)
     draws = [*_bootstrap(len(kinds)), np.arange(len(kinds))]
     r2 = np.array([1 - errors[:, rows].sum(1) / spread[rows].sum() for rows in draws])
@@ -161,8 +162,8 @@ def _linear_probe(probe: Embedded, targets: Floats, embedded: Embedded) -> Float
 
 
 def _identity(
-    society: Society,
-    shelf: Shelf,
+    cache: PopulationCache,
+    pool: ScenePool,
     probe: Embedded,
     probe_kinds: Ints,
     known: Embedded,
@@ -171,15 +172,14 @@ def _identity(
     unknown_pairs: Ints,
 ) -> Iterable[Measure]:
     """Whose is this second embedding, of other captions? Top 5 among 64 people who are each known by one embedding."""
-    tastes = society.people.tastes[probe_kinds]
+    tastes = cache.people.tastes[probe_kinds]
     plain = Whitening.fit(probe.hidden[:, -1:])
     by_cosine = [_unit(plain(e.hidden[:, -1:])[:, 0].numpy()) for e in (known, unknown)]
     by_taste = [_unit(_linear_probe(probe, tastes, e)) for e in (known, unknown)]
     before, after = (
-        society.beliefs(shelf.features[p[..., 0]], shelf.features[p[..., 1]])[:, -1]
-        for p in (known_pairs, unknown_pairs)
+        cache.beliefs(pool.features[p[..., 0]], pool.features[p[..., 1]])[:, -1] for p in (known_pairs, unknown_pairs)
     )
-    likelihood = after / society.people.prior
+    likelihood = after / cache.people.prior
     ours, plainly, best = (_top_5(*both) for both in (by_taste, by_cosine, (before, likelihood)))
     yield share(f"top 5 of {N_IDENTIFIED}: embedding, linear readout", ours)
     yield share(f"top 5 of {N_IDENTIFIED}: embedding, whitened cosine", plainly)
@@ -199,22 +199,27 @@ def _top_5(known: Floats, unknown: Floats) -> NDArray[np.bool_]:
 
 
 def _profile(
-    vlm: TransformersVlm, gallery: Gallery, society: Society, kinds: Ints, told: Ints, settings: EmbeddingSettings
+    vlm: TransformersVlm,
+    gallery: Gallery,
+    cache: PopulationCache,
+    kinds: Ints,
+    told: Ints,
+    settings: EmbeddingSettings,
 ) -> Iterable[Measure]:
     """Does the written profile name the strongest trait, where the exact posterior is sure of it?"""
-    strongest = np.eye(len(TRAITS))[society.people.strongest]
-    beliefs = society.beliefs(gallery.shelf.features[told[..., 0]], gallery.shelf.features[told[..., 1]])
+    strongest = np.eye(len(TRAITS))[cache.people.strongest]
+    beliefs = cache.beliefs(gallery.pool.features[told[..., 0]], gallery.pool.features[told[..., 1]])
     for k in (4, 8):
         certainty = (beliefs[:, k] @ strongest).max(axis=1)
         sure = np.flatnonzero(certainty >= SURE)
         profiles = embed(vlm, [gallery.pairs(told[i, :k]) for i in sure], settings).profiles
-        names = [TRAITS[society.people.strongest[kind]] for kind in kinds[sure]]
+        names = [TRAITS[cache.people.strongest[kind]] for kind in kinds[sure]]
         hits = np.array([name in profile for name, profile in zip(names, profiles, strict=True)])
         yield share(f"profile names the strongest trait, {k} pairs, posterior sure", hits, ">= 0.6" if k == 4 else "")
         if k == 4:
             begins = [profile.startswith(f"likes {name}") for name, profile in zip(names, profiles, strict=True)]
             yield share("profile names it first, 4 pairs", np.array(begins))
-            exact = (beliefs[sure, k] @ strongest).argmax(axis=1) == society.people.strongest[kinds[sure]]
+            exact = (beliefs[sure, k] @ strongest).argmax(axis=1) == cache.people.strongest[kinds[sure]]
             yield share("exact posterior's strongest trait is right, 4 pairs", exact)
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
 
 from ppd.pretrain.vlm_packing import Layout, Words, layout
-from ppd.pretrain.vlm_users import Lesson, Shelf, Society
+from ppd.pretrain.vlm_users import Batch, PopulationCache, ScenePool
 from ppd.simulation.users import TRAITS
 from ppd.simulation.world import N_FEATURES
 
@@ -58,29 +58,29 @@ class Reader(nn.Module):
 
 
 def read(
-    reader: Reader, lesson: Lesson, plan: Layout, shelf: Shelf, sights: Tensor, *, bf16: bool
+    reader: Reader, batch: Batch, plan: Layout, pool: ScenePool, sights: Tensor, *, bf16: bool
 ) -> tuple[Tensor, ...]:
     """Hidden states [N, length, width] of every layer; sights [scenes, width] are the image tokens of the shelf."""
-    concepts = shelf.scenes.concept
+    concepts = pool.scenes.concept
     tokens = reader.words.pack(
-        plan, concepts[lesson.pairs[..., 0]], concepts[lesson.questions[..., 0]], lesson.own_profile
+        plan, concepts[batch.pairs[..., 0]], concepts[batch.questions[..., 0]], batch.own_profile
     )
-    rows = np.concatenate([lesson.pairs, lesson.questions], axis=1).reshape(len(lesson.kinds), -1)
+    rows = np.concatenate([batch.pairs, batch.questions], axis=1).reshape(len(batch.kinds), -1)
     with torch.autocast(reader.newline.device.type, torch.bfloat16, enabled=bf16):
         return reader(plan, tokens, sights[rows])
 
 
-def lesson_loss(
-    reader: Reader, hidden: tuple[Tensor, ...], lesson: Lesson, plan: Layout, shelf: Shelf
+def batch_loss(
+    reader: Reader, hidden: tuple[Tensor, ...], batch: Batch, plan: Layout, pool: ScenePool
 ) -> dict[str, Tensor]:
     """The parts of the loss, each a mean; `total` is their weighted sum."""
-    features = torch.from_numpy(shelf.features).float()
+    features = torch.from_numpy(pool.features).float()
     parts: dict[str, Tensor] = {}
     # Belief after each pair and where the profile begins, against the exact posterior.
     known = torch.cat([torch.arange(1, plan.n_pairs + 1), torch.tensor(plan.told_after)])
     where = torch.cat([plan.rejected, plan.profiles])
-    taste = torch.from_numpy(lesson.taste).float()[:, known]
-    profile = torch.from_numpy(lesson.profile).float()[:, known].flatten(2)
+    taste = torch.from_numpy(batch.taste).float()[:, known]
+    profile = torch.from_numpy(batch.profile).float()[:, known].flatten(2)
     parts["taste"] = parts["profile"] = torch.zeros(())
     for layer, taste_head, profile_head in zip(reader.belief_layers, reader.taste, reader.profile, strict=True):
         state = hidden[layer][:, where].float()
@@ -89,26 +89,26 @@ def lesson_loss(
         parts["profile"] = parts["profile"] - (profile * log_p).sum(-1).mean() / len(reader.belief_layers)
     # What sets the two images of a pair, or of a question, apart.
     where = torch.cat([plan.rejected, plan.seconds])
-    rows = torch.from_numpy(np.concatenate([lesson.pairs, lesson.questions], axis=1))
+    rows = torch.from_numpy(np.concatenate([batch.pairs, batch.questions], axis=1))
     apart = features[rows[..., 0]] - features[rows[..., 1]]
     seen = reader.difference(hidden[reader.difference_layer][:, where].float()).cpu()
     parts["difference"] = F.mse_loss(seen, apart)
     # The answers, in words.
-    answer = torch.from_numpy(lesson.answers).float()
+    answer = torch.from_numpy(batch.answers).float()
     log_p = reader.logits(hidden[-1][:, plan.answers]).log_softmax(-1)
     parts["answer"] = -(answer * log_p[..., reader.words.first] + (1 - answer) * log_p[..., reader.words.second]).mean()
-    parts["words"] = _words_loss(reader, hidden[-1], lesson, plan)
+    parts["words"] = _words_loss(reader, hidden[-1], batch, plan)
     parts["total"] = (
         2 * parts["answer"] + parts["taste"] + 0.3 * parts["profile"] + 0.2 * parts["difference"] + 0.3 * parts["words"]
     )
     return parts
 
 
-def _words_loss(reader: Reader, last: Tensor, lesson: Lesson, plan: Layout) -> Tensor:
+def _words_loss(reader: Reader, last: Tensor, batch: Batch, plan: Layout) -> Tensor:
     """Cross-entropy of the written profile, word by word, against the posterior of each next word."""
     words, n_traits = reader.words, len(TRAITS)
-    joint = torch.from_numpy(lesson.profile).float()[:, torch.tensor(plan.told_after)]  # [N, P, first, second]
-    own = torch.from_numpy(lesson.own_profile)
+    joint = torch.from_numpy(batch.profile).float()[:, torch.tensor(plan.told_after)]  # [N, P, first, second]
+    own = torch.from_numpy(batch.own_profile)
     strongest = joint.sum(-1)
     rows = torch.arange(len(own))
     second = joint[rows, :, own[:, 0]]  # [N, P, second], given the strongest
@@ -137,30 +137,30 @@ def answers_of(reader: Reader, hidden: tuple[Tensor, ...], plan: Layout) -> Tens
     return logits[..., reader.words.first] - logits[..., reader.words.second]
 
 
-def society_quality(
-    reader: Reader, society: Society, shelf: Shelf, sights: Tensor, lesson: Lesson, plan: Layout
+def population_quality(
+    reader: Reader, cache: PopulationCache, pool: ScenePool, sights: Tensor, batch: Batch, plan: Layout
 ) -> dict[str, float]:
     """Quick measurement while training: judge and exact judge on the same real choices, R² of the taste head."""
     quality: dict[str, float] = {}
     with torch.no_grad():
         parts = []
         tastes = []
-        for at in range(0, len(lesson.kinds), 64):
-            some = lesson.rows(slice(at, at + 64))
-            hidden = read(reader, some, plan, shelf, sights, bf16=False)
+        for at in range(0, len(batch.kinds), 64):
+            some = batch.rows(slice(at, at + 64))
+            hidden = read(reader, some, plan, pool, sights, bf16=False)
             parts.append(answers_of(reader, hidden, plan))
             tastes.append(reader.taste[-1](hidden[-1][:, plan.profiles]).cpu())
     odds, taste = torch.cat(parts).numpy(), torch.cat(tastes).numpy()
-    truth = society.people.tastes[lesson.kinds]
-    looks = shelf.features[lesson.questions]
+    truth = cache.people.tastes[batch.kinds]
+    looks = pool.features[batch.questions]
     gap = np.einsum("nbd,nd->nb", looks[:, :, 0] - looks[:, :, 1], truth)
     # Expected accuracy against the person's own choice, which is drawn from gap and temperature.
-    p_first = 1 / (1 + np.exp(-gap / society.people.temperature[lesson.kinds][:, None]))
+    p_first = 1 / (1 + np.exp(-gap / cache.people.temperature[batch.kinds][:, None]))
     for b, known in enumerate(plan.asked_after):
-        for name, says in (("model", odds[:, b] > 0), ("exact", lesson.answers[:, b] > 0.5)):
+        for name, says in (("model", odds[:, b] > 0), ("exact", batch.answers[:, b] > 0.5)):
             quality[f"{name}_{known}"] = round(float(np.where(says, p_first[:, b], 1 - p_first[:, b]).mean()), 4)
     spread = ((truth - truth.mean(0)) ** 2).sum()
     for p, known in enumerate(plan.told_after):
-        for name, mean in (("model", taste[:, p]), ("exact", lesson.taste[:, known])):
+        for name, mean in (("model", taste[:, p]), ("exact", batch.taste[:, known])):
             quality[f"r2_{name}_{known}"] = round(float(1 - ((truth - mean) ** 2).sum() / spread), 4)
     return quality

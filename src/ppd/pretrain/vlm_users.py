@@ -38,7 +38,7 @@ def profiles(people: Population) -> Ints:
     return np.stack([people.strongest, second], axis=1).astype(np.int64)
 
 
-class Society:
+class PopulationCache:
     """The prior over people with everything that is computed from it once."""
 
     def __init__(self, settings: PeopleSettings) -> None:
@@ -63,7 +63,7 @@ class Society:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ScenePool:
     """Scenes sorted by concept, from which pairs of one concept are drawn."""
 
     scenes: Scenes
@@ -72,12 +72,12 @@ class Shelf:
     counts: Ints
 
     @staticmethod
-    def of(scenes: Scenes) -> "Shelf":
+    def of(scenes: Scenes) -> "ScenePool":
         """`scenes` must be sorted by concept."""
         _, starts, counts = np.unique(scenes.concept, return_index=True, return_counts=True)
         if (np.diff(scenes.concept) < 0).any() or counts.min() < 2:
             raise ValueError("scenes must be sorted by concept, at least two of each")
-        return Shelf(scenes, scene_features(scenes), starts.astype(np.int64), counts.astype(np.int64))
+        return ScenePool(scenes, scene_features(scenes), starts.astype(np.int64), counts.astype(np.int64))
 
     def draw_pairs(self, rng: np.random.Generator, shape: tuple[int, ...], concepts: Ints | None = None) -> Ints:
         """Two different scenes of one concept each: rows [*shape, 2]; of these concepts' ranks only, where given."""
@@ -88,26 +88,31 @@ class Shelf:
 
 
 def choose(
-    rng: np.random.Generator, society: Society, shelf: Shelf, kinds: Ints, n_pairs: int, concepts: Ints | None = None
+    rng: np.random.Generator,
+    cache: PopulationCache,
+    pool: ScenePool,
+    kinds: Ints,
+    n_pairs: int,
+    concepts: Ints | None = None,
 ) -> Ints:
     """`n_pairs` choices of each person, as people make them (on pairs they have an opinion on).
 
     -> rows of the shelf [N, n_pairs, 2]: the preferred scene, then the rejected one.
     """
-    drawn = shelf.draw_pairs(rng, (len(kinds), N_DRAWS), concepts)
-    looks = shelf.features[drawn]
-    gap = np.einsum("nmd,nd->nm", looks[:, :, 0] - looks[:, :, 1], society.people.tastes[kinds])
-    accepted = rng.random(gap.shape) < opinion_probability(gap, society.settings)
+    drawn = pool.draw_pairs(rng, (len(kinds), N_DRAWS), concepts)
+    looks = pool.features[drawn]
+    gap = np.einsum("nmd,nd->nm", looks[:, :, 0] - looks[:, :, 1], cache.people.tastes[kinds])
+    accepted = rng.random(gap.shape) < opinion_probability(gap, cache.settings)
     if accepted.sum(axis=1).min() < n_pairs:
         raise RuntimeError(f"a person has fewer than {n_pairs} opinions on {N_DRAWS} pairs")
     kept = np.argsort(~accepted, axis=1, kind="stable")[:, :n_pairs]
     drawn, gap = np.take_along_axis(drawn, kept[..., None], axis=1), np.take_along_axis(gap, kept, axis=1)
-    likes_first = rng.random(gap.shape) < preference_probability(gap, society.people.temperature[kinds][:, None])
+    likes_first = rng.random(gap.shape) < preference_probability(gap, cache.people.temperature[kinds][:, None])
     return np.where(likes_first[..., None], drawn, drawn[..., ::-1])
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Batch:
     """A batch of N people with K choices and B questions, and the exact answers. Rows are of the shelf.
 
     kinds [N]; pairs [N, K, 2] preferred and rejected; taste [N, K + 1, 9] posterior mean after 0..K choices; profile
@@ -125,9 +130,9 @@ class Lesson:
     answers: Floats
     own_profile: Ints
 
-    def rows(self, some: slice) -> "Lesson":
+    def rows(self, some: slice) -> "Batch":
         """The same questions to some of the people."""
-        return Lesson(
+        return Batch(
             self.kinds[some],
             self.pairs[some],
             self.taste[some],
@@ -139,26 +144,26 @@ class Lesson:
         )
 
 
-def teach(
+def sample_batch(
     rng: np.random.Generator,
-    society: Society,
-    shelf: Shelf,
-    n_people: int,
+    cache: PopulationCache,
+    pool: ScenePool,
+    n_users: int,
     n_pairs: int,
     asked_after: Ints,
     real_share: float = 0.5,
-) -> Lesson:
+) -> Batch:
     """A batch of people; `real_share` of the questions are pairs that the person has an opinion on, others any pair."""
-    kinds = society.draw(rng, n_people)
+    kinds = cache.draw(rng, n_users)
     n_questions = len(asked_after)
-    chosen = choose(rng, society, shelf, kinds, n_pairs + n_questions)
+    chosen = choose(rng, cache, pool, kinds, n_pairs + n_questions)
     pairs = chosen[:, :n_pairs]
-    belief = society.beliefs(shelf.features[pairs[..., 0]], shelf.features[pairs[..., 1]])
-    any_pair = shelf.draw_pairs(rng, (n_people, n_questions))
-    real = np.where(rng.random((n_people, n_questions, 1)) < 0.5, chosen[:, n_pairs:], chosen[:, n_pairs:, ::-1])
-    questions = np.where(rng.random((n_people, n_questions, 1)) < real_share, real, any_pair)
-    looks = shelf.features[questions]
-    answers = predict_choice(society.people, society.settings, belief[:, asked_after], looks[:, :, 0], looks[:, :, 1])
-    taste = belief @ society.people.tastes
-    profile = (belief @ society.profile_one_hot).reshape(*belief.shape[:2], N_TRAITS, N_TRAITS + 1)
-    return Lesson(kinds, pairs, taste, profile, asked_after, questions, answers, society.profiles[kinds])
+    belief = cache.beliefs(pool.features[pairs[..., 0]], pool.features[pairs[..., 1]])
+    any_pair = pool.draw_pairs(rng, (n_users, n_questions))
+    real = np.where(rng.random((n_users, n_questions, 1)) < 0.5, chosen[:, n_pairs:], chosen[:, n_pairs:, ::-1])
+    questions = np.where(rng.random((n_users, n_questions, 1)) < real_share, real, any_pair)
+    looks = pool.features[questions]
+    answers = predict_choice(cache.people, cache.settings, belief[:, asked_after], looks[:, :, 0], looks[:, :, 1])
+    taste = belief @ cache.people.tastes
+    profile = (belief @ cache.profile_one_hot).reshape(*belief.shape[:2], N_TRAITS, N_TRAITS + 1)
+    return Batch(kinds, pairs, taste, profile, asked_after, questions, answers, cache.profiles[kinds])

@@ -29,7 +29,7 @@ class Reading:
     factors: NDArray[np.float64]
 
 
-class FactorReader(ModelMixin, ConfigMixin):
+class AttributeClassifier(ModelMixin, ConfigMixin):
     """A small residual CNN. Images [B, 3, 64, 64] in [0, 1] -> logits [B, 32], logits [B, 4], factors [B, 5]."""
 
     @register_to_config
@@ -70,7 +70,7 @@ class _NormedResBlock(nn.Module):
         return x + self.second(nn.functional.silu(hidden))
 
 
-def read(reader: FactorReader, images: Iterable[NDArray[np.uint8]], batch_size: int = 128) -> Reading:
+def read(reader: AttributeClassifier, images: Iterable[NDArray[np.uint8]], batch_size: int = 128) -> Reading:
     """Read images, each uint8 [64, 64, 3]; InputError for another size."""
     hidden = embed(reader, images, batch_size)
     with torch.inference_mode():
@@ -81,7 +81,7 @@ def read(reader: FactorReader, images: Iterable[NDArray[np.uint8]], batch_size: 
 
 
 @torch.inference_mode()
-def embed(reader: FactorReader, images: Iterable[NDArray[np.uint8]], batch_size: int = 128) -> Tensor:
+def embed(reader: AttributeClassifier, images: Iterable[NDArray[np.uint8]], batch_size: int = 128) -> Tensor:
     """The features that the reader reads from, [N, 256] on the CPU: for measures of how real images look."""
     stacked = [np.asarray(image) for image in images]
     wrong = next((image.shape for image in stacked if image.shape != (IMAGE_PX, IMAGE_PX, 3)), None)

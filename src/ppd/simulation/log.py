@@ -102,7 +102,7 @@ def _encode(pixels: np.ndarray, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _soil(rng: np.random.Generator, settings: LogSettings, rows: list[dict[str, object]], jpgs: list[bytes]) -> None:
+def _corrupt(rng: np.random.Generator, settings: LogSettings, rows: list[dict[str, object]], jpgs: list[bytes]) -> None:
     """Break some images and send some rows twice, in place."""
     for broken in rng.choice(len(jpgs), size=round(len(jpgs) * settings.broken_image_share), replace=False):
         jpgs[broken] = jpgs[broken][: len(jpgs[broken]) // 3]
@@ -134,11 +134,11 @@ def simulate(settings: LogSettings, people: PeopleSettings, atlas: Atlas, choice
     """
     everyone: Population = population(people)
     rng = seeds.rng("log", settings.seed)
-    n_given_up = round(settings.n_people * settings.given_up_share)
-    who = rng.choice(len(everyone.prior), size=settings.n_people + n_given_up, p=everyone.prior)
+    n_given_up = round(settings.n_users * settings.given_up_share)
+    who = rng.choice(len(everyone.prior), size=settings.n_users + n_given_up, p=everyone.prior)
     user_ids = rng.choice(10**6, size=len(who), replace=False)
-    n_rows = rng.integers(*settings.rows_a_person, size=len(who), endpoint=True)
-    n_rows[settings.n_people :] = rng.integers(1, 4, size=n_given_up)
+    n_rows = rng.integers(*settings.rows_per_user, size=len(who), endpoint=True)
+    n_rows[settings.n_users :] = rng.integers(1, 4, size=n_given_up)
     log = _Log()
     for kind, user_id, n in zip(who, user_ids, n_rows, strict=True):
         _simulate_person(
@@ -147,7 +147,7 @@ def simulate(settings: LogSettings, people: PeopleSettings, atlas: Atlas, choice
     log.rows.sort(key=lambda row: (row["created_at"], row["user_id"]))
     scenes = Scenes(*(np.concatenate([getattr(s, f) for s in log.scenes]) for f in Scenes.__annotations__))
     jpgs = [_encode(pixels, settings.image_quality) for pixels in render(atlas, scenes)]
-    _soil(rng, settings, log.rows, jpgs)
+    _corrupt(rng, settings, log.rows, jpgs)
     with atomic_path(choices) as folder:
         folder.mkdir()
         for k, part in enumerate(np.array_split(np.arange(len(log.rows)), N_FILES)):

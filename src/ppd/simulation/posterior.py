@@ -9,14 +9,14 @@ from scipy.special import logsumexp
 
 from ppd.settings import PeopleSettings
 from ppd.simulation.users import Population, opinion_probability, preference_probability
-from ppd.simulation.world import N_FEATURES, sample_looks
+from ppd.simulation.world import N_FEATURES, sample_features
 
 Floats = NDArray[np.float64]
 
 
 def opinion_rate(people: Population, settings: PeopleSettings) -> Floats:
     """P(opinion on a random pair | person): [H], the mean over a fixed sample of pairs of the world."""
-    looks = sample_looks(np.random.default_rng(0), 2 * 16384).reshape(2, -1, N_FEATURES)
+    looks = sample_features(np.random.default_rng(0), 2 * 16384).reshape(2, -1, N_FEATURES)
     return np.asarray(opinion_probability((looks[0] - looks[1]) @ people.tastes.T, settings).mean(axis=0))
 
 

@@ -97,6 +97,6 @@ def scene_features(scenes: Scenes) -> NDArray[np.float64]:
     return features(np.eye(len(STYLES))[scenes.style], scenes.factors)
 
 
-def sample_looks(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+def sample_features(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     """Features of `n` random scenes: [n, 9]."""
     return features(np.eye(len(STYLES))[rng.integers(len(STYLES), size=n)], sample_factors(rng, n))

@@ -1,23 +1,32 @@
-"""From the preferences to the people that are embedded, and the table of who is embedded how."""
+"""The pairs by which models know a user, in groups: what an embedding is made of, and what the judge is shown."""
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
-from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
-from ppd.settings import EmbeddingSettings
-from ppd.users.embeddings import People, SupportGroup
-from ppd.users.whitening import Whitening
-from ppd.vlm.conversation import Pair
 
 READ_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One choice of a person: encoded image files (PNG, JPEG, WebP …) and the caption that both were made for."""
+
+    caption: str
+    preferred: bytes
+    rejected: bytes
+
+
+@dataclass(frozen=True)
+class SupportGroup:
+    """One group of pairs of one user."""
+
+    user_id: str
+    support_group: int
+    pairs: tuple[Pair, ...]
 
 
 def support_groups(preferences: Preferences, user_ids: Iterable[str]) -> Iterator[SupportGroup]:
@@ -47,30 +56,7 @@ def _groups(preferences: Preferences, ordered: pd.DataFrame) -> Iterator[Support
             yield SupportGroup(user_id, group, tuple(Pair(c, images[a], images[b]) for c, a, b in told))
 
 
-def fit_whitening(preferences: Preferences, people: People, settings: EmbeddingSettings) -> Whitening:
-    """The whitening of this run, fitted on all support groups of the training people and of nobody else."""
-    train = preferences.users.user_id[preferences.users.split == "train"]
-    hidden = torch.cat([people.hidden[user_id] for user_id in sorted(train)])
-    return Whitening.fit(hidden, components=settings.components, shrinkage=settings.shrinkage)
-
-
-def whitened(people: People, whitening: Whitening) -> dict[str, Tensor]:
-    """The user embeddings [groups, rows, components] that the adapter reads, by user_id."""
-    return {user_id: whitening(hidden) for user_id, hidden in people.hidden.items()}
-
-
-def write_manifest(preferences: Preferences, people: People, shard_files: Iterable[Path], file: Path) -> None:
-    """One row a user: user_id, split, shard, n_pairs, n_support_groups, profile of the first group, norm, version.
-
-    version changes exactly when an embedding of the user does.
-    """
-    keys = pd.concat([pq.read_table(f, columns=["user_id", "key"]).to_pandas() for f in shard_files])
-    version = keys.groupby("user_id").key.agg(lambda k: hashlib.sha256("".join(sorted(k)).encode()).hexdigest()[:16])
-    users = preferences.users[preferences.users.user_id.isin(list(people.hidden))]
-    table = users.assign(
-        profile=users.user_id.map(lambda user_id: people.profiles[user_id][0]),
-        embedding_norm=users.user_id.map(lambda user_id: float(people.hidden[user_id].norm(dim=-1).mean())),
-        version=users.user_id.map(version),
-    )
-    with atomic_path(file) as fresh:
-        table.sort_values("user_id").to_parquet(fresh, index=False)
+def first_support(preferences: Preferences, user_ids: Sequence[str]) -> dict[str, tuple[Pair, ...]]:
+    """Each user's first support group: what their embedding is made of, and by what the judge knows them."""
+    groups = support_groups(preferences, user_ids)
+    return {group.user_id: group.pairs for group in groups if group.support_group == 0}

@@ -18,10 +18,11 @@ from PIL import Image, UnidentifiedImageError
 
 from ppd.errors import InputError
 from ppd.settings import PromptVersion, ServerSettings
+from ppd.users.support import Pair
 from ppd.vlm.answer_cache import AnswerCache, key_of
 from ppd.vlm.budget import Budget, cost, estimate
 from ppd.vlm.chat_client import CallFailed, ChatClient, Reply
-from ppd.vlm.conversation import ANSWERS, IMAGE, Candidates, Conversation, Pair, judge_conversation
+from ppd.vlm.conversation import ANSWERS, IMAGE, Candidates, Conversation, judge_conversation
 from ppd.vlm.judging import Answer, Verdict
 
 FAILURES_IN_A_ROW = 20

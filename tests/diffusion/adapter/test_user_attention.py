@@ -107,7 +107,7 @@ def test_tokens_interpolate_linearly_and_keep_zero(backbone: StableCascadeBackbo
 
 def test_a_pooled_adapter_knows_one_person_and_nobody(backbone: StableCascadeBackbone) -> None:
     adapter = fresh(backbone)
-    adapter.everybody = people(1)[0]
+    adapter.pooled_embedding = people(1)[0]
     u = people(3)
     u[1] = 0
     tokens = adapter.user_tokens(u)

@@ -6,7 +6,7 @@ import pytest
 
 import ppd.diffusion.sampling.store as drawing
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.sampling.store import draw, read_drawn
+from ppd.diffusion.sampling.store import draw, read_samples
 from ppd.settings import SamplingSettings
 
 SETTINGS = SamplingSettings(steps=2, batch_size=2, latent_size=(4, 4))
@@ -58,13 +58,13 @@ def test_other_wishes_do_not_continue_an_interrupted_run(
     draw(WANTED, backbone, other, tmp_path / "images.parquet")
     draw(WANTED, backbone, other, tmp_path / "afresh.parquet")
     np.testing.assert_array_equal(
-        read_drawn(tmp_path / "images.parquet")[1], read_drawn(tmp_path / "afresh.parquet")[1]
+        read_samples(tmp_path / "images.parquet")[1], read_samples(tmp_path / "afresh.parquet")[1]
     )
 
 
 def test_images_come_back_as_they_were_drawn(backbone: StableCascadeBackbone, tmp_path: Path) -> None:
     draw(WANTED, backbone, SETTINGS, tmp_path / "all.parquet")
     draw(WANTED.iloc[[7]], backbone, SETTINGS, tmp_path / "one.parquet")
-    wishes, images = read_drawn(tmp_path / "all.parquet")
+    wishes, images = read_samples(tmp_path / "all.parquet")
     pd.testing.assert_frame_equal(wishes, WANTED)
-    np.testing.assert_array_equal(read_drawn(tmp_path / "one.parquet")[1][0], images[7])
+    np.testing.assert_array_equal(read_samples(tmp_path / "one.parquet")[1][0], images[7])

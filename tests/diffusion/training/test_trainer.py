@@ -118,11 +118,11 @@ def test_it_learns_who_likes_what_and_the_controls_behave(
     _, ppd = run(backbone, data, tmp_path / "ppd", **budget)
     assert ppd[-1]["seen_accuracy"] > 0.9
     assert ppd[-1]["held_out_accuracy"] > 0.9
-    assert ppd[-1]["held_out_accuracy_exchanged"] < 0.7
+    assert ppd[-1]["held_out_accuracy_shuffled_user"] < 0.7
     assert ppd[-1]["loss"] < 0.5
     _, dpo = run(backbone, data, tmp_path / "dpo", "dpo", **budget)
     assert abs(dpo[-1]["held_out_accuracy"] - 0.5) < 0.3
-    assert dpo[-1]["held_out_accuracy"] == dpo[-1]["held_out_accuracy_exchanged"]
+    assert dpo[-1]["held_out_accuracy"] == dpo[-1]["held_out_accuracy_shuffled_user"]
     _, sft = run(backbone, data, tmp_path / "sft", "sft", **budget)
     assert sft[-1]["error_chosen"] < 0.9 * sft[0]["error_chosen"]
 

@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppd.evaluation.plan import images, meetings, requests
+from ppd.evaluation.plan import image_requests, plan_comparisons, plan_requests
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings, PeopleSettings
 from ppd.simulation.truth.best_pick import METHOD, judge_best_picks, posterior_tastes
 from ppd.simulation.truth.utility import FEATURES, IMAGE_KEY, Tastes
-from ppd.simulation.world import sample_looks
+from ppd.simulation.world import sample_features
 
-SETTINGS = EvaluationSettings(n_unseen_people=6, n_seen_people=16, captions_a_person=4, n_seeds=5)
+SETTINGS = EvaluationSettings(n_unseen_users=6, n_seen_users=16, captions_per_user=4, n_seeds=5)
 
 
 @pytest.fixture(scope="module")
@@ -20,32 +20,32 @@ def preferences(simulated: Path) -> Preferences:
 
 
 @pytest.fixture(scope="module")
-def asked(preferences: Preferences) -> pd.DataFrame:
-    return requests(preferences, SETTINGS)
+def requests(preferences: Preferences) -> pd.DataFrame:
+    return plan_requests(preferences, SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def base(asked: pd.DataFrame) -> pd.DataFrame:
+def base(requests: pd.DataFrame) -> pd.DataFrame:
     """What a reader would see in a base that draws the world's own looks."""
-    wanted = images(asked, "base", SETTINGS).assign(model="base")
-    looks = sample_looks(np.random.default_rng(0), len(wanted))
+    wanted = image_requests(requests, "base", SETTINGS).assign(model="base")
+    looks = sample_features(np.random.default_rng(0), len(wanted))
     return wanted.assign(**dict(zip(FEATURES, looks.T, strict=True))).set_index(IMAGE_KEY)
 
 
-def win_rate(asked: pd.DataFrame, base: pd.DataFrame, tastes: Tastes, believed: Tastes) -> float:
-    verdicts = judge_best_picks(meetings(asked, SETTINGS), base, tastes, believed)
+def win_rate(requests: pd.DataFrame, base: pd.DataFrame, tastes: Tastes, believed: Tastes) -> float:
+    verdicts = judge_best_picks(plan_comparisons(requests, SETTINGS), base, tastes, believed)
     assert set(verdicts.method) == {METHOD}
     assert set(verdicts.pairing) == {"independent"}
     return float(verdicts.outcome.mean())
 
 
 def test_who_knows_the_taste_wins_more_than_who_infers_it_and_both_more_than_who_believes_the_opposite(
-    asked: pd.DataFrame, base: pd.DataFrame, preferences: Preferences, simulated: Path
+    requests: pd.DataFrame, base: pd.DataFrame, preferences: Preferences, simulated: Path
 ) -> None:
     truth = Tastes.load(simulated / "truth")
     inferred = posterior_tastes(preferences, simulated / "truth", PeopleSettings())
-    known, guessed = win_rate(asked, base, truth, truth), win_rate(asked, base, truth, inferred)
-    opposite = win_rate(asked, base, truth, Tastes(truth.user_ids, -truth.weights))
+    known, guessed = win_rate(requests, base, truth, truth), win_rate(requests, base, truth, inferred)
+    opposite = win_rate(requests, base, truth, Tastes(truth.user_ids, -truth.weights))
     assert opposite < 0.2 < 0.7 < guessed < known
     assert known > 0.9
 

@@ -8,7 +8,7 @@ from ppd.simulation.users import population
 
 def test_the_shipped_world_can_be_learned_from_four_pairs() -> None:
     """The promise of the world: with four pairs the judge's ceiling is at least .80, best-of-64 at least .86."""
-    one, four, eight = ceilings(PeopleSettings(), n_people=320, pair_counts=(1, 4, 8))
+    one, four, eight = ceilings(PeopleSettings(), n_users=320, pair_counts=(1, 4, 8))
     assert four.judge.low >= 0.80
     assert four.best_of.low >= 0.86
     for score in ("judge", "cosine", "best_of", "top_5"):

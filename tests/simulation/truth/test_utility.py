@@ -5,45 +5,45 @@ import pandas as pd
 import pytest
 
 from ppd.errors import InputError
-from ppd.evaluation.plan import images, meetings, requests
+from ppd.evaluation.plan import image_requests, plan_comparisons, plan_requests
 from ppd.evaluation.win_rates import win_rates
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings
 from ppd.simulation.truth.utility import FEATURES, IMAGE_KEY, Tastes, judge
-from ppd.simulation.world import sample_looks
+from ppd.simulation.world import sample_features
 
-SETTINGS = EvaluationSettings(n_unseen_people=6, n_seen_people=8, captions_a_person=4, n_seeds=5)
+SETTINGS = EvaluationSettings(n_unseen_users=6, n_seen_users=8, captions_per_user=4, n_seeds=5)
 
 
-def looks_of(asked: pd.DataFrame, tastes: Tastes, strength: float) -> pd.DataFrame:
+def looks_of(requests: pd.DataFrame, tastes: Tastes, strength: float) -> pd.DataFrame:
     """What a reader would see if ppd moved every picture by `strength` along the person's taste."""
     rng = np.random.default_rng(0)
     noise: dict[tuple[str, int], np.ndarray] = {}
     rows = []
     for model in ("base", "dpo", "sft", "ppd"):
-        for user_id, caption, seed in images(asked, model, SETTINGS).itertuples(index=False, name=None):
-            start = noise.setdefault((caption, seed), sample_looks(rng, 1)[0])
+        for user_id, caption, seed in image_requests(requests, model, SETTINGS).itertuples(index=False, name=None):
+            start = noise.setdefault((caption, seed), sample_features(rng, 1)[0])
             shift = strength * tastes.of([user_id])[0] if model == "ppd" else 0.0
             rows.append((model, user_id, caption, seed, *(start + shift)))
     return pd.DataFrame(rows, columns=[*IMAGE_KEY, *FEATURES]).set_index(IMAGE_KEY)
 
 
 @pytest.fixture(scope="module")
-def asked(simulated: Path) -> pd.DataFrame:
-    return requests(Preferences.open(simulated / "preferences"), SETTINGS)
+def requests(simulated: Path) -> pd.DataFrame:
+    return plan_requests(Preferences.open(simulated / "preferences"), SETTINGS)
 
 
-def rates(asked: pd.DataFrame, simulated: Path, strength: float) -> dict[tuple[str, str, str], dict]:
+def rates(requests: pd.DataFrame, simulated: Path, strength: float) -> dict[tuple[str, str, str], dict]:
     tastes = Tastes.load(simulated / "truth")
-    verdicts = judge(meetings(asked, SETTINGS), looks_of(asked, tastes, strength), tastes)
+    verdicts = judge(plan_comparisons(requests, SETTINGS), looks_of(requests, tastes, strength), tastes)
     unseen = [r for r in win_rates(verdicts) if r["users"] == "unseen"]
     return {(str(r["method"]), str(r["opponent"]), str(r["pairing"])): r for r in unseen}
 
 
 def test_a_model_that_moves_towards_the_person_wins_more_the_further_it_moves(
-    asked: pd.DataFrame, simulated: Path
+    requests: pd.DataFrame, simulated: Path
 ) -> None:
-    little, much = rates(asked, simulated, 0.05), rates(asked, simulated, 1.0)
+    little, much = rates(requests, simulated, 0.05), rates(requests, simulated, 1.0)
     key = ("ppd", "base", "same-seed")
     assert little[key]["win_rate"] == 1, "with the same seed any shift wins"
     assert little[key]["gain_sd"] < 0.3 < much[key]["gain_sd"]
@@ -52,8 +52,8 @@ def test_a_model_that_moves_towards_the_person_wins_more_the_further_it_moves(
     assert much["ppd", "ppd-shuffled", "independent"]["win_rate"] > 0.7
 
 
-def test_a_model_that_does_nothing_ties(asked: pd.DataFrame, simulated: Path) -> None:
-    for key, rate in rates(asked, simulated, 0.0).items():
+def test_a_model_that_does_nothing_ties(requests: pd.DataFrame, simulated: Path) -> None:
+    for key, rate in rates(requests, simulated, 0.0).items():
         if key[2] == "same-seed":
             assert rate["win_rate"] == 0.5
             assert rate["gain_sd"] == 0

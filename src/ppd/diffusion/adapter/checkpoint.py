@@ -96,7 +96,7 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> UserAttention:
         weights = load_file(path / WEIGHTS)
     except (FileNotFoundError, SafetensorError) as error:
         raise InputError(f"cannot be read: {error}", file=path / WEIGHTS) from error
-    adapter.everybody = weights.get("everybody")
+    adapter.pooled_embedding = weights.get("everybody")
     problems = [
         f"{name} is {tuple(weights[name].shape) if name in weights else 'missing'}, expected {tuple(expected.shape)}"
         for name, expected in adapter.state_dict().items()

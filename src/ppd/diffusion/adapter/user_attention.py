@@ -59,7 +59,7 @@ class UserAttention(nn.Module):
         self.to_tokens = nn.Parameter(torch.randn(rows, dim, settings.tokens_per_row * settings.token_dim) * dim**-0.5)
         self.blocks = nn.ModuleDict({name: UserKeyValue(settings.token_dim, d) for name, d in block_dims.items()})
         # Set for a pooled method: the one embedding [rows, dim] that stands for everybody.
-        self.everybody: Tensor | None
+        self.pooled_embedding: Tensor | None
         self.register_buffer("everybody", None)
         self._current = CurrentUsers()
         self._detached: dict[str, tuple[Attention, AttnProcessor2_0]] = {}
@@ -87,8 +87,8 @@ class UserAttention(nn.Module):
             raise InputError(
                 f"user embeddings of (rows, dim) {tuple(users.shape[1:])}; this adapter reads {self.embedding_shape}"
             )
-        if self.everybody is not None:
-            users = (users != 0).any(dim=(1, 2), keepdim=True) * self.everybody
+        if self.pooled_embedding is not None:
+            users = (users != 0).any(dim=(1, 2), keepdim=True) * self.pooled_embedding
         tokens = torch.einsum("brd,rdw->brw", users, self.to_tokens)
         return tokens.reshape(len(users), -1, self.settings.token_dim)
 

@@ -20,7 +20,7 @@ from ppd.files import atomic_path
 from ppd.progress import progress_bar
 from ppd.settings import SamplingSettings
 
-BATCHES_A_PART = 4
+BATCHES_PER_PART = 4
 
 
 def draw(
@@ -47,7 +47,7 @@ def draw(
     if not (partial / key).exists():
         shutil.rmtree(partial, ignore_errors=True)
         (partial / key).mkdir(parents=True)
-    size = settings.batch_size * BATCHES_A_PART
+    size = settings.batch_size * BATCHES_PER_PART
     starts = range(0, max(1, len(wanted)), size)  # one empty part, where there is nothing to draw
     with progress_bar() as progress:
         task = progress.add_task("sample", total=len(wanted))
@@ -64,7 +64,7 @@ def draw(
     shutil.rmtree(partial)
 
 
-def read_drawn(file: Path) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
+def read_samples(file: Path) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
     """What `draw` wrote: the wishes, and the images [N, H, W, 3] in the same order."""
     table = pd.read_parquet(file)
     images = [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in table.png]

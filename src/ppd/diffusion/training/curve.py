@@ -17,10 +17,10 @@ COLUMNS = (
     "grad_norm",
     "learning_rate",
     "seen_accuracy",
-    "seen_accuracy_exchanged",
+    "seen_accuracy_shuffled_user",
     "seen_margin",
     "held_out_accuracy",
-    "held_out_accuracy_exchanged",
+    "held_out_accuracy_shuffled_user",
     "held_out_margin",
 )
 

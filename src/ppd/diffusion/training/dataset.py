@@ -96,11 +96,11 @@ def draw_batch(step: int, n_pairs: int, latent_shape: tuple[int, ...], settings:
         pairs[now] = torch.randperm(n_pairs, generator=generator("order", seed, epoch))[positions[now] % n_pairs]
     random = generator("batch", seed, step)
     r = stratified(n, random)
-    law = settings.timesteps
+    distribution = settings.timesteps
     return Draw(
         pairs=pairs,
-        t=noise_levels(r, law),
-        weight=importance_weights(r, law) if law.importance_weighted else torch.ones(n),
+        t=noise_levels(r, distribution),
+        weight=importance_weights(r, distribution) if distribution.importance_weighted else torch.ones(n),
         noise=torch.randn(n, *latent_shape, generator=random),
         group=torch.rand(n, generator=random),
         keep_user=torch.rand(n, generator=random) >= settings.user_dropout,

@@ -13,11 +13,11 @@ def stratified(n: int, generator: torch.Generator) -> Tensor:
     return ((order + inside) / n).float()
 
 
-def noise_levels(r: Tensor, law: TimestepSettings) -> Tensor:
+def noise_levels(r: Tensor, distribution: TimestepSettings) -> Tensor:
     """t = high − (high − low)·r^power for r uniform in [0, 1): [B] -> [B], in (0, 1]."""
-    return law.high - (law.high - law.low) * r**law.power
+    return distribution.high - (distribution.high - distribution.low) * r**distribution.power
 
 
-def importance_weights(r: Tensor, law: TimestepSettings) -> Tensor:
+def importance_weights(r: Tensor, distribution: TimestepSettings) -> Tensor:
     """Density of uniform t in [low, high] over the law's own at t(r): power·r^(power−1), of mean 1 under the law."""
-    return law.power * r ** (law.power - 1)
+    return distribution.power * r ** (distribution.power - 1)

@@ -35,7 +35,7 @@ from ppd.diffusion.training.objective import (
     sft_objective,
 )
 from ppd.diffusion.training.reference import ReferenceErrors
-from ppd.diffusion.training.validation import Exam
+from ppd.diffusion.training.validation import HeldOutEvaluation
 from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.seeding import generator
@@ -95,9 +95,9 @@ class Trainer:
         self.denoiser, self.optimizer = self.accelerator.prepare(Denoiser(backbone, self.adapter), optimizer)
         self.average = {name: weight.detach().clone() for name, weight in self.adapter.named_parameters()}
         self.reference = ReferenceErrors(backbone, data, settings, reference_folder, self.rank)
-        self.exams = {
-            "seen": Exam(backbone, self.adapter, data, data.seen, settings),
-            "held_out": Exam(backbone, self.adapter, data, data.held_out, settings),
+        self.evaluations = {
+            "seen": HeldOutEvaluation(backbone, self.adapter, data, data.seen, settings),
+            "held_out": HeldOutEvaluation(backbone, self.adapter, data, data.held_out, settings),
         }
         self.step = 0
 
@@ -145,7 +145,9 @@ class Trainer:
     def evaluate(self) -> Stats:
         """Implicit accuracy of seen and of held-out people (`Exam.marks`), with the averaged weights."""
         with self.averaged_weights():
-            return {f"{name}_{key}": mark for name, exam in self.exams.items() for key, mark in exam.marks().items()}
+            return {
+                f"{name}_{key}": mark for name, exam in self.evaluations.items() for key, mark in exam.metrics().items()
+            }
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -320,7 +322,7 @@ def fresh_adapter(backbone: Backbone, data: TrainingData, settings: FinetuneSett
         adapter = UserAttention.beside(backbone, (rows, dim), settings.attention)
     if method != "ppd":
         direction = torch.randn(rows, dim, generator=generator("everybody", settings.seed))
-        adapter.everybody = (direction * data.embeddings.square().mean().sqrt()).to(backbone.device)
+        adapter.pooled_embedding = (direction * data.embeddings.square().mean().sqrt()).to(backbone.device)
     return adapter
 
 

@@ -13,7 +13,7 @@ from ppd.seeding import generator
 from ppd.settings import FinetuneSettings
 
 
-class Exam:
+class HeldOutEvaluation:
     """Pairs with t and ε of their own that never change, and the base's errors on them, computed once.
 
     It needs no judge and no image: the implicit reward of Diffusion-DPO, −m, says which image the model prefers.
@@ -47,7 +47,7 @@ class Exam:
         self.reference = [base_errors(backbone, adapter, batch) for batch in self.batches]
 
     @torch.no_grad()
-    def marks(self) -> Stats:
+    def metrics(self) -> Stats:
         """Implicit accuracy and margin; and the accuracy when each pair is read with the next pair's embedding.
 
         If accuracy does not fall when people are exchanged, the adapter has learned a pooled taste.
@@ -67,6 +67,6 @@ class Exam:
         m = torch.cat(own)
         return {
             "accuracy": accuracy(m),
-            "accuracy_exchanged": accuracy(torch.cat(exchanged)),
+            "accuracy_shuffled_user": accuracy(torch.cat(exchanged)),
             "margin": m.mean().item(),
         }

@@ -16,7 +16,7 @@ from ppd.simulation import seeds
 from ppd.simulation.posterior import opinion_rate, posterior
 from ppd.simulation.truth.utility import FEATURES, Tastes, outcome
 from ppd.simulation.users import population
-from ppd.simulation.world import FACTORS, N_FEATURES, Scenes, sample_looks, scene_features
+from ppd.simulation.world import FACTORS, N_FEATURES, Scenes, sample_features, scene_features
 
 Floats = NDArray[np.float64]
 
@@ -39,16 +39,18 @@ def posterior_tastes(preferences: Preferences, truth: Path, people: PeopleSettin
     return Tastes(tuple(user_ids), np.stack(means))
 
 
-def judge_best_picks(meetings: pd.DataFrame, base: pd.DataFrame, tastes: Tastes, believed: Tastes) -> pd.DataFrame:
+def judge_best_picks(comparisons: pd.DataFrame, base: pd.DataFrame, tastes: Tastes, believed: Tastes) -> pd.DataFrame:
     """True verdicts on ppd's independent meetings with the base, a picked picture in place of ppd's: method "ceiling".
 
     base: what the reader saw in the base's images (`ppd.simulation.truth.readings`). One picture is picked for each person and
     caption.
     """
     features = list(FEATURES)
-    rows = meetings[(meetings.method == "ppd") & (meetings.opponent == "base") & (meetings.pairing == "independent")]
+    rows = comparisons[
+        (comparisons.method == "ppd") & (comparisons.opponent == "base") & (comparisons.pairing == "independent")
+    ]
     wishes = rows[["user_id", "caption"]].drop_duplicates()
-    candidates = sample_looks(seeds.rng("evaluation", "best pick"), len(wishes) * N_CANDIDATES)
+    candidates = sample_features(seeds.rng("evaluation", "best pick"), len(wishes) * N_CANDIDATES)
     candidates = candidates.reshape(len(wishes), N_CANDIDATES, N_FEATURES)
     liked = (candidates @ believed.of(wishes.user_id.tolist())[..., None])[..., 0]
     picked = candidates[np.arange(len(wishes)), liked.argmax(axis=1)]

@@ -13,7 +13,7 @@ from ppd.settings import PeopleSettings
 from ppd.simulation import seeds
 from ppd.simulation.posterior import choice_log_likelihood, opinion_rate, posterior, predict_choice
 from ppd.simulation.users import Population, opinion_probability, population, preference_probability
-from ppd.simulation.world import sample_looks
+from ppd.simulation.world import sample_features
 from ppd.statistics.bootstrap import Interval, clustered_mean
 
 Floats = NDArray[np.float64]
@@ -50,7 +50,7 @@ def draw_choices(
         np.empty((len(kinds), k, people.tastes.shape[1])),
     )
     for i, kind in enumerate(kinds):
-        first, second = sample_looks(rng, PROPOSALS), sample_looks(rng, PROPOSALS)
+        first, second = sample_features(rng, PROPOSALS), sample_features(rng, PROPOSALS)
         gap = (first - second) @ people.tastes[kind]
         answered = np.flatnonzero(rng.random(PROPOSALS) < opinion_probability(gap, settings))[:k]
         if len(answered) < k:
@@ -63,20 +63,20 @@ def draw_choices(
     return preferred, rejected
 
 
-def ceilings(settings: PeopleSettings, n_people: int, pair_counts: tuple[int, ...] = (1, 2, 4, 8)) -> list[Ceiling]:
-    """The ceiling after each number of pairs, on `n_people` people of the evaluation stream (a multiple of 64)."""
+def ceilings(settings: PeopleSettings, n_users: int, pair_counts: tuple[int, ...] = (1, 2, 4, 8)) -> list[Ceiling]:
+    """The ceiling after each number of pairs, on `n_users` people of the evaluation stream (a multiple of 64)."""
     rng = seeds.rng("evaluation", "ceiling")
     people = population(settings)
     rate = opinion_rate(people, settings)
-    kinds = rng.choice(len(people.prior), size=n_people, p=people.prior)
+    kinds = rng.choice(len(people.prior), size=n_users, p=people.prior)
     tastes = people.tastes[kinds]
     preferred, rejected = draw_choices(rng, people, settings, kinds, 2 * max(pair_counts))
-    asked, other = draw_choices(rng, people, settings, kinds, N_QUESTIONS)
-    swap = rng.random((n_people, N_QUESTIONS, 1)) < 0.5  # the preferred image is not always the first
-    first, second = np.where(swap, other, asked), np.where(swap, asked, other)
-    candidates = sample_looks(rng, n_people * N_CANDIDATES).reshape(n_people, N_CANDIDATES, -1)
-    random_utility = (sample_looks(rng, n_people * 256).reshape(n_people, 256, -1) * tastes[:, None]).sum(-1)
-    everyone = np.arange(n_people)
+    requests, other = draw_choices(rng, people, settings, kinds, N_QUESTIONS)
+    swap = rng.random((n_users, N_QUESTIONS, 1)) < 0.5  # the preferred image is not always the first
+    first, second = np.where(swap, other, requests), np.where(swap, requests, other)
+    candidates = sample_features(rng, n_users * N_CANDIDATES).reshape(n_users, N_CANDIDATES, -1)
+    random_utility = (sample_features(rng, n_users * 256).reshape(n_users, 256, -1) * tastes[:, None]).sum(-1)
+    everyone = np.arange(n_users)
     table = []
     for k in pair_counts:
         belief = posterior(people, settings, rate, preferred[:, :k], rejected[:, :k])

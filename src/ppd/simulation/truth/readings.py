@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ppd.simulation.attribute_classifier import FactorReader, read
+from ppd.simulation.attribute_classifier import AttributeClassifier, read
 from ppd.simulation.truth.utility import FEATURES, IMAGE_KEY
 from ppd.simulation.world import CONCEPTS, caption, features
 
 Pixels = NDArray[np.uint8]
 
 
-def seen(model: str, wishes: pd.DataFrame, images: Pixels, reader: FactorReader) -> pd.DataFrame:
+def read_features(model: str, wishes: pd.DataFrame, images: Pixels, reader: AttributeClassifier) -> pd.DataFrame:
     """Features of each image, and whether it still shows what its caption names; indexed by `IMAGE_KEY`.
 
     wishes: user_id, caption, seed of each of `images` [N, 64, 64, 3]. Factors are clipped to the world's [-1, 1], so

@@ -55,33 +55,37 @@ IMAGE_KEY = ["model", "user_id", "caption", "seed"]
 """What names a generated image; pooled models draw for user_id ""."""
 
 
-def judge(meetings: pd.DataFrame, seen_in: pd.DataFrame, tastes: Tastes) -> pd.DataFrame:
-    """True verdicts on `ppd.evaluation.plan.meetings`: the same rows with outcome, gain_sd and judge = "ground-truth".
+def judge(comparisons: pd.DataFrame, readings: pd.DataFrame, tastes: Tastes) -> pd.DataFrame:
+    """True verdicts on `ppd.evaluation.plan.plan_comparisons`: the same rows with outcome, gain_sd and judge = "ground-truth".
 
     seen_in: what the reader saw, indexed by `IMAGE_KEY`, with the columns `FEATURES`. gain_sd is the person's gain in
     utility over the spread (standard deviation) of what the base draws for all captions, in the eyes of that person.
     """
-    method_key = pd.MultiIndex.from_frame(meetings[["method", "method_user", "caption", "method_seed"]])
-    opponent_key = pd.MultiIndex.from_frame(meetings[["opponent_model", "opponent_user", "caption", "opponent_seed"]])
-    taste = tastes.of(list(meetings.user_id))
+    method_key = pd.MultiIndex.from_frame(comparisons[["method", "method_user", "caption", "method_seed"]])
+    opponent_key = pd.MultiIndex.from_frame(
+        comparisons[["opponent_model", "opponent_user", "caption", "opponent_seed"]]
+    )
+    taste = tastes.of(list(comparisons.user_id))
     features = list(FEATURES)
-    utility = (seen_in[features].loc[method_key].to_numpy() * taste).sum(axis=1)
-    opponents = (seen_in[features].loc[opponent_key].to_numpy() * taste).sum(axis=1)
-    base = seen_in[features].xs("base", level="model").to_numpy()
+    utility = (readings[features].loc[method_key].to_numpy() * taste).sum(axis=1)
+    opponents = (readings[features].loc[opponent_key].to_numpy() * taste).sum(axis=1)
+    base = readings[features].xs("base", level="model").to_numpy()
     spread = (base @ taste.T).std(axis=0)
-    return meetings.assign(
+    return comparisons.assign(
         judge="ground-truth", outcome=outcome(utility, opponents), gain_sd=(utility - opponents) / spread
     )
 
 
-def judge_journeys(ways: pd.DataFrame, seen_in: pd.DataFrame, base: pd.DataFrame, tastes: Tastes) -> pd.DataFrame:
+def judge_interpolations(
+    ways: pd.DataFrame, readings: pd.DataFrame, base: pd.DataFrame, tastes: Tastes
+) -> pd.DataFrame:
     """What both people of each journey truly gain at each point over the base's mean, in SD of the base.
 
-    ways: `ppd.evaluation.plan.journeys`. seen_in: what the reader saw in their images, in the same order; base: in the
+    ways: `ppd.evaluation.plan.plan_interpolations`. seen_in: what the reader saw in their images, in the same order; base: in the
     base's. Adds the columns gain_first and gain_second.
     """
     features = list(FEATURES)
-    drawn, pool = seen_in[features].to_numpy(), base[features].to_numpy()
+    drawn, pool = readings[features].to_numpy(), base[features].to_numpy()
     gains = {}
     for name in ("first", "second"):
         taste = tastes.of(list(ways[name]))
