@@ -154,12 +154,12 @@ def median(rounds: int, act: Callable[[], object]) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in each) for name in ("wall_s", "cpu_s")}
 
 
-def change_one_person(root: Path, person: int) -> None:
+def change_one_person(root: Path, user: int) -> None:
     """Other captions for one person: what describes them is different now."""
     file = root / "data/choices/a.parquet"
     table = pq.read_table(file)
     captions = table["caption"].to_pylist()
-    for at in range(person * ROWS_A_PERSON, (person + 1) * ROWS_A_PERSON):
+    for at in range(user * ROWS_A_PERSON, (user + 1) * ROWS_A_PERSON):
         captions[at] = captions[at].replace("sticker", "drawing")
     pq.write_table(table.set_column(2, PICK_A_PIC.field("caption"), pa.array(captions)), file)
     run(root, [*DVC, "add", "-q", "data"])
@@ -248,8 +248,8 @@ def measure(n_users: int, rounds: int, log: Callable[[str], None]) -> dict[str, 
                 started = time.monotonic()
                 ask(query)
                 result[f"GraphQL of the {page}"] = {"wall_s": round(time.monotonic() - started, 2)}
-            for person in range(rounds):
-                change_one_person(root, person)
+            for user in range(rounds):
+                change_one_person(root, user)
                 run(root, [*DVC, "repro", "ingest"])
                 embed = [name for name in behind(root) if name.startswith("embed@")]
                 shards.append(len(embed))

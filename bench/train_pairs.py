@@ -103,7 +103,7 @@ def plain_step(
         draw = draw_batch(index, len(data.train), tuple(data.latents.shape[1:]), settings)
         pairs = data.train[draw.pairs]
         text = backbone.encode_captions([captions[row] for row in pairs.caption.tolist()])
-        users = data.embeddings_of(pairs.person, draw.group).to(backbone.device)
+        users = data.embeddings_of(pairs.user, draw.group).to(backbone.device)
         noise, t = draw.noise.to(backbone.device), draw.t.to(backbone.device)
         scale = 1 / backbone.alpha_bar(t)
 

@@ -86,9 +86,9 @@ def main() -> None:
     )
     n_judged, n_embedded = N_PEOPLE * N_COMPARISONS, len(groups)
     tasks: dict[str, tuple[int, Callable[[], object]]] = {
-        "judge, pairs read once": (n_judged, lambda: [reusing(*person) for person in people]),
-        "judge, images seen once a batch": (n_judged, lambda: [plain(*person) for person in people]),
-        "judge, the library's way": (n_judged, lambda: [library_way(vlm, *person) for person in people]),
+        "judge, pairs read once": (n_judged, lambda: [reusing(*user) for user in people]),
+        "judge, images seen once a batch": (n_judged, lambda: [plain(*user) for user in people]),
+        "judge, the library's way": (n_judged, lambda: [library_way(vlm, *user) for user in people]),
         "embed, batches of 32": (n_embedded, lambda: embed(vlm, groups, silent)),
         "embed, one by one": (n_embedded, lambda: [embed(vlm, [group], silent) for group in groups]),
     }

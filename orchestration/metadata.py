@@ -222,9 +222,9 @@ def trend(entries: Sequence[Entry]) -> dict[str, float]:
     }
 
 
-def describe_history(lines: Sequence[Mapping[str, Any]], moment: str) -> Metadata:
+def describe_history(lines: Sequence[Mapping[str, Any]], timestamp: str) -> Metadata:
     """The numbers of one re-evaluation, and the trend of all of them."""
-    rates = next(line["win_rates"] for line in lines if line["date"] == moment)
+    rates = next(line["win_rates"] for line in lines if line["date"] == timestamp)
     points = [{"date": line["date"], **entry} for line in lines for entry in headline_entries(line["win_rates"])]
     shown = [
         {
@@ -236,7 +236,7 @@ def describe_history(lines: Sequence[Mapping[str, Any]], moment: str) -> Metadat
         for point in reversed(points[-N_ROWS:])
     ]
     return {
-        "date": moment,
+        "date": timestamp,
         "evaluations": len(lines),
         **trend(rates),
         "trend": dg.MetadataValue.md(picture(trend_plot(pd.DataFrame(points))) if points else "nothing"),

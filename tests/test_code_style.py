@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     "tool",
-    [["ruff", "check"], ["ruff", "format", "--check"], pytest.param(["mypy"], metrics=pytest.mark.slow)],
+    [["ruff", "check"], ["ruff", "format", "--check"], pytest.param(["mypy"], marks=pytest.mark.slow)],
     ids=["ruff", "format", "mypy"],
 )
 def test_code_passes(tool):

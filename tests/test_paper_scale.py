@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from ppd import stages
-from ppd.diffusion.encoding.encode import Encoded
+from ppd.diffusion.encoding.store import Encoded
 from ppd.diffusion.sampling.store import read_samples
 from ppd.pretrain.prior import CAPTIONS
+from ppd.layout import Layout
 from ppd.settings import LogSettings, Method, PeopleSettings, Settings, load_settings
 from ppd.simulation.log import simulate
 from ppd.simulation.render import Atlas
@@ -61,7 +62,7 @@ def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
     data = folder / "data"
     log = LogSettings(n_users=14, rows_per_user=(20, 22))
     simulate(log, PeopleSettings(), Atlas.load(ROOT / "data/stickers"), data / "choices", folder / "not-ours")
-    for empty in ("truth", "stickers", "models/reader", "models/clip"):
+    for empty in ("truth", "stickers", "models/attribute-classifier", "models/clip"):
         (data / empty).mkdir(parents=True)
     cascade = folder / settings.models.prior
     write_prior(cascade, word_tokenizer(["a", "sticker", "of", "fox", "cat"]), channels=16)
@@ -73,16 +74,17 @@ def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
             write_aesthetic_head(folder / reward.head)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        stages.ingest(settings)
-        stages.encode(settings)
-        stages.embed(settings, "s-00")
-        stages.users(settings)
+        stages.ingest(settings, Layout())
+        stages.truth(settings, Layout())
+        stages.encode(settings, Layout())
+        stages.embed(settings, Layout(), "s-00")
+        stages.users(settings, Layout())
         for method in METHODS:
-            stages.finetune(settings, method)
+            stages.finetune(settings, Layout(), method)
         for model in ("base", *METHODS):
-            stages.sample(settings, model)
-        stages.judge(settings)
-        stages.report(settings)
+            stages.sample(settings, Layout(), model)
+        stages.judge(settings, Layout())
+        stages.report(settings, Layout())
     return folder
 
 

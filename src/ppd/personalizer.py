@@ -4,8 +4,8 @@ from ppd.personalizer import Personalizer, read_pairs
 
 ppd = Personalizer.load("models/ppd")
 ann, ben = ppd.embed(read_pairs("ann/")), ppd.embed(read_pairs("ben/"))
-images = ppd.draw("a sticker of a fox", ann, n=4)
-between = [ppd.draw("a sticker of a fox", u)[0] for u in interpolate(ann, ben, 5)]
+images = ppd.sample("a sticker of a fox", ann, n=4)
+between = [ppd.sample("a sticker of a fox", u)[0] for u in interpolate(ann, ben, 5)]
 """
 
 from collections import Counter
@@ -22,7 +22,8 @@ from ppd.device import this_device
 from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.sampling.sampler import Request, interpolate, sample
+from ppd.diffusion.sampling.sampler import Request, interpolate
+from ppd.diffusion.sampling.sampler import sample as sample_requests
 from ppd.errors import InputError
 from ppd.preferences.folder import Folder
 from ppd.preferences.rows import Position, Refusal
@@ -85,7 +86,7 @@ class Personalizer:
         """What the vision-language model writes about the person."""
         return embed(self.vlm, [pairs], self.settings.embedding).profiles[0]
 
-    def draw(
+    def sample(
         self, caption: str, user: Tensor | None = None, *, n: int = 1, seed: int = 0, strength: float | None = None
     ) -> list[Image.Image]:
         """`n` images of a caption from consecutive seeds; user None draws what the base would.
@@ -97,7 +98,9 @@ class Personalizer:
             sampling = sampling.model_copy(update={"user_guidance": strength})
         requests = [Request(caption, seed + i, user) for i in range(n)]
         with torch.inference_mode():
-            return [Image.fromarray(image) for image in sample(self.backbone, requests, sampling, self.adapter)]
+            return [
+                Image.fromarray(image) for image in sample_requests(self.backbone, requests, sampling, self.adapter)
+            ]
 
 
 def known_user(

@@ -187,8 +187,8 @@ class SamplingSettings(Component):
 class EvaluationSettings(Component):
     """Who is drawn for, what, and which images meet (`ppd.evaluation.plan`)."""
 
-    people: Literal["validation", "test"] = "test"
-    """Unseen people: settings are chosen on validation, results are reported on test."""
+    unseen_split: Literal["validation", "test"] = "test"
+    """Whose unseen users: settings are chosen on validation, results are reported on test."""
     n_unseen_users: int = Field(96, ge=2)
     n_seen_users: int = Field(64, ge=2)
     captions_per_user: int = Field(8, ge=1)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PIPELINE = YAML(typ="safe", pure=True).load((ROOT / "experiments/dvc.yaml").read_text())["stages"]
 STAGES = ast.parse((ROOT / "src/ppd/experiments/stages.py").read_text())
 FUNCTIONS = {node.name: node for node in STAGES.body if isinstance(node, ast.FunctionDef)}
-THIN_HERE = THIN | {f"ppd.experiments.{name}" for name in ("cli", "paths", "settings", "stages")}
+THIN_HERE = THIN | {f"ppd.experiments.{name}" for name in ("cli", "settings", "stages")}
 TEMPLATES = ROOT / "src/ppd/experiments/templates"
 
 

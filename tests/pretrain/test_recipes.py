@@ -12,14 +12,14 @@ from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.sampling.sampler import Request, sample
 from ppd.errors import InputError
 from ppd.pretrain import recipes
-from ppd.pretrain.attribute_classifier import ReaderSettings, train_reader
+from ppd.pretrain.attribute_classifier import AttributeClassifierSettings, train_attribute_classifier
 from ppd.pretrain.clip import CAPTIONS, ClipSettings, train_clip
 from ppd.pretrain.codec import CodecSettings, heldout_psnr_db, train_codec
 from ppd.pretrain.degrade import degrade
 from ppd.pretrain.loop import LoopSettings
-from ppd.pretrain.pictures import draw, to_bytes
+from ppd.pretrain.pictures import render_tensor, to_bytes
 from ppd.pretrain.prior import PriorSettings, build_prior, train_prior, velocity
-from ppd.pretrain.quality import clip_measures, mean, prior_quality, reader_measures, share
+from ppd.pretrain.quality import attribute_classifier_measures, clip_measures, mean, prior_quality, share
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import SamplingSettings
 from ppd.simulation import seeds
@@ -64,15 +64,17 @@ def prior_folder(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def reader(atlas: Atlas, codec: ImageCodec, tmp_path_factory: pytest.TempPathFactory) -> AttributeClassifier:
+def classifier(atlas: Atlas, codec: ImageCodec, tmp_path_factory: pytest.TempPathFactory) -> AttributeClassifier:
     folder = tmp_path_factory.mktemp("reader")
-    train_reader(atlas, codec, ReaderSettings(width=16, loop=_loop(40)), folder / "reader", folder / "state", CPU)
+    train_attribute_classifier(
+        atlas, codec, AttributeClassifierSettings(width=16, loop=_loop(40)), folder / "reader", folder / "state", CPU
+    )
     return AttributeClassifier.from_pretrained(folder / "reader").eval()
 
 
 def test_the_codec_gains_on_its_linear_start(atlas: Atlas, codec: ImageCodec) -> None:
     linear = ImageCodec(width=16)
-    linear.set_components(draw(atlas, sample_scenes(seeds.rng("pretrain", "codec", 0, "components"), 256)))
+    linear.set_components(render_tensor(atlas, sample_scenes(seeds.rng("pretrain", "codec", 0, "components"), 256)))
     assert heldout_psnr_db(codec, atlas, 64).mean() > heldout_psnr_db(linear.eval(), atlas, 64).mean()
 
 
@@ -123,23 +125,25 @@ def test_noise_follows_from_velocity() -> None:
     torch.testing.assert_close((1 - a).sqrt() * x_t + a.sqrt() * velocity(x_0, noise, alpha_bar), noise)
 
 
-def test_the_reader_begins_to_read(atlas: Atlas, reader: AttributeClassifier) -> None:
+def test_the_reader_begins_to_read(atlas: Atlas, classifier: AttributeClassifier) -> None:
     scenes = sample_scenes(seeds.rng("evaluation", "test reader"), 128)
-    seen = read(reader, render(atlas, scenes))
+    seen = read(classifier, render(atlas, scenes))
     assert seen.concept.shape == (128, len(CONCEPTS))
     assert seen.factors.shape == (128, len(FACTORS))
     np.testing.assert_allclose(seen.style.sum(axis=1), 1, rtol=1e-5)
     assert np.corrcoef(seen.factors[:, 0], scenes.factors[:, 0])[0, 1] > 0.5  # lightness is the easiest
 
 
-def test_reading_needs_no_company(atlas: Atlas, reader: AttributeClassifier) -> None:
+def test_reading_needs_no_company(atlas: Atlas, classifier: AttributeClassifier) -> None:
     """An image reads the same alone and in a batch; none at all is fine; a wrong size is named."""
     images = render(atlas, sample_scenes(seeds.rng("evaluation", "test reader"), 5))
-    np.testing.assert_allclose(read(reader, images[2:3]).factors[0], read(reader, images, 2).factors[2], atol=1e-5)
-    assert read(reader, []).style.shape == (0, len(STYLES))
-    assert embed(reader, images).shape == (5, 256)
+    np.testing.assert_allclose(
+        read(classifier, images[2:3]).factors[0], read(classifier, images, 2).factors[2], atol=1e-5
+    )
+    assert read(classifier, []).style.shape == (0, len(STYLES))
+    assert embed(classifier, images).shape == (5, 256)
     with pytest.raises(InputError, match="32"):
-        read(reader, [np.zeros((32, 32, 3), np.uint8)])
+        read(classifier, [np.zeros((32, 32, 3), np.uint8)])
 
 
 def test_clip_learns_and_loads(atlas: Atlas, codec: ImageCodec, tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_clip_learns_and_loads(atlas: Atlas, codec: ImageCodec, tmp_path: Path) 
 
 
 def test_damage_leaves_a_third_alone_and_the_rest_recognisable(atlas: Atlas, codec: ImageCodec) -> None:
-    images = draw(atlas, sample_scenes(seeds.rng("evaluation", "test damage"), 90))
+    images = render_tensor(atlas, sample_scenes(seeds.rng("evaluation", "test damage"), 90))
     damaged = degrade(images, codec, torch.Generator().manual_seed(0))
     error = (damaged - images).abs().flatten(1).mean(dim=1)
     assert 15 < (error == 0).sum() < 45
@@ -166,13 +170,17 @@ def test_damage_leaves_a_third_alone_and_the_rest_recognisable(atlas: Atlas, cod
     assert damaged.max() <= 1
 
 
-def test_quality_is_measured(atlas: Atlas, prior_folder: Path, reader: AttributeClassifier, codec: ImageCodec) -> None:
+def test_quality_is_measured(
+    atlas: Atlas, prior_folder: Path, classifier: AttributeClassifier, codec: ImageCodec
+) -> None:
     sampling = SamplingSettings(steps=2, text_guidance=1.0, batch_size=16)
-    measures, images = prior_quality(prior_folder, reader, atlas, sampling, images_per_caption=1)
+    measures, images = prior_quality(prior_folder, classifier, atlas, sampling, images_per_caption=1)
     assert images.shape == (len(CONCEPTS), 64, 64, 3)
     shares = [m.value for m in measures if m.name.startswith("share of")]
     assert sum(shares) == pytest.approx(1)
-    assert all(m.low <= m.value <= m.high for m in [*measures, *reader_measures(reader, codec, atlas, 64)])
+    assert all(
+        m.low <= m.value <= m.high for m in [*measures, *attribute_classifier_measures(classifier, codec, atlas, 64)]
+    )
 
 
 def test_intervals() -> None:
@@ -189,9 +197,9 @@ def test_settings_beside_the_weights_make_the_same_run(prior_folder: Path) -> No
 
 
 def test_cards_and_figures_lie_beside_the_weights(
-    atlas: Atlas, prior_folder: Path, reader: AttributeClassifier, monkeypatch: pytest.MonkeyPatch
+    atlas: Atlas, prior_folder: Path, classifier: AttributeClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipes, "_reader", lambda: reader)
+    monkeypatch.setattr(recipes, "_attribute_classifier", lambda: classifier)
     monkeypatch.setattr(recipes.Atlas, "load", lambda folder: atlas)
     recipes.check("prior", prior_folder, n=32, text_guidance=1.0)
     figures = json.loads((prior_folder / "quality.json").read_text())
@@ -204,4 +212,4 @@ def test_cards_and_figures_lie_beside_the_weights(
 def test_pictures_survive_the_way_to_tensors_and_back(atlas: Atlas) -> None:
     images = render(atlas, sample_scenes(seeds.rng("evaluation", "test bytes"), 4))
     scenes = sample_scenes(seeds.rng("evaluation", "test bytes"), 4)
-    np.testing.assert_array_equal(to_bytes(draw(atlas, scenes)), images)
+    np.testing.assert_array_equal(to_bytes(render_tensor(atlas, scenes)), images)

@@ -80,8 +80,8 @@ def test_training_and_evaluation_share_no_scene_and_no_sequence_of_people(cache)
     one, other = (sample_scenes(seeds.rng(purpose, "vlm", "shelf", 0), 2000) for purpose in ("pretrain", "evaluation"))
     assert not set(one.seed) & set(other.seed)
     assert not {tuple(f) for f in one.factors} & {tuple(f) for f in other.factors}
-    people = [cache.draw(seeds.rng("pretrain", "vlm", "people", 0, step), 200) for step in (0, 1)]
-    people += [cache.draw(seeds.rng("evaluation", "vlm", name), 200) for name in ("exam", "quality")]
+    people = [cache.sample(seeds.rng("pretrain", "vlm", "people", 0, step), 200) for step in (0, 1)]
+    people += [cache.sample(seeds.rng("evaluation", "vlm", name), 200) for name in ("exam", "quality")]
     assert len({tuple(kinds) for kinds in people}) == len(people)
 
 

@@ -1,6 +1,7 @@
-"""The vision-language model's verdicts on planned meetings, each with its prompts, both answers and probabilities."""
+"""The vision-language model's verdicts on planned comparisons, each with its prompts, both answers, probabilities."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,16 @@ SHOWN = [
 
 Samples = Mapping[tuple[str, str, str, int], bytes]
 """(model, user_id, caption, seed) -> PNG."""
+
+
+def load_samples(images: Mapping[str, Path]) -> Samples:
+    """The sampled images of each model, still encoded."""
+    samples: dict[tuple[str, str, str, int], bytes] = {}
+    for model, file in images.items():
+        table = pd.read_parquet(file)
+        keys = zip(table.user_id, table.caption, table.seed.tolist(), strict=True)
+        samples |= {(model, *key): png for key, png in zip(keys, table.png, strict=True)}
+    return samples
 
 
 def shown_to_the_judge(comparisons: pd.DataFrame) -> pd.DataFrame:

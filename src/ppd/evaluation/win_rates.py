@@ -1,21 +1,29 @@
 """How often one method's pictures are preferred over another's, with an interval that respects who judged.
 
-Comparisons of one person are not independent, so people are what the bootstrap draws.
+Comparisons of one user are not independent, so users are what the bootstrap resamples.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from ppd.statistics.bootstrap import Interval, clustered_mean
 
 KEYS: tuple[str, ...] = ("method", "opponent", "users", "judge", "pairing")
-"""What a win rate is of: two methods, seen or unseen people, who judged, and how the two images' seeds relate."""
+"""What a win rate is of: two methods, seen or unseen users, who judged, and how the two images' seeds relate."""
+
+CEILING = "ceiling"
+"""The method that stands for exact inference from the same support pairs, where a truth is known."""
+
+Entry = Mapping[str, Any]
+"""A row of win_rates.json."""
 
 
 def win_rates(comparisons: pd.DataFrame) -> list[dict[str, object]]:
     """`reports/win_rates.json`: one entry for each combination of `KEYS` among the comparisons, in order of appearance.
 
-    comparisons has `KEYS`, user_id, outcome (1 the method's image is preferred, 0 the opponent's, 0.5 a tie) and
-    gain_sd (what the person truly gains, in standard deviations of the base's utility to them; NaN where unknown).
+    comparisons: `tables.COMPARISONS` with `tables.VERDICT`, every one with an outcome.
     """
     entries: list[dict[str, object]] = []
     for key, group in comparisons.groupby(list(KEYS), sort=False):
@@ -54,7 +62,17 @@ def paired_differences(comparisons: pd.DataFrame, method: str = "ppd", opponent:
     for other, rows in met[met.method != method].groupby("method", sort=False):
         both = pd.concat([ours, rows.set_index(PAIRED_BY).outcome], axis=1, join="inner", keys=["ours", "theirs"])
         for (users, judge), part in both.groupby(level=["users", "judge"], sort=False):
-            people = part.index.get_level_values("user_id").to_numpy()
+            users_of = part.index.get_level_values("user_id").to_numpy()
             gap = (part.ours - part.theirs).to_numpy(dtype=float)
-            differences[f"{method}-{other}.{users}.{judge}"] = clustered_mean(gap, people)
+            differences[f"{method}-{other}.{users}.{judge}"] = clustered_mean(gap, users_of)
     return differences
+
+
+def headline(win_rates: Sequence[Entry], method: str = "ppd") -> Entry | None:
+    """The number that answers the question: ppd over base, unseen users, other seeds, true taste or else the judge."""
+    for judge in ("ground-truth", "vlm"):
+        wanted = {"method": method, "opponent": "base", "users": "unseen", "pairing": "independent", "judge": judge}
+        for entry in win_rates:
+            if all(entry[key] == value for key, value in wanted.items()):
+                return entry
+    return None

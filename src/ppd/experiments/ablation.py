@@ -8,34 +8,34 @@ import pandas as pd
 
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.data import narrowed
-from ppd.experiments.paths import Paths
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings
 from ppd.experiments.trial import IMPLICIT, MEASURES, VERDICTS, trial, trial_settings
-from ppd.experiments.work import work_for
 from ppd.files import atomic_path
+from ppd.layout import Layout
 from ppd.preferences.store import Preferences
+from ppd.resumable import work_folder
 from ppd.settings import Settings
 
 
-def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths: Paths, out: Path) -> None:
+def ablate(settings: Settings, experiments: ExperimentSettings, name: str, layout: Layout, out: Path) -> None:
     """Run one variant with every seed, side by side, and write its result to the JSON file `out`.
 
-    A killed run goes on: what each seed has finished lies in `paths.work` until the result is written.
+    A killed run goes on: what each seed has finished lies in `layout.experiment_work` until the result is written.
     """
     variant = experiments.variants[name]
     run = trial_settings(settings, experiments, variant, experiments.seeds[0])
-    inputs = [paths.preferences / "pairs.parquet", *sorted(paths.shared_inputs.iterdir())]
-    work = work_for(paths.work / name, [run, variant, experiments.trial], inputs)
+    inputs = [layout.preferences / "pairs.parquet", *sorted(layout.shared_inputs.iterdir())]
+    work = work_folder(layout.experiment_work / name, [run, variant, experiments.trial], inputs)
     folders = {seed: work / f"seed-{seed}" for seed in experiments.seeds}
     jobs = {
-        f"seed-{seed}": (settings, experiments, name, seed, paths, folder)
+        f"seed-{seed}": (settings, experiments, name, seed, layout, folder)
         for seed, folder in folders.items()
         if not (folder / IMPLICIT).exists()
     }
     run_side_by_side(trial, jobs, work / "logs", n_workers=experiments.n_workers)
-    log = narrowed(Preferences.open(paths.preferences), variant.n_users, variant.pairs_share)
+    log = narrowed(Preferences.open(layout.preferences), variant.n_users, variant.pairs_share)
     people = log.users[log.users.split == "train"]
     n_pairs = int((log.pairs.user_id.isin(people.user_id) & (log.pairs.role == "train")).sum())
     result = {
@@ -47,7 +47,7 @@ def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths
         "pairs_per_step": run.finetune.pairs_per_step,
         "n_train_users": len(people),
         "n_train_pairs": n_pairs,
-        "people": {
+        "users": {
             group: summary({seed: folder / group for seed, folder in folders.items()})
             for group in ("validation", "test")
             if all((folder / group / MEASURES).exists() for folder in folders.values())
@@ -57,7 +57,7 @@ def ablate(settings: Settings, experiments: ExperimentSettings, name: str, paths
     }
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(paths.work / name)
+    shutil.rmtree(layout.experiment_work / name)
 
 
 def summary(folders: dict[int, Path]) -> dict[str, object]:

@@ -6,9 +6,12 @@ from typing import Annotated
 import typer
 
 from ppd.errors import InputError
+from ppd.layout import Layout
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The pipeline's settings.")]
 ExperimentsFile = Annotated[Path, typer.Option("--experiments", help="What is varied.")]
+
+RENAMED = {"groundwork": "shared-inputs", "people": "users"}
 
 
 def experiment(
@@ -24,31 +27,33 @@ def experiment(
     from ppd.settings import load_settings
     from ppd.stage_times import timed
 
-    settings, varied = load_settings(params), load_model(experiments, ExperimentSettings)
-    with timed(f"experiment {name}{f'@{variant}' if variant else ''}", Path("runs/stage_times.jsonl")):
+    settings, varied, layout = load_settings(params), load_model(experiments, ExperimentSettings), Layout()
+    with timed(f"experiment {name}{f'@{variant}' if variant else ''}", layout.stage_times):
         match name, variant:
-            case "groundwork", None:
-                stages.shared_inputs(settings, varied)
+            case "shared-inputs", None:
+                stages.shared_inputs(settings, varied, layout)
             case "ablation", str() if variant in varied.variants:
-                stages.ablation(settings, varied, variant)
+                stages.ablation(settings, varied, layout, variant)
             case "ablation", str():
                 raise InputError(f"no variant {variant!r}; there are {', '.join(varied.variants)}", file=experiments)
             case "seeds", None:
-                stages.seeds(settings, varied)
-            case "people", None:
-                stages.people(settings, varied)
+                stages.seeds(settings, varied, layout)
+            case "users", None:
+                stages.users(settings, varied, layout)
             case "implicit", None:
-                stages.implicit(settings, varied)
+                stages.implicit(settings, varied, layout)
             case "identification", None:
-                stages.identification(settings, varied)
+                stages.identification(settings, varied, layout)
             case "guidance", None:
-                stages.guidance(settings, varied)
+                stages.guidance(settings, varied, layout)
             case "rewards", None:
-                stages.rewards(settings, varied)
+                stages.rewards(settings, varied, layout)
             case "interpolation", None:
-                stages.interpolation(settings, varied)
+                stages.interpolation(settings, varied, layout)
             case "page", None:
-                stages.page(settings, varied)
+                stages.page(settings, varied, layout)
+            case ("groundwork" | "people") as old, _:
+                raise InputError(f"the experiment {old!r} is called {RENAMED[old]!r} now")
             case _:
                 raise InputError(
                     f"no experiment {name!r} takes these options",

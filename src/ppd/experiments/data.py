@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ppd.diffusion.encoding.encode import Encoded
+from ppd.diffusion.encoding.store import Encoded
 from ppd.diffusion.training.assemble import training_data
 from ppd.diffusion.training.dataset import TrainingData
 from ppd.experiments.settings import Variant

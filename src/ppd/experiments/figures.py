@@ -27,10 +27,10 @@ def curve_plot(points: Sequence[tuple[float, Sequence[Result]]]) -> bytes:
 def scaling_plot(points: Mapping[str, Sequence[Result]]) -> bytes:
     """Win rate over base against the number of training people, and of training pairs."""
     figure = Figure(figsize=(9, 3))
-    names = {"n_train_users": "training people", "n_train_pairs": "training pairs, all people together"}
+    names = {"n_train_users": "training users", "n_train_pairs": "training pairs, all people together"}
     for axes, (axis, results) in zip(figure.subplots(1, len(points), sharey=True), points.items(), strict=True):
         for pairing, colour in (("independent", ACCENT), ("same-seed", BLUE)):
-            rates = [_over_base(result["people"]["validation"]["win_rates"], pairing) for result in results]
+            rates = [_over_base(result["users"]["validation"]["win_rates"], pairing) for result in results]
             _errorbars(axes, [result[axis] for result in results], rates, "win_rate", "", colour, pairing)
         _finish(axes, names[axis], "win rate over base")
     return png(figure)

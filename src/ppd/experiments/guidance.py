@@ -1,7 +1,8 @@
-"""How strongly to draw for a person: what each strength gains, and what it costs in content and realism.
+"""How strongly to sample for a user: what each strength gains, and what it costs in content and realism.
 
-Strength is the user guidance of `ppd.diffusion.sampling.sampler`. Measured on validation people with the headline's adapters,
-drawn as trials draw, so that its row of strength 1 is also the end of the curve of win rate against training.
+Strength is the user guidance of `ppd.diffusion.sampling.sampler`. Measured on validation users with the headline's
+adapters, sampled as trials sample, so that its row of strength 1 is also the end of the curve of win rate against
+training.
 """
 
 import json
@@ -9,54 +10,51 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
-from ppd.diffusion.sampling.store import draw, read_samples
+from ppd.diffusion.sampling.store import read_samples
 from ppd.evaluation.plan import image_requests
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.ablation import mean_of
-from ppd.experiments.models import base_model
-from ppd.experiments.paths import Paths
+from ppd.experiments.models import first_embeddings_of_users, sample_once
 from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import COST, adapter_files, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
 from ppd.experiments.shared_inputs import BASE, manifold
-from ppd.experiments.work import work_for
 from ppd.files import atomic_path
+from ppd.layout import Layout
 from ppd.preferences.store import Preferences
+from ppd.resumable import work_folder
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
-from ppd.simulation.attribute_classifier import AttributeClassifier
-from ppd.simulation.truth.readings import read_features
+from ppd.simulation.truth.image_quality import precision_of
+from ppd.simulation.truth.judge import load_classifier
+from ppd.simulation.truth.readings import read_features, read_features_of_file
 from ppd.simulation.truth.utility import Tastes, judge
-from ppd.statistics.precision import precision
-from ppd.users.embeddings import load_embeddings
-from ppd.users.manifest import whitened
-from ppd.users.whitening import Whitening
 
 
-def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
-    """Draw with every seed's adapter at every strength, judge by the true taste, and write the JSON file `out`."""
-    work = work_for(paths.work / "guidance", [settings, experiments.trial], adapter_files(settings, experiments, paths))
-    jobs = {f"seed-{seed}": (settings, experiments, paths, seed, work / f"seed-{seed}") for seed in experiments.seeds}
-    run_side_by_side(_draw, jobs, work / "logs", n_workers=experiments.n_workers)
-    log = Preferences.open(paths.preferences)
+def write_guidance(settings: Settings, experiments: ExperimentSettings, layout: Layout, out: Path) -> None:
+    """Sample with every seed's adapter at every strength, judge by the true taste, and write the JSON file `out`."""
+    work = work_folder(
+        layout.experiment_work / "guidance", [settings, experiments.trial], adapter_files(settings, experiments, layout)
+    )
+    jobs = {f"seed-{seed}": (settings, experiments, layout, seed, work / f"seed-{seed}") for seed in experiments.seeds}
+    run_side_by_side(_sample, jobs, work / "logs", n_workers=experiments.n_workers)
+    log = Preferences.open(layout.preferences)
     requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
-    planned, tastes = comparisons_of_ppd(requests, plan, ("base", "ppd-shuffled")), Tastes.load(paths.truth)
-    reader = AttributeClassifier.from_pretrained(settings.models.attribute_classifier).eval()
-    base = read_features("base", *read_samples(paths.shared_inputs / BASE), reader)
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.shared_inputs)
+    planned, tastes = comparisons_of_ppd(requests, plan, ("base", "ppd-shuffled")), Tastes.load(layout.truth)
+    classifier = load_classifier(settings.models.attribute_classifier)
+    base = read_features_of_file("base", layout.shared_inputs / BASE, classifier)
+    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(layout.shared_inputs)
     rows = []
     for strength in experiments.guidance:
         verdicts, concepts, precisions = [], [], []
         for seed in experiments.seeds:
-            wishes, pictures = read_samples(work / f"seed-{seed}" / f"{strength:g}.parquet")
-            drawn = read_features("ppd", wishes, pictures, reader)
-            verdicts.append(judge(planned, pd.concat([base, drawn]), tastes))
-            concepts.append(float(drawn.concept_right.mean()))
-            precisions.append(precision(torch.as_tensor(clip.embed_images(pictures)), real))
+            sampled, pictures = read_samples(work / f"seed-{seed}" / f"{strength:g}.parquet")
+            readings = read_features("ppd", sampled, pictures, classifier)
+            verdicts.append(judge(planned, pd.concat([base, readings]), tastes))
+            concepts.append(float(readings.concept_right.mean()))
+            precisions.append(precision_of(pictures, clip, real))
         rows.append(
             {
                 "strength": strength,
@@ -65,8 +63,8 @@ def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: P
                 "precision": sum(precisions) / len(precisions),
             }
         )
-    _, pictures = read_samples(paths.shared_inputs / BASE)
-    costs = [file for seed in experiments.seeds if (file := adapter_folder(settings, paths, seed) / COST).exists()]
+    _, pictures = read_samples(layout.shared_inputs / BASE)
+    costs = [file for seed in experiments.seeds if (file := adapter_folder(settings, layout, seed) / COST).exists()]
     result = {
         "seeds": list(experiments.seeds),
         "headline": {
@@ -76,25 +74,20 @@ def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: P
         },
         "base": {
             "concept_accuracy": float(base.concept_right.mean()),
-            "precision": precision(torch.as_tensor(clip.embed_images(pictures)), real),
+            "precision": precision_of(pictures, clip, real),
         },
         "rows": rows,
     }
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(paths.work / "guidance")
+    shutil.rmtree(layout.experiment_work / "guidance")
 
 
-def _draw(settings: Settings, experiments: ExperimentSettings, paths: Paths, seed: int, folder: Path) -> None:
-    log = Preferences.open(paths.preferences)
+def _sample(settings: Settings, experiments: ExperimentSettings, layout: Layout, seed: int, folder: Path) -> None:
+    log = Preferences.open(layout.preferences)
     requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
-    people = {user: u[0] for user, u in whitened(load_embeddings(paths.users), Whitening.load(paths.whitening)).items()}
-    backbone = base_model(settings, settings.sampling.precision)
-    weights = adapter_folder(settings, paths, seed)
-    adapter, identity = load_adapter(weights, backbone), read_config(weights).model_dump_json()
-    wanted = image_requests(requests, "ppd", plan)
+    users, weights = first_embeddings_of_users(layout), adapter_folder(settings, layout, seed)
+    requests = image_requests(requests, "ppd", plan)
     for strength in experiments.guidance:
         sampling = sampling_of(settings.sampling, experiments.trial).model_copy(update={"user_guidance": strength})
-        file = folder / f"{strength:g}.parquet"
-        if not file.exists():
-            draw(wanted, backbone, sampling, file, adapter=adapter, people=people, identity=identity)
+        sample_once(settings, weights, requests, users, folder / f"{strength:g}.parquet", sampling)

@@ -17,11 +17,12 @@ from PIL import Image
 
 from ppd.experiments.directions import reliabilities
 from ppd.experiments.models import embedding_model
-from ppd.experiments.supports import ExactReader
 from ppd.files import atomic_path
+from ppd.layout import Layout
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
+from ppd.simulation.truth.exact import ExactObserver
 from ppd.statistics.bootstrap import clustered_mean
 from ppd.users.embeddings import load_embeddings
 from ppd.users.support import SupportGroup, support_groups
@@ -34,19 +35,18 @@ Key = tuple[str, int]
 """(user_id, support group)."""
 
 
-def write_identification(settings: Settings, preferences: Path, layers: Path, truth: Path, out: Path) -> None:
+def write_identification(settings: Settings, layout: Layout, out: Path) -> None:
     """Measure every layer and every baseline on the test people, and write the JSON file `out`.
 
     Beside them, from the training people: how reliable each principal direction of the adapter's (last) layer is.
-    layers: prompt-end.parquet of `ppd.experiments.shared_inputs`.
     """
-    log = Preferences.open(preferences)
+    log = Preferences.open(layout.preferences)
     train = log.users.user_id[log.users.split == "train"].tolist()
     test = log.users.user_id[log.users.split == "test"].tolist()
     chosen = disjoint_groups(log, test)
     groups = {(g.user_id, g.support_group): g for g in support_groups(log, [*train, *chosen])}
     wanted = {key: g for key, g in groups.items() if key[0] not in chosen or key[1] in chosen[key[0]]}
-    shown = _layers(layers, wanted)
+    shown = _layers(layout.shared_inputs, wanted)
     blank = _blank_layers(settings, wanted)
     pictures = _picture_features(ClipScorer.from_pretrained(settings.models.clip), wanted)
     n_rows = next(iter(shown.values())).shape[0]
@@ -65,7 +65,7 @@ def write_identification(settings: Settings, preferences: Path, layers: Path, tr
         rows.append({"view": name, **hit_rates(_unit(second) @ _unit(first).T)})
     read = range(n_rows)[settings.embedding.rows[-1] if settings.embedding.rows else -1]
     trained = _by_person(views[f"layer {read}"], train)
-    exact = ExactReader(truth, settings.people)
+    exact = ExactObserver(layout.truth, settings.people)
     rows.append({"view": "exact posterior", **hit_rates(exact_scores(exact, log, chosen))})
     result = {
         "n_users": len(chosen),
@@ -123,12 +123,11 @@ def hit_rates(scores: Floats) -> dict[str, dict[str, float]]:
     above, level = (scores > right).sum(axis=1), (scores == right).sum(axis=1)
     found = {}
     for k in TOPS:
-        share = clustered_mean(((k - above) / level).clip(0, 1), np.arange(len(scores)))
-        found[f"top_{k}"] = {"mean": share.mean, "ci_low": share.low, "ci_high": share.high}
+        found[f"top_{k}"] = clustered_mean(((k - above) / level).clip(0, 1), np.arange(len(scores))).as_row()
     return found
 
 
-def exact_scores(exact: ExactReader, log: Preferences, chosen: Mapping[str, tuple[int, int]]) -> Floats:
+def exact_scores(exact: ExactObserver, log: Preferences, chosen: Mapping[str, tuple[int, int]]) -> Floats:
     """Bayes: p(second choices | what the first tell of each person)."""
     pairs = log.pairs[log.pairs.role == "support"]
     first, second = (

@@ -1,7 +1,8 @@
 """The fine-tuned model as a predictor of choices: its implicit reward, with no judge and no drawn image.
 
 Diffusion-DPO's reward of an image is how much better than the base the model denoises it, so −m of a pair says which
-image the model takes for the chosen one (`ppd.diffusion.training.loss.margin`). A person's embedding makes it a personal reward.
+image the model takes for the chosen one (`ppd.diffusion.training.loss.margin`). A person's embedding makes it a
+personal reward.
 """
 
 from collections.abc import Iterator
@@ -69,12 +70,12 @@ def _draws(
         yield rows, draw[rows]
 
 
-def first_embeddings(data: TrainingData, person: Tensor) -> Tensor:
+def first_embeddings(data: TrainingData, user: Tensor) -> Tensor:
     """The embedding of each person's first support group: [B] -> [B, rows, dim]."""
-    return data.embeddings[data.first[person]]
+    return data.embeddings[data.first[user]]
 
 
-def shuffled_users(person: Tensor) -> Tensor:
+def shuffled_users(user: Tensor) -> Tensor:
     """For each pair's person [N] somebody else among them [N]: everybody moves on to the next, so nobody stays."""
-    unique, index = torch.unique(person, return_inverse=True)
+    unique, index = torch.unique(user, return_inverse=True)
     return unique.roll(-1)[index]

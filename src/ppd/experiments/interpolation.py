@@ -1,4 +1,4 @@
-"""From one person to another and beyond: what both truly think of the pictures at each point of the line."""
+"""From one user to another and beyond: what both truly think of the images at each point of the line."""
 
 import json
 import shutil
@@ -7,81 +7,62 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ppd.diffusion.adapter.checkpoint import WEIGHTS, load_adapter, read_config
-from ppd.diffusion.sampling.store import draw, read_samples
-from ppd.evaluation.judge import sample_files
-from ppd.evaluation.plan import plan_interpolations, plan_requests
+from ppd.diffusion.adapter.checkpoint import WEIGHTS
+from ppd.diffusion.sampling.store import read_samples
+from ppd.evaluation.plan import interpolated, plan_interpolations, plan_requests
 from ppd.evaluation.plots import strip
-from ppd.experiments.models import base_model
-from ppd.experiments.paths import Paths
-from ppd.experiments.settings import ExperimentSettings, WaySettings
-from ppd.experiments.work import work_for
+from ppd.evaluation.tables import SAMPLE, with_columns
+from ppd.experiments.models import first_embeddings_of_users, sample_once
+from ppd.experiments.settings import ExperimentSettings, InterpolationSettings
 from ppd.files import atomic_path
+from ppd.layout import Layout
 from ppd.preferences.store import Preferences
+from ppd.resumable import work_folder
 from ppd.settings import EvaluationSettings, Settings
-from ppd.simulation.attribute_classifier import AttributeClassifier
-from ppd.simulation.truth.readings import read_features
+from ppd.simulation.truth.judge import load_classifier
+from ppd.simulation.truth.readings import read_features, read_features_of_file
 from ppd.simulation.truth.utility import Tastes, judge_interpolations
 from ppd.statistics.bootstrap import clustered_mean
-from ppd.users.embeddings import load_embeddings
-from ppd.users.manifest import whitened
-from ppd.users.whitening import Whitening
 
 N_STRIPS = 3
 
 
-def write_interpolation(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
-    """Draw along the lines between pairs of test people, and write `out` and, beside it, strips of the images."""
-    log = Preferences.open(paths.preferences)
-    points = ways(log, settings.evaluation, experiments.ways)
-    people = whitened(load_embeddings(paths.users), Whitening.load(paths.whitening))
-    users = {
-        name: people[first][0].lerp(people[second][0], share)
-        for name, first, second, share in zip(
-            points.user_id, points["first"], points.second, points["share"], strict=True
-        )
-    }
-    backbone = base_model(settings, settings.sampling.precision)
-    adapter, identity = load_adapter(paths.models / "ppd", backbone), read_config(paths.models / "ppd")
-    weights = paths.models / "ppd" / WEIGHTS
-    work = work_for(paths.work / "interpolation", [settings, experiments.ways], [weights, paths.whitening])
+def write_interpolation(settings: Settings, experiments: ExperimentSettings, layout: Layout, out: Path) -> None:
+    """Sample along the lines between pairs of test users, and write `out` and, beside it, strips of the images."""
+    log = Preferences.open(layout.preferences)
+    points = points_between(log, settings.evaluation, experiments.interpolation)
+    users = interpolated(points, first_embeddings_of_users(layout))
+    weights = layout.models / "ppd" / WEIGHTS
+    work = work_folder(
+        layout.experiment_work / "interpolation", [settings, experiments.interpolation], [weights, layout.whitening]
+    )
     file = work / "images.parquet"
-    wanted = points[["user_id", "caption", "seed"]]
-    if not file.exists():
-        draw(
-            wanted,
-            backbone,
-            settings.sampling,
-            file,
-            adapter=adapter,
-            people=users,
-            identity=identity.model_dump_json(),
-        )
+    sample_once(settings, layout.models / "ppd", with_columns(points, SAMPLE), users, file)
     requests, images = read_samples(file)
-    reader = AttributeClassifier.from_pretrained(settings.models.attribute_classifier).eval()
-    base = read_features("base", *read_samples(sample_files(paths.samples)["base"]), reader)
-    drawn = read_features("ppd", requests, images, reader)
-    judged = judge_interpolations(points, drawn, base, Tastes.load(paths.truth))
-    judged = judged.assign(right=drawn.concept_right.to_numpy(), way=judged["first"] + "~" + judged.second)
+    classifier = load_classifier(settings.models.attribute_classifier)
+    base = read_features_of_file("base", layout.sampled("base"), classifier)
+    sampled = read_features("ppd", requests, images, classifier)
+    judged = judge_interpolations(points, sampled, base, Tastes.load(layout.truth))
+    judged = judged.assign(right=sampled.concept_right.to_numpy(), pair=judged["first"] + "~" + judged.second)
     rows = []
     for share, at in judged.groupby("share"):
         row: dict[str, object] = {"share": share, "n_images": len(at), "concept_accuracy": float(at.right.mean())}
         for side in ("gain_first", "gain_second"):
-            gain = clustered_mean(at[side].to_numpy(), at.way.to_numpy())
-            row[side] = {"mean": gain.mean, "ci_low": gain.low, "ci_high": gain.high}
+            gain = clustered_mean(at[side].to_numpy(), at.pair.to_numpy())
+            row[side] = gain.as_row()
         rows.append(row)
-    result = {"n_interpolations": int(judged.way.nunique()), "rows": rows, "monotone": monotone_shares(judged)}
-    first_captions = judged[judged.caption == judged.groupby("way").caption.transform("first")]
-    shown = first_captions[first_captions.way.isin(judged.way.unique()[:N_STRIPS])]
+    result = {"n_interpolations": int(judged.pair.nunique()), "rows": rows, "monotone": monotone_shares(judged)}
+    first_captions = judged[judged.caption == judged.groupby("pair").caption.transform("first")]
+    shown = first_captions[first_captions.pair.isin(judged.pair.unique()[:N_STRIPS])]
     with atomic_path(out.with_suffix(".png")) as fresh:
-        fresh.write_bytes(strip(list(images[shown.index]), columns=len(experiments.ways.shares)))
+        fresh.write_bytes(strip(list(images[shown.index]), columns=len(experiments.interpolation.shares)))
     with atomic_path(out) as fresh:
         fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(paths.work / "interpolation")
+    shutil.rmtree(layout.experiment_work / "interpolation")
 
 
-def ways(log: Preferences, evaluation: EvaluationSettings, settings: WaySettings) -> pd.DataFrame:
-    """As `ppd.evaluation.plan.plan_interpolations`, with the points of `settings.shares` in place of equal steps inside."""
+def points_between(log: Preferences, evaluation: EvaluationSettings, settings: InterpolationSettings) -> pd.DataFrame:
+    """As `plan_interpolations` of the evaluation, with the points of `settings.shares` in place of equal steps."""
     plan = evaluation.model_copy(
         update={
             "n_interpolations": settings.n_interpolations,
@@ -96,13 +77,13 @@ def ways(log: Preferences, evaluation: EvaluationSettings, settings: WaySettings
 
 
 def monotone_shares(judged: pd.DataFrame) -> dict[str, float]:
-    """Share of ways on which the first person's mean gain falls, and the second's rises, from end to end.
+    """Share of pairs of users between whom the first's mean gain falls, and the second's rises, from end to end.
 
     Measured by the slope of a straight line through the points with a share in [0, 1].
     """
     inside = judged[judged["share"].between(0, 1)]
     found = {}
     for side, sign in (("gain_first", -1), ("gain_second", 1)):
-        slopes = [np.polyfit(way["share"], way[side], 1)[0] for _, way in inside.groupby("way")]
+        slopes = [np.polyfit(points["share"], points[side], 1)[0] for _, points in inside.groupby("pair")]
         found[side] = float(np.mean(np.sign(slopes) == sign))
     return found

@@ -14,7 +14,7 @@ from ppd.files import atomic_path
 from ppd.statistics.bootstrap import clustered_mean
 
 Result = Mapping[str, Any]
-SECTIONS = ("people", "implicit", "identification", "guidance", "rewards", "interpolation")
+SECTIONS = ("users", "implicit", "identification", "guidance", "rewards", "interpolation")
 """The experiments with a result file of their own, beside the ablations."""
 
 
@@ -86,11 +86,11 @@ def signed(value: Result) -> str:
 
 def difference(variant: Result, default: Result, group: str = "validation") -> dict[str, Any]:
     """What each person gains by `variant` over `default`, paired, with its interval over people, and what that says."""
-    ours, theirs = (result["people"][group]["gain_by_user"] for result in (variant, default))
+    ours, theirs = (result["users"][group]["gain_by_user"] for result in (variant, default))
     people = sorted(ours)
     gap = clustered_mean(np.array([ours[user] - theirs[user] for user in people]), np.arange(len(people)))
     says = "better" if gap.low > 0 else "worse" if gap.high < 0 else "no difference seen"
-    return {"mean": gap.mean, "ci_low": gap.low, "ci_high": gap.high, "says": says}
+    return {**gap.as_row(), "says": says}
 
 
 def ablation_tables(ablation: Mapping[str, Result], experiments: ExperimentSettings) -> dict[str, list[dict[str, Any]]]:
@@ -113,7 +113,7 @@ def confirmed_rows(ablation: Mapping[str, Result], experiments: ExperimentSettin
             "difference": difference(ablation["default"], ablation[name], "test") if name != "default" else None,
         }
         for name in experiments.trial.confirmed
-        if name in ablation and "test" in ablation[name]["people"] and "default" in ablation
+        if name in ablation and "test" in ablation[name]["users"] and "default" in ablation
     ]
 
 
@@ -130,7 +130,7 @@ def curve_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
             "steps": result["steps"],
             "pairs": result["steps"] * result["pairs_per_step"],
             "cpu_min": result["train_cpu_s"] / 60,
-            "win_rates": result["people"]["validation"]["win_rates"],
+            "win_rates": result["users"]["validation"]["win_rates"],
         }
         for result in sorted(trials, key=lambda result: int(result["steps"]))
     ]
@@ -161,14 +161,14 @@ def figures(found: Mapping[str, Any], experiments: ExperimentSettings) -> dict[s
     if "guidance" in found:
         drawn["guidance"] = guidance_plot(found["guidance"])
     if "interpolation" in found:
-        rewards = found["rewards"]["ways"] if "rewards" in found else []
-        drawn["ways"] = ways_plot(found["interpolation"]["rows"], rewards)
+        rewards = found["rewards"]["interpolations"] if "rewards" in found else []
+        drawn["interpolations"] = ways_plot(found["interpolation"]["rows"], rewards)
     return drawn
 
 
 def scaling_points(ablation: Mapping[str, Result]) -> dict[str, Sequence[Result]]:
     """People and pairs -> the variants that differ in nothing else, the fewest first."""
-    axes = {"n_train_users": "training people", "n_train_pairs": "pairs a person"}
+    axes = {"n_train_users": "training users", "n_train_pairs": "pairs per user"}
     return {
         axis: sorted(
             (r for r in ablation.values() if r["varies"] == varied or r["variant"] == "default"),

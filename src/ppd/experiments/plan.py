@@ -20,7 +20,7 @@ def requests_of(
     n = int((preferences.users.split == people).sum())
     plan = evaluation.model_copy(
         update={
-            "people": people,
+            "unseen_split": people,
             "n_unseen_users": min(n, evaluation.n_unseen_users),
             "captions_per_user": trial.captions_per_user,
         }

@@ -13,15 +13,15 @@ from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
 
 Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
-Scorer = Callable[[Images, Sequence[str]], NDArray[np.float64]]
+RewardFunction = Callable[[Images, Sequence[str]], NDArray[np.float64]]
 
 
-def load_scorers(names: Sequence[str], settings: Settings) -> Mapping[str, Scorer]:
+def load_reward_functions(names: Sequence[str], settings: Settings) -> Mapping[str, RewardFunction]:
     """The scorers with these names."""
     return {name: _load(name, settings) for name in names}
 
 
-def _load(name: str, settings: Settings) -> Scorer:
+def _load(name: str, settings: Settings) -> RewardFunction:
     match name:
         case "clip":
             return ClipScorer.from_pretrained(settings.models.clip)

@@ -37,7 +37,7 @@ class TrialSettings(Component):
     """Variants that are also drawn for test people, whom nothing is chosen on."""
 
 
-class RewardSettings(Component):
+class RewardExperimentSettings(Component):
     """Several rewards in one model (`ppd.experiments.rewards`)."""
 
     scorers: tuple[str, ...] = ("clip", "colourfulness", "lightness")
@@ -51,8 +51,8 @@ class RewardSettings(Component):
     seeds_per_interpolation: int = Field(4, ge=1)
 
 
-class WaySettings(Component):
-    """Pictures between two people and beyond them (`ppd.experiments.interpolation`)."""
+class InterpolationSettings(Component):
+    """Images between two users and beyond them (`ppd.experiments.interpolation`)."""
 
     n_interpolations: int = Field(16, ge=1)
     captions_per_interpolation: int = Field(2, ge=1)
@@ -69,8 +69,8 @@ class ExperimentSettings(Component):
     variants: dict[str, Variant] = Field(default_factory=dict)
     guidance: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
     """Strengths of the person at which the headline models draw for the validation people."""
-    rewards: RewardSettings = RewardSettings()
-    ways: WaySettings = WaySettings()
+    rewards: RewardExperimentSettings = RewardExperimentSettings()
+    interpolation: InterpolationSettings = InterpolationSettings()
 
     @model_validator(mode="after")
     def _confirmed_exist(self) -> "ExperimentSettings":

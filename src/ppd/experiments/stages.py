@@ -1,112 +1,75 @@
 """The stages of experiments/dvc.yaml: settings in, files out; each only says which paths a component gets."""
 
-from pathlib import Path
-
-from ppd import stages
-from ppd.experiments.paths import Paths
 from ppd.experiments.settings import ExperimentSettings
+from ppd.layout import Layout
 from ppd.settings import Settings
 
-RESULTS = Path("experiments/results")
-SHARED_INPUTS = Path("artifacts/experiments/shared-inputs")
-SEEDS = Path("artifacts/experiments/seeds")
-WORK = Path("runs/experiments")
-PAGE = Path("docs/experiments.md")
 
-
-def paths(settings: Settings) -> Paths:
-    """The paths of this repository."""
-    shards = [f"s-{at:02}" for at in range(settings.preferences.n_shards)]
-    return Paths(
-        preferences=stages.PREFERENCES,
-        latents=stages.LATENTS,
-        users=tuple(stages.USERS / shard / "embeddings.parquet" for shard in shards),
-        whitening=stages.WHITENING,
-        models=stages.MODELS,
-        samples=stages.SAMPLES,
-        verdicts=stages.VERDICTS,
-        answers=stages.ANSWERS,
-        truth=stages.TRUTH,
-        atlas=stages.STICKERS,
-        reference=stages.UNFINISHED / "reference",
-        shared_inputs=SHARED_INPUTS,
-        seeds=SEEDS,
-        results=RESULTS,
-        work=WORK,
-    )
-
-
-def shared_inputs(settings: Settings, experiments: ExperimentSettings) -> None:
+def shared_inputs(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
     """What many trials share."""
-    from ppd.experiments.shared_inputs import lay
+    from ppd.experiments.shared_inputs import prepare_shared_inputs
 
-    lay(settings, experiments, stages.PREFERENCES, stages.STICKERS, SHARED_INPUTS)
+    prepare_shared_inputs(settings, experiments, layout)
 
 
-def ablation(settings: Settings, experiments: ExperimentSettings, variant: str) -> None:
+def ablation(settings: Settings, experiments: ExperimentSettings, layout: Layout, variant: str) -> None:
     """One variant with every seed."""
     from ppd.experiments.ablation import ablate
 
-    ablate(settings, experiments, variant, paths(settings), RESULTS / "ablation" / f"{variant}.json")
+    ablate(settings, experiments, variant, layout, layout.experiment_results / "ablation" / f"{variant}.json")
 
 
-def seeds(settings: Settings, experiments: ExperimentSettings) -> None:
+def seeds(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
     """The headline run with other seeds."""
     from ppd.experiments.seeds import train_seeds
 
-    train_seeds(settings, experiments, paths(settings))
+    train_seeds(settings, experiments, layout)
 
 
-def people(settings: Settings, experiments: ExperimentSettings) -> None:
+def users(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
     """Table B."""
     from ppd.experiments.users import write_users
 
-    write_users(settings, experiments, paths(settings), RESULTS / "people.json")
+    write_users(settings, experiments, layout, layout.experiment_results / "users.json")
 
 
-def implicit(settings: Settings, experiments: ExperimentSettings) -> None:
+def implicit(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
     """The fine-tuned model as a predictor of choices."""
     from ppd.experiments.prediction import write_prediction
 
-    write_prediction(settings, experiments, paths(settings), RESULTS / "implicit.json")
+    write_prediction(settings, experiments, layout, layout.experiment_results / "implicit.json")
 
 
-def identification(settings: Settings, experiments: ExperimentSettings) -> None:
-    """Which of N people left these choices?"""
+def identification(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Which of N users left these choices?"""
     from ppd.experiments.identification import write_identification
 
-    write_identification(
-        settings,
-        stages.PREFERENCES,
-        SHARED_INPUTS,
-        stages.TRUTH,
-        RESULTS / "identification.json",
-    )
+    write_identification(settings, layout, layout.experiment_results / "identification.json")
 
 
-def guidance(settings: Settings, experiments: ExperimentSettings) -> None:
-    """How strongly to draw for a person."""
+def guidance(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """How strongly to sample for a user."""
     from ppd.experiments.guidance import write_guidance
 
-    write_guidance(settings, experiments, paths(settings), RESULTS / "guidance.json")
+    write_guidance(settings, experiments, layout, layout.experiment_results / "guidance.json")
 
 
-def rewards(settings: Settings, experiments: ExperimentSettings) -> None:
+def rewards(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
     """Table A."""
     from ppd.experiments.rewards import write_rewards
 
-    write_rewards(settings, experiments, paths(settings), RESULTS / "rewards.json")
+    write_rewards(settings, experiments, layout, layout.experiment_results / "rewards.json")
 
 
-def interpolation(settings: Settings, experiments: ExperimentSettings) -> None:
-    """Between two people, and beyond."""
+def interpolation(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Between two users, and beyond."""
     from ppd.experiments.interpolation import write_interpolation
 
-    write_interpolation(settings, experiments, paths(settings), RESULTS / "interpolation.json")
+    write_interpolation(settings, experiments, layout, layout.experiment_results / "interpolation.json")
 
 
-def page(settings: Settings, experiments: ExperimentSettings) -> None:
+def page(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
     """docs/experiments.md and its plots, from the result files alone."""
     from ppd.experiments.page import write_page
 
-    write_page(experiments, RESULTS, PAGE)
+    write_page(experiments, layout.experiment_results, layout.experiment_page)

@@ -6,30 +6,30 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import torch
 
-from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
+from ppd.diffusion.adapter.checkpoint import adapter_identity, load_adapter
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.sampling.store import draw, read_samples
+from ppd.diffusion.sampling.run import sample_images
+from ppd.diffusion.sampling.store import read_samples
 from ppd.diffusion.training.run import finetune
 from ppd.evaluation.plan import image_requests
 from ppd.experiments.data import Material, Part, part_for
 from ppd.experiments.implicit import first_embeddings, rewards, shuffled_users
 from ppd.experiments.models import base_model
-from ppd.experiments.paths import Paths
 from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings, Variant, changed
 from ppd.experiments.shared_inputs import BASE, manifold
 from ppd.experiments.whole_network import finetune_whole, load_network
 from ppd.files import atomic_path
+from ppd.layout import Layout
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings, TimestepSettings
-from ppd.simulation.attribute_classifier import AttributeClassifier
+from ppd.simulation.truth.image_quality import precision_of
+from ppd.simulation.truth.judge import load_classifier
 from ppd.simulation.truth.readings import read_features
 from ppd.simulation.truth.utility import Tastes, judge
-from ppd.statistics.precision import precision
 
 ADAPTER, VERDICTS, MEASURES, IMPLICIT = "adapter", "verdicts.parquet", "measures.json", "implicit.json"
 OPPONENTS = ("base", "ppd-shuffled")
@@ -38,22 +38,22 @@ TIMESTEPS = TimestepSettings()
 
 
 def trial(
-    settings: Settings, experiments: ExperimentSettings, name: str, seed: int, paths: Paths, folder: Path
+    settings: Settings, experiments: ExperimentSettings, name: str, seed: int, layout: Layout, folder: Path
 ) -> None:
     """Leave in `folder`: the adapter, and for each group of people verdicts and measures; what is there is kept."""
     variant = experiments.variants[name]
     settings = trial_settings(settings, experiments, variant, seed)
-    material = Material.open(paths.preferences, paths.latents, paths.shared_inputs)
+    material = Material.open(layout.preferences, layout.latents, layout.shared_inputs)
     part = part_for(material, variant, settings.embedding)
     if not (folder / ADAPTER).exists():
-        train(settings, part, folder, paths.reference, whole_network=variant.whole_network)
+        train(settings, part, folder, layout.reference_errors, whole_network=variant.whole_network)
     backbone = base_model(settings, settings.sampling.precision)
     adapter = load_adapter(folder / ADAPTER, backbone)
     load_network(backbone, folder / ADAPTER)
     groups: tuple[Literal["validation", "test"], ...] = ("validation", "test")
-    for people in groups[: 2 if name in experiments.trial.confirmed else 1]:
-        if not (folder / people / MEASURES).exists():
-            evaluate(settings, experiments, material, part, people, backbone, adapter, paths, folder)
+    for split in groups[: 2 if name in experiments.trial.confirmed else 1]:
+        if not (folder / split / MEASURES).exists():
+            evaluate(settings, experiments, material, part, split, backbone, adapter, layout, folder)
     if not (folder / IMPLICIT).exists():
         with atomic_path(folder / IMPLICIT) as fresh:
             fresh.write_text(json.dumps(implicit_accuracy(part, backbone, adapter)))
@@ -91,47 +91,47 @@ def evaluate(
     experiments: ExperimentSettings,
     material: Material,
     part: Part,
-    people: Literal["validation", "test"],
+    split: Literal["validation", "test"],
     backbone: StableCascadeBackbone,
     adapter: UserAttention,
-    paths: Paths,
+    layout: Layout,
     folder: Path,
 ) -> None:
-    """Draw for these people, and leave the verdicts of the true taste and measures of the pictures in folder/people."""
-    requests, plan = requests_of(material.preferences, people, settings.evaluation, experiments.trial)
+    """Sample for these users, and leave the verdicts of the true taste and measures of the images in folder/split."""
+    requests, plan = requests_of(material.preferences, split, settings.evaluation, experiments.trial)
     first = {user_id: part.embeddings[user_id][0] for user_id in requests.user_id.unique()}
-    file = folder / people / "images.parquet"
-    identity = read_config(folder / ADAPTER).model_dump_json()
-    draw(
+    file = folder / split / "images.parquet"
+    sample_images(
         image_requests(requests, "ppd", plan),
         backbone,
         settings.sampling,
         file,
+        file.with_suffix(".unfinished"),
         adapter=adapter,
-        people=first,
-        identity=identity,
+        users=first,
+        identity=adapter_identity(folder / ADAPTER),
     )
-    reader = AttributeClassifier.from_pretrained(settings.models.attribute_classifier).eval()
-    drawn = {"base": read_samples(paths.shared_inputs / BASE), "ppd": read_samples(file)}
-    readings = {model: read_features(model, *pictures, reader) for model, pictures in drawn.items()}
+    classifier = load_classifier(settings.models.attribute_classifier)
+    samples = {"base": read_samples(layout.shared_inputs / BASE), "ppd": read_samples(file)}
+    readings = {model: read_features(model, *sampled, classifier) for model, sampled in samples.items()}
     planned = comparisons_of_ppd(requests, plan, OPPONENTS)
-    verdicts = judge(planned, pd.concat(readings.values()), Tastes.load(paths.truth))
-    with atomic_path(folder / people / VERDICTS) as fresh:
+    verdicts = judge(planned, pd.concat(readings.values()), Tastes.load(layout.truth))
+    with atomic_path(folder / split / VERDICTS) as fresh:
         verdicts.to_parquet(fresh, index=False)
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.shared_inputs)
+    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(layout.shared_inputs)
     measures = {}
-    for model, (_, pictures) in drawn.items():
+    for model, (_, pictures) in samples.items():
         measures[f"concept_accuracy.{model}"] = float(readings[model].concept_right.mean())
-        measures[f"precision.{model}"] = precision(torch.as_tensor(clip.embed_images(pictures)), real)
-    with atomic_path(folder / people / MEASURES) as fresh:
+        measures[f"precision.{model}"] = precision_of(pictures, clip, real)
+    with atomic_path(folder / split / MEASURES) as fresh:
         fresh.write_text(json.dumps(measures))
 
 
 def implicit_accuracy(part: Part, backbone: StableCascadeBackbone, adapter: UserAttention) -> dict[str, float]:
     """Share of held-out choices of validation people that the implicit reward gets right, as them and as others."""
     pairs = part.data.held_out
-    own, others = (first_embeddings(part.data, person) for person in (pairs.person, shuffled_users(pairs.person)))
-    found = rewards(backbone, adapter, part.data, pairs, {"own": own, "exchanged": others}, TIMESTEPS)
+    own, others = (first_embeddings(part.data, user) for user in (pairs.user, shuffled_users(pairs.user)))
+    found = rewards(backbone, adapter, part.data, pairs, {"own": own, "shuffled_user": others}, TIMESTEPS)
     return {f"implicit_accuracy.{name}": float((reward > 0).double().mean()) for name, reward in found.items()} | {
         "implicit_accuracy.n": len(pairs)
     }

@@ -25,7 +25,7 @@ NETWORK_RATE = 0.1
 
 
 def finetune_whole(settings: Settings, data: TrainingData, folder: Path) -> None:
-    """Train adapter and network as `ppd.diffusion.training.trainer` trains the adapter alone; leave both in `folder`."""
+    """Train adapter and network as `Trainer` trains the adapter alone; leave both in `folder`."""
     run = settings.finetune
     backbone, frozen = (base_model(settings, "fp32") for _ in range(2))
     adapter = fresh_adapter(backbone, data, run, "ppd")

@@ -16,7 +16,7 @@ from ppd.diffusion.model.codec import ImageCodec
 from ppd.files import atomic_path
 from ppd.pretrain.degrade import degrade
 from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
-from ppd.pretrain.pictures import draw, to_bytes
+from ppd.pretrain.pictures import render_tensor, to_bytes
 from ppd.seeding import generator
 from ppd.settings import Component
 from ppd.simulation import seeds
@@ -25,7 +25,7 @@ from ppd.simulation.render import Atlas
 from ppd.simulation.world import sample_scenes
 
 
-class ReaderSettings(Component):
+class AttributeClassifierSettings(Component):
     """Shape and training of the reader."""
 
     width: int = 32
@@ -37,20 +37,27 @@ class ReaderSettings(Component):
     )
 
 
-def train_reader(
-    atlas: Atlas, codec: ImageCodec, settings: ReaderSettings, out: Path, state_file: Path, device: torch.device
+def train_attribute_classifier(
+    atlas: Atlas,
+    codec: ImageCodec,
+    settings: AttributeClassifierSettings,
+    out: Path,
+    state_file: Path,
+    device: torch.device,
 ) -> None:
     """Train on fresh renders, two thirds of them degraded; writes the reader and its loss curve to `out`."""
     loop = settings.loop
     torch.manual_seed(loop.seed)
-    reader = AttributeClassifier(settings.width, settings.n_blocks).to(device=device, memory_format=torch.channels_last)
+    classifier = AttributeClassifier(settings.width, settings.n_blocks).to(
+        device=device, memory_format=torch.channels_last
+    )
     codec = codec.to(device).eval()
 
     def loss_at(step: int) -> Tensor:
         scenes = sample_scenes(seeds.rng("pretrain", "reader", loop.seed, step), loop.batch_size)
-        images = degrade(draw(atlas, scenes).to(device), codec, generator("reader", loop.seed, step))
+        images = degrade(render_tensor(atlas, scenes).to(device), codec, generator("reader", loop.seed, step))
         with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
-            concept, style, factors = reader(images)
+            concept, style, factors = classifier(images)
         wanted = torch.from_numpy(scenes.factors).float().to(device)
         return (
             functional.cross_entropy(concept.float(), torch.from_numpy(scenes.concept).to(device))
@@ -60,15 +67,15 @@ def train_reader(
 
     def publish(curve: Curve) -> None:
         with atomic_path(out) as fresh:
-            reader.save_pretrained(fresh)
+            classifier.save_pretrained(fresh)
             (fresh / "settings.json").write_text(settings.model_dump_json(indent=2))
             save_curve(curve, fresh, title="reader: cross-entropies + weighted MSE of the factors")
 
-    fit(reader, loss_at, loop, state_file, publish, title="reader")
+    fit(classifier, loss_at, loop, state_file, publish, title="reader")
 
 
 @dataclass(frozen=True)
-class ReaderQuality:
+class ClassifierQuality:
     """How well n scenes are read. factor_r2 [5]; the others say scene by scene what was right: [n], [n], [n, 5]."""
 
     concept_right: NDArray[np.bool_]
@@ -78,16 +85,18 @@ class ReaderQuality:
     factor_r2: NDArray[np.float64]
 
 
-def reader_quality(reader: AttributeClassifier, atlas: Atlas, codec: ImageCodec | None, n: int = 2048) -> ReaderQuality:
+def classifier_quality(
+    classifier: AttributeClassifier, atlas: Atlas, codec: ImageCodec | None, n: int = 2048
+) -> ClassifierQuality:
     """Quality on `n` renders of the evaluation stream; with a codec, after a round trip through it."""
     scenes = sample_scenes(seeds.rng("evaluation", "reader"), n)
-    images = draw(atlas, scenes)
+    images = render_tensor(atlas, scenes)
     if codec is not None:
         with torch.inference_mode():
             images = torch.cat([codec(part) for part in images.split(128)])
-    seen = read(reader, to_bytes(images))
+    seen = read(classifier, to_bytes(images))
     residual = ((seen.factors - scenes.factors) ** 2).mean(axis=0)
-    return ReaderQuality(
+    return ClassifierQuality(
         concept_right=seen.concept.argmax(axis=1) == scenes.concept,
         style_right=seen.style.argmax(axis=1) == scenes.style,
         side_right=np.sign(seen.factors) == np.sign(scenes.factors),

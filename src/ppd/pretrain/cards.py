@@ -8,9 +8,9 @@ from pathlib import Path
 from ppd.files import atomic_path
 from ppd.pretrain.quality import Measure, as_json, as_markdown
 
-COMMON = """Trained from scratch on renders of the sticker world (`ppd.simulation`): emoji art of Noto Emoji (Apache-2.0)
-and Fluent Emoji (MIT), drawn by `ppd.simulation.render`. Every scene of training comes from the seed stream "pretrain",
-the figures below from the stream "evaluation"; the simulated people's log has a stream of its own
+COMMON = """Trained from scratch on renders of the sticker world (`ppd.simulation`): emoji art of Noto Emoji
+(Apache-2.0) and Fluent Emoji (MIT), drawn by `ppd.simulation.render`. Every scene of training comes from the seed
+stream "pretrain", the figures below from the stream "evaluation"; the simulated log has a stream of its own
 (`ppd.simulation.seeds`). It knows 32 concepts in 4 drawing styles at 64 px, and is of use for nothing else."""
 
 ABOUT = {
@@ -18,12 +18,13 @@ ABOUT = {
         "Nano Stable Cascade",
         "A text-to-image base in the layout of Stable Cascade's Stage C: `prior/` (StableCascadeUNet, predicting v), "
         "`scheduler/` (DDPMWuerstchenScheduler), `text_encoder/` (CLIPTextModelWithProjection), `tokenizer/` (whole "
-        "words), `codec/` (`ppd.diffusion.model.codec.ImageCodec`, 64 px to 8 x 16 x 16). Captions name the concept only, so "
-        "it draws all styles, tones and layouts. Prior and text encoder were trained together, with the empty caption "
-        "for a tenth of the images; the codec before them. The figures are the factor reader's, at 20 DDIM steps.",
+        "words), `codec/` (`ppd.diffusion.model.codec.ImageCodec`, 64 px to 8 x 16 x 16). Captions name the concept "
+        "only, so it draws all styles, tones and layouts. Prior and text encoder were trained together, with the "
+        "empty caption for a tenth of the images; the codec before them. The figures are those of the attribute "
+        "classifier, at 20 DDIM steps.",
         "Without text guidance many subjects stay blobs; at 2 they are clearer, larger and duller than the world's. "
         "Words outside the 32 captions are unknown to it. "
-        "The figures are as good as the reader that they come from.",
+        "The figures are as good as the classifier that they come from.",
     ),
     "vlm": (
         "Nano LLaVA-OneVision",
@@ -39,11 +40,12 @@ ABOUT = {
         "It knows one prompt of few words and at most eight pairs. The people are simulated, and so is its idea of "
         "people: likes one or two of 14 traits. Pictures that are no stickers mean nothing to it.",
     ),
-    "reader": (
-        "Sticker factor reader",
+    "attribute-classifier": (
+        "Sticker attribute classifier",
         "A CNN that reads concept, drawing style and the five free factors of a 64 px sticker "
-        "(`ppd.simulation.attribute_classifier`). Evaluation uses it as ground truth for generated images. Two thirds of its training "
-        "images were degraded: through the image codec with noise on the latents, blurred, or noisy.",
+        "(`ppd.simulation.attribute_classifier`). Evaluation uses it as ground truth for generated images. Two "
+        "thirds of its training images were degraded: through the image codec with noise on the latents, "
+        "blurred, or noisy.",
         "On images unlike stickers its answers mean nothing; generated images that have left the world may still be "
         "read with confidence, so look at them, and at the precision.",
     ),

@@ -16,7 +16,7 @@ from ppd.diffusion.model.codec import ImageCodec
 from ppd.files import atomic_path
 from ppd.pretrain.degrade import degrade
 from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
-from ppd.pretrain.pictures import draw
+from ppd.pretrain.pictures import render_tensor
 from ppd.pretrain.text import caption_tokenizer, text_config, tokenize
 from ppd.rewards.clip_score import ClipScorer
 from ppd.seeding import generator
@@ -78,7 +78,7 @@ def train_clip(
     def loss_at(step: int) -> Tensor:
         rng = seeds.rng("pretrain", "clip", loop.seed, step)
         scenes = sample_scenes(rng, k * len(CONCEPTS), np.tile(np.arange(len(CONCEPTS)), k))
-        images = degrade(draw(atlas, scenes).to(device), codec, generator("clip", loop.seed, step))
+        images = degrade(render_tensor(atlas, scenes).to(device), codec, generator("clip", loop.seed, step))
         with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
             seen = clip(**tokens, pixel_values=(images - mean) / std).logits_per_image
         logits = seen.float().view(k, len(CONCEPTS), len(CONCEPTS))  # [k, image, caption]

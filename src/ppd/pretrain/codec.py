@@ -11,7 +11,7 @@ from torch import Tensor
 from ppd.diffusion.model.codec import ImageCodec, psnr_db
 from ppd.files import atomic_path
 from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
-from ppd.pretrain.pictures import draw
+from ppd.pretrain.pictures import render_tensor
 from ppd.seeding import generator
 from ppd.settings import Component
 from ppd.simulation import seeds
@@ -46,11 +46,11 @@ def train_codec(atlas: Atlas, settings: CodecSettings, out: Path, state_file: Pa
     def scenes(n: int, *key: str | int) -> Scenes:
         return sample_scenes(seeds.rng("pretrain", "codec", loop.seed, *key), n)
 
-    codec.set_components(draw(atlas, scenes(settings.component_images, "components")))
+    codec.set_components(render_tensor(atlas, scenes(settings.component_images, "components")))
     codec.to(device=device, memory_format=torch.channels_last)
 
     def loss_at(step: int) -> Tensor:
-        images = draw(atlas, scenes(loop.batch_size, step)).to(device)
+        images = render_tensor(atlas, scenes(loop.batch_size, step)).to(device)
         latents = codec.encode(images)
         noise = torch.randn(latents.shape, generator=generator("codec", loop.seed, step)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
@@ -70,5 +70,5 @@ def train_codec(atlas: Atlas, settings: CodecSettings, out: Path, state_file: Pa
 @torch.inference_mode()
 def heldout_psnr_db(codec: ImageCodec, atlas: Atlas, n: int = 512) -> Tensor:
     """PSNR of `n` renders of the evaluation stream, in dB: [n]."""
-    images = draw(atlas, sample_scenes(seeds.rng("evaluation", "codec"), n))
+    images = render_tensor(atlas, sample_scenes(seeds.rng("evaluation", "codec"), n))
     return torch.cat([psnr_db(part, codec(part)) for part in images.split(64)])

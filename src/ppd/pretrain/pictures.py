@@ -19,6 +19,6 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     return images.detach().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def draw(atlas: Atlas, scenes: Scenes) -> Tensor:
+def render_tensor(atlas: Atlas, scenes: Scenes) -> Tensor:
     """Render scenes: [N, 3, 64, 64] in [0, 1]."""
     return to_tensor(render(atlas, scenes))

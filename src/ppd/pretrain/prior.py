@@ -23,7 +23,7 @@ from ppd.diffusion.training.timesteps import stratified
 from ppd.files import atomic_path
 from ppd.pretrain.codec import CodecSettings, train_codec
 from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
-from ppd.pretrain.pictures import draw
+from ppd.pretrain.pictures import render_tensor
 from ppd.pretrain.text import caption_tokenizer, text_config, tokenize
 from ppd.seeding import generator
 from ppd.settings import Component, Share
@@ -125,7 +125,7 @@ class _Latents:
         scenes = sample_scenes(rng, self.settings.pool_size)
         parts = []
         for start in range(0, len(scenes), 256):
-            images = draw(self.atlas, scenes[start : start + 256]).to(self.device)
+            images = render_tensor(self.atlas, scenes[start : start + 256]).to(self.device)
             parts.append(self.codec.encode(images).half().cpu())
         self.latents, self.concepts, self.pool_index = torch.cat(parts), scenes.concept, pool_index
 

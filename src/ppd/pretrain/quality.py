@@ -15,7 +15,7 @@ from scipy.stats import norm
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.sampling.sampler import Request, sample
-from ppd.pretrain.attribute_classifier import reader_quality
+from ppd.pretrain.attribute_classifier import classifier_quality
 from ppd.pretrain.clip import right_caption_first
 from ppd.pretrain.codec import heldout_psnr_db
 from ppd.rewards.clip_score import ClipScorer
@@ -56,9 +56,9 @@ def mean(name: str, values: NDArray[np.floating], wanted: str = "") -> Measure:
 
 
 def prior_quality(
-    folder: Path, reader: AttributeClassifier, atlas: Atlas, sampling: SamplingSettings, images_per_caption: int
+    folder: Path, classifier: AttributeClassifier, atlas: Atlas, sampling: SamplingSettings, images_per_caption: int
 ) -> tuple[list[Measure], NDArray[np.uint8]]:
-    """What the base draws for every caption, read by the reader; and the images [n, 64, 64, 3], caption by caption.
+    """What the base samples for every caption, as the classifier reads it; and the images [n, 64, 64, 3] by caption.
 
     Style-neutral means: every style near its share of the world, every factor with mean near 0, both sides drawn, and
     the world's spread (`FACTOR_SD`).
@@ -71,7 +71,7 @@ def prior_quality(
     started = time.perf_counter()
     images = np.stack(list(sample(backbone, requests, sampling)))
     seconds = (time.perf_counter() - started) / len(images)
-    seen = read(reader, images)
+    seen = read(classifier, images)
     measures = [share("concept accuracy", seen.concept.argmax(axis=1) == concepts, ">= .97")]
     style = seen.style.argmax(axis=1)
     measures += [share(f"share of {name}", style == i, "0.25, >= .125") for i, name in enumerate(STYLES)]
@@ -81,7 +81,7 @@ def prior_quality(
         measures.append(_sd(f"{factor.name}, SD", values, f"{FACTOR_SD:.2f}"))
         measures.append(share(f"{factor.name}, share of {factor.high}", values > 0, "0.5"))
     renders = render(atlas, sample_scenes(seeds.rng("evaluation", "precision"), 2048))
-    near = precision(embed(reader, images), embed(reader, renders))
+    near = precision(embed(classifier, images), embed(classifier, renders))
     measures.append(Measure("precision (reader features, k = 3)", near, near, near, len(images)))
     codec = ImageCodec.from_pretrained(folder, subfolder="codec").eval()
     measures.append(mean("codec PSNR, dB", heldout_psnr_db(codec, atlas).numpy(), ">= 28"))
@@ -98,11 +98,13 @@ def _sd(name: str, values: NDArray[np.floating], wanted: str) -> Measure:
     return Measure(name, float(values.std()), float(low), float(high), len(values), wanted)
 
 
-def reader_measures(reader: AttributeClassifier, codec: ImageCodec, atlas: Atlas, n: int) -> list[Measure]:
+def attribute_classifier_measures(
+    classifier: AttributeClassifier, codec: ImageCodec, atlas: Atlas, n: int
+) -> list[Measure]:
     """Reading held-out renders as they are, and after the codec."""
     measures = []
     for label, through in (("clean", None), ("through the codec", codec)):
-        quality = reader_quality(reader, atlas, through, n)
+        quality = classifier_quality(classifier, atlas, through, n)
         measures.append(share(f"concept accuracy, {label}", quality.concept_right, ">= .98" if through is None else ""))
         measures.append(share(f"style accuracy, {label}", quality.style_right))
         for factor, r2, side in zip(FACTORS, quality.factor_r2, quality.side_right.T, strict=True):

@@ -1,4 +1,4 @@
-"""What `ppd pretrain prior|vlm|reader|clip` and `ppd pretrain check` do: train, measure, write the card."""
+"""What `ppd pretrain prior` (vlm, attribute-classifier, clip) and `ppd pretrain check` do: train, measure, write."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -11,16 +11,16 @@ from ppd.diffusion.model.codec import ImageCodec
 from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.params import load_model
-from ppd.pretrain.attribute_classifier import ReaderSettings, train_reader
+from ppd.pretrain.attribute_classifier import AttributeClassifierSettings, train_attribute_classifier
 from ppd.pretrain.cards import write_card
 from ppd.pretrain.clip import ClipSettings, train_clip
 from ppd.pretrain.prior import PriorSettings, train_prior
 from ppd.pretrain.quality import (
     Measure,
+    attribute_classifier_measures,
     clip_measures,
     contact_sheet,
     prior_quality,
-    reader_measures,
     table,
 )
 from ppd.pretrain.vlm import VlmSettings, train_vlm
@@ -32,8 +32,8 @@ from ppd.simulation.render import Atlas
 from ppd.simulation.world import CONCEPTS
 from ppd.vlm.transformers_backend import TransformersVlm
 
-Name = Literal["prior", "vlm", "reader", "clip"]
-Recipe = TypeVar("Recipe", PriorSettings, ReaderSettings, ClipSettings)
+Name = Literal["prior", "vlm", "attribute-classifier", "clip"]
+Recipe = TypeVar("Recipe", PriorSettings, AttributeClassifierSettings, ClipSettings)
 ATLAS = Path("data/stickers")
 MODELS = Path("data/models")
 UNFINISHED = Path("runs/pretrain")
@@ -70,8 +70,10 @@ def pretrain(name: Name, out: Path, device: str, settings_file: Path | None, ste
             train_prior(atlas, recipe_settings(PriorSettings, settings_file, steps), out, work, where)
         case "vlm":
             train_vlm(atlas, vlm_settings(settings_file, steps), out, work, where)
-        case "reader":
-            train_reader(atlas, _codec(), recipe_settings(ReaderSettings, settings_file, steps), out, state, where)
+        case "attribute-classifier":
+            train_attribute_classifier(
+                atlas, _codec(), recipe_settings(AttributeClassifierSettings, settings_file, steps), out, state, where
+            )
         case "clip":
             train_clip(atlas, _codec(), recipe_settings(ClipSettings, settings_file, steps), out, state, where)
     for finished in work.glob("*.safetensors"):
@@ -86,12 +88,14 @@ def check(name: Name, folder: Path, n: int, text_guidance: float) -> list[Measur
         case "prior":
             command += f" --text-guidance {text_guidance:g}"
             sampling = SamplingSettings(steps=20, text_guidance=text_guidance)
-            measures, images = prior_quality(_there(folder), _reader(), atlas, sampling, max(1, n // len(CONCEPTS)))
+            measures, images = prior_quality(
+                _there(folder), _attribute_classifier(), atlas, sampling, max(1, n // len(CONCEPTS))
+            )
             _save_samples(images, folder / "samples.png")
         case "vlm":
             measures = vlm_measures(TransformersVlm.load(_there(folder)), atlas, PeopleSettings(), n)
-        case "reader":
-            measures = reader_measures(_reader(folder), _codec(), atlas, n)
+        case "attribute-classifier":
+            measures = attribute_classifier_measures(_attribute_classifier(folder), _codec(), atlas, n)
         case "clip":
             measures = clip_measures(ClipScorer.from_pretrained(_there(folder)), atlas, n)
     write_card(name, folder, measures, command, pictured=name == "prior")
@@ -117,5 +121,5 @@ def _codec() -> ImageCodec:
     return ImageCodec.from_pretrained(_there(MODELS / "prior" / "codec")).eval()
 
 
-def _reader(folder: Path = MODELS / "reader") -> AttributeClassifier:
+def _attribute_classifier(folder: Path = MODELS / "attribute-classifier") -> AttributeClassifier:
     return AttributeClassifier.from_pretrained(_there(folder)).eval()

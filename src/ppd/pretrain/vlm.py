@@ -21,7 +21,7 @@ from ppd.pretrain.loop import Curve, LoopSettings, averaged_weights, fit, save_c
 from ppd.pretrain.vlm_architecture import ArchitectureSettings, build_model, build_processor
 from ppd.pretrain.vlm_packing import layout
 from ppd.pretrain.vlm_pictures import RenderCache, Sight, see, sight_loss, sight_quality
-from ppd.pretrain.vlm_questions import Reader, batch_loss, draw_plan, population_quality, read
+from ppd.pretrain.vlm_questions import Reader, batch_loss, population_quality, read, sample_packing
 from ppd.pretrain.vlm_users import PopulationCache, ScenePool, sample_batch
 from ppd.settings import Component, PeopleSettings
 from ppd.simulation import seeds
@@ -124,7 +124,7 @@ def train_judgement(
 
     def loss_at(step: int) -> Tensor:
         rng = seeds.rng("pretrain", "vlm", "people", loop.seed, step)
-        plan = draw_plan(rng, n_pairs)
+        plan = sample_packing(rng, n_pairs)
         asked_after = np.array(plan.asked_after)
         batch = sample_batch(rng, cache, pool, loop.batch_size, n_pairs, asked_after, settings.real_question_share)
         hidden = read(reader, batch, plan, pool, sights, bf16=loop.bf16)

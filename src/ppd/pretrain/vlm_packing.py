@@ -24,7 +24,7 @@ PROFILE = 6  # question, assistant, "likes", trait, "and", trait
 
 
 @dataclass(frozen=True)
-class Layout:
+class Packing:
     """Where things are in a packed row of `length` positions. One patch an image: its newline follows it.
 
     images [slots]: positions of images in the order pairs (preferred, rejected) then questions (first, second).
@@ -50,7 +50,7 @@ class Layout:
         return len(self.positions)
 
 
-def layout(n_pairs: int, asked_after: tuple[int, ...], told_after: tuple[int, ...]) -> Layout:
+def layout(n_pairs: int, asked_after: tuple[int, ...], told_after: tuple[int, ...]) -> Packing:
     """Lay out `n_pairs` pairs, a question for each of `asked_after` pairs and a profile for each of `told_after`."""
     shared = 1 + n_pairs * PAIR
     starts = [(known, QUESTION) for known in asked_after] + [(known, PROFILE) for known in told_after]
@@ -71,7 +71,7 @@ def layout(n_pairs: int, asked_after: tuple[int, ...], told_after: tuple[int, ..
     questions = torch.tensor(begins[: len(asked_after)], dtype=torch.long)
     told = torch.tensor(begins[len(asked_after) :], dtype=torch.long)
     blocks = torch.cat([pairs, questions])
-    return Layout(
+    return Packing(
         n_pairs,
         asked_after,
         told_after,
@@ -101,7 +101,7 @@ class Words:
         self.likes, self.and_, self.end, self.user, self.pad = (ids(w)[0] for w in ("likes", "and", END, USER, PAD))
         self.first, self.second = (ids(w)[0] for w in ("first", "second"))
 
-    def pack(self, plan: Layout, pair_concepts: Ints, question_concepts: Ints, told: Ints) -> Tensor:
+    def pack(self, plan: Packing, pair_concepts: Ints, question_concepts: Ints, told: Ints) -> Tensor:
         """Token ids [N, length]: concepts [N, K] and [N, B]; told [N, 2] the profiles' traits (len(TRAITS): none)."""
         n = len(pair_concepts)
 

@@ -76,7 +76,7 @@ def vlm_measures(vlm: TransformersVlm, atlas: Atlas, people: PeopleSettings, n: 
     rng = seeds.rng("evaluation", "vlm", "quality")
     gallery = Gallery(atlas, rng, 40 * n)
     pool = gallery.pool
-    kinds, probe_kinds = cache.draw(rng, n), cache.draw(rng, 2 * n)
+    kinds, probe_kinds = cache.sample(rng, n), cache.sample(rng, 2 * n)
     told = choose(rng, cache, pool, kinds, max(PAIR_COUNTS), TOLD)
     again = choose(rng, cache, pool, kinds, 4 + N_QUESTIONS, ASKED)
     again, chosen = again[:, :4], again[:, 4:]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
 
-from ppd.pretrain.vlm_packing import Layout, Words, layout
+from ppd.pretrain.vlm_packing import Packing, Words, layout
 from ppd.pretrain.vlm_users import Batch, PopulationCache, ScenePool
 from ppd.simulation.users import TRAITS
 from ppd.simulation.world import N_FEATURES
@@ -32,7 +32,7 @@ class Reader(nn.Module):
         self.taste = nn.ModuleList(nn.Linear(width, N_FEATURES) for _ in self.belief_layers)
         self.profile = nn.ModuleList(nn.Linear(width, len(TRAITS) * (len(TRAITS) + 1)) for _ in self.belief_layers)
 
-    def forward(self, plan: Layout, tokens: Tensor, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, plan: Packing, tokens: Tensor, images: Tensor) -> tuple[Tensor, ...]:
         """Hidden states of every layer, [N, length, width]: tokens [N, length], image tokens [N, slots, width]."""
         device = self.newline.device
         slots = plan.images.to(device)
@@ -58,7 +58,7 @@ class Reader(nn.Module):
 
 
 def read(
-    reader: Reader, batch: Batch, plan: Layout, pool: ScenePool, sights: Tensor, *, bf16: bool
+    reader: Reader, batch: Batch, plan: Packing, pool: ScenePool, sights: Tensor, *, bf16: bool
 ) -> tuple[Tensor, ...]:
     """Hidden states [N, length, width] of every layer; sights [scenes, width] are the image tokens of the shelf."""
     concepts = pool.scenes.concept
@@ -71,7 +71,7 @@ def read(
 
 
 def batch_loss(
-    reader: Reader, hidden: tuple[Tensor, ...], batch: Batch, plan: Layout, pool: ScenePool
+    reader: Reader, hidden: tuple[Tensor, ...], batch: Batch, plan: Packing, pool: ScenePool
 ) -> dict[str, Tensor]:
     """The parts of the loss, each a mean; `total` is their weighted sum."""
     features = torch.from_numpy(pool.features).float()
@@ -104,7 +104,7 @@ def batch_loss(
     return parts
 
 
-def _words_loss(reader: Reader, last: Tensor, batch: Batch, plan: Layout) -> Tensor:
+def _words_loss(reader: Reader, last: Tensor, batch: Batch, plan: Packing) -> Tensor:
     """Cross-entropy of the written profile, word by word, against the posterior of each next word."""
     words, n_traits = reader.words, len(TRAITS)
     joint = torch.from_numpy(batch.profile).float()[:, torch.tensor(plan.told_after)]  # [N, P, first, second]
@@ -125,20 +125,20 @@ def _words_loss(reader: Reader, last: Tensor, batch: Batch, plan: Layout) -> Ten
     return loss - (has_second * log_p[4][..., words.end]).mean()
 
 
-def draw_plan(rng: np.random.Generator, n_pairs: int) -> Layout:
+def sample_packing(rng: np.random.Generator, n_pairs: int) -> Packing:
     """Questions after 4, all and two random numbers of pairs; profiles after 4 and after a random number."""
     asked = (min(4, n_pairs), n_pairs, *(int(k) for k in rng.integers(1, n_pairs + 1, size=2)))
     return layout(n_pairs, asked, (min(4, n_pairs), int(rng.integers(1, n_pairs + 1))))
 
 
-def answers_of(reader: Reader, hidden: tuple[Tensor, ...], plan: Layout) -> Tensor:
+def answers_of(reader: Reader, hidden: tuple[Tensor, ...], plan: Packing) -> Tensor:
     """Log odds of "first" over "second" at each question: [N, B]."""
     logits = reader.logits(hidden[-1][:, plan.answers])
     return logits[..., reader.words.first] - logits[..., reader.words.second]
 
 
 def population_quality(
-    reader: Reader, cache: PopulationCache, pool: ScenePool, sights: Tensor, batch: Batch, plan: Layout
+    reader: Reader, cache: PopulationCache, pool: ScenePool, sights: Tensor, batch: Batch, plan: Packing
 ) -> dict[str, float]:
     """Quick measurement while training: judge and exact judge on the same real choices, R² of the taste head."""
     quality: dict[str, float] = {}

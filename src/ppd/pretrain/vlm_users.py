@@ -50,7 +50,7 @@ class PopulationCache:
         one_hot[np.arange(len(one_hot)), self.profiles[:, 0], self.profiles[:, 1]] = 1
         self.profile_one_hot = one_hot.reshape(len(one_hot), -1)
 
-    def draw(self, rng: np.random.Generator, n: int) -> Ints:
+    def sample(self, rng: np.random.Generator, n: int) -> Ints:
         """`n` people (indices of kinds) from the prior."""
         return rng.choice(len(self.people.prior), size=n, p=self.people.prior)
 
@@ -79,7 +79,7 @@ class ScenePool:
             raise ValueError("scenes must be sorted by concept, at least two of each")
         return ScenePool(scenes, scene_features(scenes), starts.astype(np.int64), counts.astype(np.int64))
 
-    def draw_pairs(self, rng: np.random.Generator, shape: tuple[int, ...], concepts: Ints | None = None) -> Ints:
+    def sample_pairs(self, rng: np.random.Generator, shape: tuple[int, ...], concepts: Ints | None = None) -> Ints:
         """Two different scenes of one concept each: rows [*shape, 2]; of these concepts' ranks only, where given."""
         ranks = rng.integers(len(self.starts), size=shape) if concepts is None else rng.choice(concepts, size=shape)
         first = rng.integers(self.counts[ranks])
@@ -99,7 +99,7 @@ def choose(
 
     -> rows of the shelf [N, n_pairs, 2]: the preferred scene, then the rejected one.
     """
-    drawn = pool.draw_pairs(rng, (len(kinds), N_DRAWS), concepts)
+    drawn = pool.sample_pairs(rng, (len(kinds), N_DRAWS), concepts)
     looks = pool.features[drawn]
     gap = np.einsum("nmd,nd->nm", looks[:, :, 0] - looks[:, :, 1], cache.people.tastes[kinds])
     accepted = rng.random(gap.shape) < opinion_probability(gap, cache.settings)
@@ -154,12 +154,12 @@ def sample_batch(
     real_share: float = 0.5,
 ) -> Batch:
     """A batch of people; `real_share` of the questions are pairs that the person has an opinion on, others any pair."""
-    kinds = cache.draw(rng, n_users)
+    kinds = cache.sample(rng, n_users)
     n_questions = len(asked_after)
     chosen = choose(rng, cache, pool, kinds, n_pairs + n_questions)
     pairs = chosen[:, :n_pairs]
     belief = cache.beliefs(pool.features[pairs[..., 0]], pool.features[pairs[..., 1]])
-    any_pair = pool.draw_pairs(rng, (n_users, n_questions))
+    any_pair = pool.sample_pairs(rng, (n_users, n_questions))
     real = np.where(rng.random((n_users, n_questions, 1)) < 0.5, chosen[:, n_pairs:], chosen[:, n_pairs:, ::-1])
     questions = np.where(rng.random((n_users, n_questions, 1)) < real_share, real, any_pair)
     looks = pool.features[questions]

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ppd.files import atomic_path
+from ppd.preferences.images import digest
 from ppd.preferences.schema import PICK_A_PIC
 from ppd.settings import LogSettings, PeopleSettings
 from ppd.simulation import seeds
@@ -130,7 +131,7 @@ def simulate(settings: LogSettings, people: PeopleSettings, atlas: Atlas, choice
     """Write the log to `choices` (parquet shards) and what nobody but evaluation may know to `truth`.
 
     truth/people.parquet: user_id, temperature, strongest (name of the trait), and the utility per unit of each feature.
-    truth/images.parquet: image_uid and the scene it shows. Deterministic in the settings.
+    truth/images.parquet: image_uid, digest of its bytes, and the scene it shows. Deterministic in the settings.
     """
     everyone: Population = population(people)
     rng = seeds.rng("log", settings.seed)
@@ -167,4 +168,5 @@ def simulate(settings: LogSettings, people: PeopleSettings, atlas: Atlas, choice
         )
         shown = dict(zip((factor.name for factor in FACTORS), scenes.factors.T, strict=True))
         images = {"image_uid": log.uids, "concept": scenes.concept, "style": scenes.style, **shown, "seed": scenes.seed}
+        images["digest"] = [digest(jpg) for jpg in jpgs]  # by which the truth knows its images again under other names
         pq.write_table(pa.table(images), folder / "images.parquet")

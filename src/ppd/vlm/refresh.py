@@ -32,17 +32,18 @@ def refresh(
     groups: Iterable[SupportGroup],
     vlm: TransformersVlm,
     settings: EmbeddingSettings,
+    unfinished: Path,
     *,
     total: int | None = None,
     save_every_s: float = 60,
 ) -> Refreshed:
     """Make `file` hold exactly the embeddings of `groups`, in their order.
 
-    Groups are read a chunk at a time. What an earlier run embedded, even one that was killed, is looked up by content.
+    Groups are read a chunk at a time. What an earlier run embedded is looked up by content, there and in `unfinished`,
+    where a killed run left its part.
     total: how many groups there are, for the time that remains.
     """
     file = Path(file)
-    unfinished = file.parent / f".{file.name}.parts"
     unfinished.mkdir(parents=True, exist_ok=True)
     known: dict[str, dict[str, object]] = {
         str(row["key"]): row for row in read_rows([file, *sorted(unfinished.iterdir())])

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ppd.diffusion.encoding.encode import LATENTS, Encoded, encode, resized, to_tensor
+from ppd.diffusion.encoding.encode import encode
+from ppd.diffusion.encoding.pixels import resized, to_tensor
+from ppd.diffusion.encoding.store import LATENTS, Encoded
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.errors import InputError
 from ppd.preferences.images import digest

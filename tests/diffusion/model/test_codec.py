@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ppd.diffusion.model.codec import ImageCodec, psnr_db
-from ppd.pretrain.pictures import draw
+from ppd.pretrain.pictures import render_tensor
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas
 from ppd.simulation.world import sample_scenes
@@ -14,7 +14,7 @@ from ppd.simulation.world import sample_scenes
 
 @pytest.fixture(scope="module")
 def images(atlas: Atlas) -> torch.Tensor:
-    return draw(atlas, sample_scenes(seeds.rng("evaluation", "test codec"), 256))
+    return render_tensor(atlas, sample_scenes(seeds.rng("evaluation", "test codec"), 256))
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def adapter(backbone: StableCascadeBackbone) -> UserAttention:
     return adapter
 
 
-def person(i: int) -> torch.Tensor:
+def user(i: int) -> torch.Tensor:
     return torch.randn(ROWS, DIM, generator=generator("person", i))
 
 
@@ -68,7 +68,7 @@ def test_no_user_is_diffusers_own_pipeline_bit_for_bit(
 
 def test_an_image_depends_on_its_request_alone(backbone: StableCascadeBackbone, adapter: UserAttention) -> None:
     """Not on the rest of the batch, its order, or where a shard is cut: to the last bit of every pixel."""
-    requests = [Request(caption, seed, person(i)) for i in range(2) for caption in (FOX, TREE) for seed in (0, 1)]
+    requests = [Request(caption, seed, user(i)) for i in range(2) for caption in (FOX, TREE) for seed in (0, 1)]
     requests.append(Request(FOX, 0))
     together = draw(backbone, requests, adapter)
     backwards = draw(backbone, requests[::-1], adapter)[::-1]
@@ -80,7 +80,7 @@ def test_an_image_depends_on_its_request_alone(backbone: StableCascadeBackbone, 
 
 
 def test_two_people_start_from_the_same_noise(backbone: StableCascadeBackbone, adapter: UserAttention) -> None:
-    requests = [Request(FOX, 0, person(0)), Request(FOX, 0, person(1)), Request(FOX, 0)]
+    requests = [Request(FOX, 0, user(0)), Request(FOX, 0, user(1)), Request(FOX, 0)]
     at_zero_strength = draw(backbone, requests, adapter, user_guidance=0.0)
     assert np.array_equal(at_zero_strength[0], at_zero_strength[1])
     assert np.array_equal(at_zero_strength[0], at_zero_strength[2])
@@ -92,7 +92,7 @@ def test_user_strength_extrapolates_in_the_predicted_noise(
     backbone: StableCascadeBackbone, adapter: UserAttention
 ) -> None:
     """One step from the same noise is affine in the guided ε, so it must be affine in both strengths."""
-    request = [Request(FOX, 0, person(0))]
+    request = [Request(FOX, 0, user(0))]
     text, empty = backbone.encode_captions([FOX]), backbone.encode_captions([""])
 
     def one_step(s_c: float, s_u: float) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_ddim_recovers_the_image_when_the_noise_is_known(backbone: StableCascade
 def test_interpolation_goes_from_one_person_to_the_other(
     backbone: StableCascadeBackbone, adapter: UserAttention
 ) -> None:
-    a, b = person(0), person(1)
+    a, b = user(0), user(1)
     path = interpolate(a, b, 5)
     torch.testing.assert_close(path[1], 0.75 * a + 0.25 * b)
     strip = draw(backbone, [Request(FOX, 0, u) for u in path], adapter)
@@ -132,4 +132,4 @@ def test_interpolation_goes_from_one_person_to_the_other(
 
 def test_a_user_without_an_adapter_is_an_error(backbone: StableCascadeBackbone) -> None:
     with pytest.raises(InputError, match="no adapter"):
-        draw(backbone, [Request(FOX, 0, person(0))], None)
+        draw(backbone, [Request(FOX, 0, user(0))], None)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppd.diffusion.encoding.encode import Encoded, encode
+from ppd.diffusion.encoding.encode import encode
+from ppd.diffusion.encoding.store import Encoded
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training.assemble import training_data
 from ppd.diffusion.training.dataset import TrainingData
@@ -48,10 +49,10 @@ def test_people_and_images_stay_on_their_side(
     assert len(data.train) == len(train)
     assert images(data, encoded, "train") == {*train.chosen_uid, *train.rejected_uid}
     assert not images(data, encoded, "train") & (images(data, encoded, "seen") | images(data, encoded, "held_out"))
-    assert set(data.train.person.tolist()) == set(data.seen.person.tolist())
-    assert not set(data.train.person.tolist()) & set(data.held_out.person.tolist())
+    assert set(data.train.user.tolist()) == set(data.seen.user.tolist())
+    assert not set(data.train.user.tolist()) & set(data.held_out.user.tolist())
     for part in (data.train, data.seen, data.held_out):
-        assert all(int(column.min()) >= 0 for column in (part.person, part.caption, part.chosen, part.rejected))
+        assert all(int(column.min()) >= 0 for column in (part.user, part.caption, part.chosen, part.rejected))
 
 
 def test_a_pair_points_at_its_own_person_caption_and_images(
@@ -65,9 +66,9 @@ def test_a_pair_points_at_its_own_person_caption_and_images(
     assert encoded.image_row.index[int(data.train.chosen[5])] == row.chosen_uid
     assert encoded.image_row.index[int(data.train.rejected[5])] == row.rejected_uid
     assert encoded.caption_row.index[int(data.train.caption[5])] == row.caption
-    person = int(data.train.person[5])
+    user = int(data.train.user[5])
     torch.testing.assert_close(
-        data.embeddings[data.first[person] : data.first[person + 1]], embeddings[row.user_id], rtol=0, atol=0
+        data.embeddings[data.first[user] : data.first[user + 1]], embeddings[row.user_id], rtol=0, atol=0
     )
 
 

@@ -98,13 +98,13 @@ def test_safeguard_leaves_a_harmless_loser_alone() -> None:
 
 def test_dispersion_is_infonce_over_other_people() -> None:
     z = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(2))
-    person = torch.tensor([0, 0, 1, 2])
+    user = torch.tensor([0, 0, 1, 2])
     flat = z.flatten(1).double().numpy()
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     total = 0.0
     for i in range(4):
-        others = [j for j in range(4) if person[j] != person[i]]
+        others = [j for j in range(4) if user[j] != user[i]]
         own = math.exp(1 / 0.2)
         total += -math.log(own / (own + sum(math.exp(flat[i] @ flat[j] / 0.2) for j in others)))
-    assert dispersion_loss(z, person, 0.2).item() == pytest.approx(total / 4, rel=1e-5)
+    assert dispersion_loss(z, user, 0.2).item() == pytest.approx(total / 4, rel=1e-5)
     assert dispersion_loss(z, torch.zeros(4), 0.2).item() == 0

@@ -47,12 +47,12 @@ def data(backbone: Backbone) -> TrainingData:
     embeddings += taste.repeat_interleave(2)[:, None, None]
 
     def pairs(people: list[int], n: int) -> Pairs:
-        person = torch.tensor(people)[torch.randint(len(people), (n,), generator=g)]
+        user = torch.tensor(people)[torch.randint(len(people), (n,), generator=g)]
         bright, dark = torch.randint(20, (2, n), generator=g)
-        likes_bright = taste[person] > 0
+        likes_bright = taste[user] > 0
         dark = dark + 20
         return Pairs(
-            person,
+            user,
             torch.randint(2, (n,), generator=g),
             torch.where(likes_bright, bright, dark),
             torch.where(likes_bright, dark, bright),
@@ -239,8 +239,8 @@ def test_draws_depend_on_seed_and_step_and_both_images_share_them(data: Training
 
 
 def test_every_support_group_of_a_person_gets_its_turn(data: TrainingData) -> None:
-    person = torch.tensor([2, 2, 2])
-    picked = data.embeddings_of(person, torch.tensor([0.0, 0.49, 0.51]))
+    user = torch.tensor([2, 2, 2])
+    picked = data.embeddings_of(user, torch.tensor([0.0, 0.49, 0.51]))
     assert torch.equal(picked[0], data.embeddings[4])
     assert torch.equal(picked[1], data.embeddings[4])
     assert torch.equal(picked[2], data.embeddings[5])

@@ -5,10 +5,13 @@ import pandas as pd
 import pytest
 
 from ppd.evaluation.plan import image_requests, plan_comparisons, plan_requests
+from ppd.evaluation.tables import IMAGE_KEY
+from ppd.evaluation.win_rates import CEILING
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings, PeopleSettings
-from ppd.simulation.truth.best_pick import METHOD, judge_best_picks, posterior_tastes
-from ppd.simulation.truth.utility import FEATURES, IMAGE_KEY, Tastes
+from ppd.simulation.truth.best_pick import judge_best_picks
+from ppd.simulation.truth.exact import ExactObserver, support_pairs
+from ppd.simulation.truth.utility import FEATURES, Tastes
 from ppd.simulation.world import sample_features
 
 SETTINGS = EvaluationSettings(n_unseen_users=6, n_seen_users=16, captions_per_user=4, n_seeds=5)
@@ -32,9 +35,14 @@ def base(requests: pd.DataFrame) -> pd.DataFrame:
     return wanted.assign(**dict(zip(FEATURES, looks.T, strict=True))).set_index(IMAGE_KEY)
 
 
+def inferred(preferences: Preferences, truth: Path) -> Tastes:
+    observer = ExactObserver(truth, PeopleSettings())
+    return observer.tastes(observer.beliefs(support_pairs(preferences, preferences.users.user_id.tolist(), 4)))
+
+
 def win_rate(requests: pd.DataFrame, base: pd.DataFrame, tastes: Tastes, believed: Tastes) -> float:
     verdicts = judge_best_picks(plan_comparisons(requests, SETTINGS), base, tastes, believed)
-    assert set(verdicts.method) == {METHOD}
+    assert set(verdicts.method) == {CEILING}
     assert set(verdicts.pairing) == {"independent"}
     return float(verdicts.outcome.mean())
 
@@ -43,8 +51,8 @@ def test_who_knows_the_taste_wins_more_than_who_infers_it_and_both_more_than_who
     requests: pd.DataFrame, base: pd.DataFrame, preferences: Preferences, simulated: Path
 ) -> None:
     truth = Tastes.load(simulated / "truth")
-    inferred = posterior_tastes(preferences, simulated / "truth", PeopleSettings())
-    known, guessed = win_rate(requests, base, truth, truth), win_rate(requests, base, truth, inferred)
+    guess = inferred(preferences, simulated / "truth")
+    known, guessed = win_rate(requests, base, truth, truth), win_rate(requests, base, truth, guess)
     opposite = win_rate(requests, base, truth, Tastes(truth.user_ids, -truth.weights))
     assert opposite < 0.2 < 0.7 < guessed < known
     assert known > 0.9
@@ -53,7 +61,7 @@ def test_who_knows_the_taste_wins_more_than_who_infers_it_and_both_more_than_who
 def test_it_sees_the_support_pairs_and_nothing_else(preferences: Preferences, simulated: Path) -> None:
     """Other people's pairs, and a person's other pairs, change nothing; a support pair turned round does."""
     user_id = preferences.users.user_id.iloc[0]
-    believed = posterior_tastes(preferences, simulated / "truth", PeopleSettings()).of([user_id])
+    believed = inferred(preferences, simulated / "truth").of([user_id])
     theirs = preferences.pairs.user_id == user_id
     support = theirs & (preferences.pairs.role == "support") & (preferences.pairs.support_group == 0)
 
@@ -62,7 +70,7 @@ def test_it_sees_the_support_pairs_and_nothing_else(preferences: Preferences, si
         columns = ["chosen_uid", "rejected_uid"]
         pairs.loc[turned, columns] = pairs.loc[turned, columns[::-1]].to_numpy()
         changed = Preferences(**{**vars(preferences), "pairs": pairs})
-        return posterior_tastes(changed, simulated / "truth", PeopleSettings()).of([user_id])
+        return inferred(changed, simulated / "truth").of([user_id])
 
     np.testing.assert_array_equal(after(~support), believed)
     assert np.abs(after(support) - believed).max() > 0.1

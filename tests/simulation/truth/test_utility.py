@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ppd.errors import InputError
 from ppd.evaluation.plan import image_requests, plan_comparisons, plan_requests
+from ppd.evaluation.tables import IMAGE_KEY
 from ppd.evaluation.win_rates import win_rates
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings
-from ppd.simulation.truth.utility import FEATURES, IMAGE_KEY, Tastes, judge
+from ppd.simulation.truth.utility import FEATURES, Tastes, compare, judge
 from ppd.simulation.world import sample_features
 
 SETTINGS = EvaluationSettings(n_unseen_users=6, n_seen_users=8, captions_per_user=4, n_seeds=5)
@@ -59,6 +59,8 @@ def test_a_model_that_does_nothing_ties(requests: pd.DataFrame, simulated: Path)
             assert rate["gain_sd"] == 0
 
 
-def test_no_truth_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="simulated log"):
-        Tastes.load(tmp_path)
+def test_outcomes() -> None:
+    worth = np.array([1.0, 2, 3])
+    verdicts = compare(pd.DataFrame({"user_id": list("abc")}), worth, np.array([2.0, 2, 2]), np.full(3, 2.0))
+    np.testing.assert_array_equal(verdicts.outcome, [0, 0.5, 1])
+    np.testing.assert_array_equal(verdicts.gain_sd, [-0.5, 0, 0.5])

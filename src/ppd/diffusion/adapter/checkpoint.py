@@ -1,5 +1,6 @@
 """A trained adapter on disk: `adapter.safetensors` and `config.json`, and nothing else. No pickle."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,6 +78,12 @@ def read_config(folder: str | Path) -> AdapterConfig:
         raise InputError(f"not the config of an adapter: {error}", file=path) from error
 
 
+def adapter_identity(folder: str | Path) -> str:
+    """Names the adapter in `folder` by the content of its config and weights."""
+    files = (Path(folder) / name for name in (CONFIG, WEIGHTS))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def load_adapter(folder: str | Path, backbone: Backbone) -> UserAttention:
     """The adapter in `folder`, checked against `backbone` and attached to it.
 
@@ -96,7 +103,7 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> UserAttention:
         weights = load_file(path / WEIGHTS)
     except (FileNotFoundError, SafetensorError) as error:
         raise InputError(f"cannot be read: {error}", file=path / WEIGHTS) from error
-    adapter.pooled_embedding = weights.get("everybody")
+    adapter.pooled_embedding = weights.get("pooled_embedding")
     problems = [
         f"{name} is {tuple(weights[name].shape) if name in weights else 'missing'}, expected {tuple(expected.shape)}"
         for name, expected in adapter.state_dict().items()

@@ -3,7 +3,7 @@
     Z' = softmax(Q·Kᵀ/√d)·V + softmax(Q·K'ᵀ/√d)·V',   K' = x·W'_k,  V' = x·W'_v,  x = user tokens, linear in u
 
 Q is the backbone's own (IP-Adapter, arXiv 2308.06721; PPD, arXiv 2501.06655). No map on u's path to V' has a bias, and
-W'_v starts at zero, so the branch adds exactly zero for u = 0 for ever, and for every u before training: no user *is*
+W'_v starts at zero, so the branch adds exactly zero for u = 0 always, and for every u before training: no user *is*
 the base.
 """
 
@@ -58,9 +58,9 @@ class UserAttention(nn.Module):
         # One map a row: the rows are layers of a language model and share no basis.
         self.to_tokens = nn.Parameter(torch.randn(rows, dim, settings.tokens_per_row * settings.token_dim) * dim**-0.5)
         self.blocks = nn.ModuleDict({name: UserKeyValue(settings.token_dim, d) for name, d in block_dims.items()})
-        # Set for a pooled method: the one embedding [rows, dim] that stands for everybody.
+        # Set for a pooled method: the one embedding [rows, dim] that stands for all users.
         self.pooled_embedding: Tensor | None
-        self.register_buffer("everybody", None)
+        self.register_buffer("pooled_embedding", None)
         self._current = CurrentUsers()
         self._detached: dict[str, tuple[Attention, AttnProcessor2_0]] = {}
 

@@ -7,76 +7,27 @@ encoded. Batches always have one size, so that a latent does not depend on what 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
+from ppd.diffusion.encoding.pixels import resized, to_tensor
+from ppd.diffusion.encoding.store import CAPTIONS, IMAGES, LATENTS, SOURCE, TEXT, Encoded
 from ppd.diffusion.model.backbone import Backbone, Text
-from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.progress import progress_bar
+from ppd.resumable import work_folder
 
-LATENTS, IMAGES, TEXT, CAPTIONS = "latents.npy", "images.parquet", "text.safetensors", "captions.parquet"
-SOURCE = "source.json"
 CAPTION_BATCH = 64
 COPY_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What `encode` left: latents [I, C, h, w] in fp16, memory-mapped, and text by caption."""
-
-    latents: Tensor
-    image_row: pd.Series
-    """image_uid -> row of latents"""
-    text: Text
-    caption_row: pd.Series
-    """caption -> row of text"""
-    image_digest: pd.Series
-    """image_uid -> digest of the bytes that were encoded"""
-    source: str
-    """Names the encoders, by content, and the size of the images."""
-
-    @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Raises InputError when `folder` is not one that `encode` finished."""
-        if not (folder / SOURCE).is_file():
-            raise InputError("no latents here", file=folder, fix="Run `ppd stage encode` first")
-        images = pd.read_parquet(folder / IMAGES)
-        captions = pd.read_parquet(folder / CAPTIONS).caption
-        # Copy-on-write keeps torch content with a read-only file; nothing ever writes.
-        latents = torch.from_numpy(np.load(folder / LATENTS, mmap_mode="c"))
-        return cls(
-            latents=latents,
-            image_row=pd.Series(range(len(images)), index=images.image_uid),
-            text=Text(**load_file(folder / TEXT)),
-            caption_row=pd.Series(range(len(captions)), index=captions),
-            image_digest=images.set_index("image_uid").digest,
-            source=(folder / SOURCE).read_text(encoding="utf-8"),
-        )
-
-
-def to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """RGB images of one size as [B, 3, H, W] in [0, 1]."""
-    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float() / 255
-
-
-def resized(image: Image.Image, px: int) -> Image.Image:
-    """The centred square of an image at `px` x `px`: what a backbone of that size was trained on."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return square if side == px else square.resize((px, px), Image.Resampling.LANCZOS)
 
 
 @dataclass(frozen=True)
@@ -90,13 +41,13 @@ class EncodedCount:
 
 
 def encode(
-    preferences: Preferences, backbone: Backbone, out_dir: Path, *, image_px: int, batch_size: int
+    preferences: Preferences, backbone: Backbone, out_dir: Path, unfinished: Path, *, image_px: int, batch_size: int
 ) -> EncodedCount:
     """Latents of all images that may be trained or measured on, and text of all captions, to `out_dir`.
 
     Images that only describe a person (support) are for the vision-language model alone and have no latents. What
     `out_dir` holds already is taken over, unless other encoders or another size made it. A killed run goes on at its
-    last finished batch; `out_dir` is replaced when all is done.
+    last finished batch, which is in `unfinished`; `out_dir` is replaced when all is done.
     """
     pairs = preferences.pairs[preferences.pairs.role.isin(["train", "eval"])]
     uids = sorted({*pairs.chosen_uid, *pairs.rejected_uid})
@@ -106,21 +57,18 @@ def encode(
     known = _known(out_dir, source)
     image_rows = _rows_of(digests, None if known is None else pd.Index(known.image_digest))
     caption_rows = _rows_of(pd.Series(captions), None if known is None else known.caption_row.index)
-    run = hashlib.sha256(json.dumps([source, batch_size, uids, image_rows.tolist()]).encode())
-    run.update(b"".join(digests))
-    partial = out_dir.parent / f".{out_dir.name}.partial-{run.hexdigest()[:16]}"
-    _forget_other_runs(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    _encode_images(preferences, backbone, uids, image_rows, known, partial, image_px, batch_size)
+    content = hashlib.sha256(b"".join(digests)).hexdigest()
+    work = work_folder(unfinished, [source, batch_size, uids, image_rows.tolist(), content])
+    _encode_images(preferences, backbone, uids, image_rows, known, work, image_px, batch_size)
     text = _encode_captions(backbone, captions, caption_rows, known)
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
-        (partial / LATENTS).rename(fresh / LATENTS)
+        shutil.move(work / LATENTS, fresh / LATENTS)
         pd.DataFrame({"image_uid": uids, "digest": digests.to_numpy()}).to_parquet(fresh / IMAGES, index=False)
         pd.DataFrame({"caption": captions}).to_parquet(fresh / CAPTIONS, index=False)
         save_file({"tokens": text.tokens.contiguous(), "pooled": text.pooled.contiguous()}, fresh / TEXT)
         (fresh / SOURCE).write_text(source, encoding="utf-8")
-    shutil.rmtree(partial)
+    shutil.rmtree(unfinished)
     kept_images, kept_captions = int((image_rows >= 0).sum()), int((caption_rows >= 0).sum())
     return EncodedCount(len(uids) - kept_images, kept_images, len(captions) - kept_captions, kept_captions)
 
@@ -139,29 +87,23 @@ def _rows_of(wanted: pd.Series, known: pd.Index | None) -> np.ndarray:
     return wanted.map(rows[~rows.index.duplicated()]).fillna(-1).to_numpy(np.int64)
 
 
-def _forget_other_runs(partial: Path) -> None:
-    for other in partial.parent.glob(f"{partial.name.rsplit('-', 1)[0]}-*"):
-        if other != partial:
-            shutil.rmtree(other)
-
-
 def _encode_images(
     preferences: Preferences,
     backbone: Backbone,
     uids: list[str],
     known_rows: np.ndarray,
     known: Encoded | None,
-    partial: Path,
+    work: Path,
     image_px: int,
     batch_size: int,
 ) -> None:
-    """Fill partial/latents.npy: the known rows first, then the others from the first batch not marked as done."""
+    """Fill work/latents.npy: the known rows first, then the others from the first batch not marked as done."""
     missing = np.flatnonzero(known_rows < 0)
-    marker = partial / "done"
+    marker = work / "done"
     done = int(marker.read_text()) if marker.exists() else None
-    stored = np.lib.format.open_memmap(partial / LATENTS, mode="r+") if done is not None else None
+    stored = np.lib.format.open_memmap(work / LATENTS, mode="r+") if done is not None else None
     if stored is None and known is not None:
-        stored = _create(partial, (len(uids), *known.latents.shape[1:]))
+        stored = _create(work, (len(uids), *known.latents.shape[1:]))
         _copy_rows(known.latents.numpy(), known_rows, stored)
     # Large photographs take longer to shrink than a GPU needs to encode them; Pillow works beside other threads.
     with progress_bar() as progress, ThreadPoolExecutor() as pool:
@@ -171,7 +113,7 @@ def _encode_images(
             filled = squares + squares[:1] * (batch_size - len(squares))
             latents = backbone.encode_images(to_tensor(filled))[: len(rows)]
             if stored is None:
-                stored = _create(partial, (len(uids), *latents.shape[1:]))
+                stored = _create(work, (len(uids), *latents.shape[1:]))
             stored[rows] = latents.half().cpu().numpy()
             stored.flush()
             done = (done or 0) + len(rows)
@@ -180,8 +122,8 @@ def _encode_images(
             progress.advance(task, len(rows))
 
 
-def _create(partial: Path, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(partial / LATENTS, mode="w+", dtype=np.float16, shape=shape)
+def _create(work: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(work / LATENTS, mode="w+", dtype=np.float16, shape=shape)
 
 
 def _copy_rows(source: np.ndarray, source_rows: np.ndarray, target: np.ndarray) -> None:

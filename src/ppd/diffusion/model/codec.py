@@ -95,7 +95,8 @@ class ImageCodec(ModelMixin, ConfigMixin):
     def decode(self, latents: Tensor, text: Text | None = None, randoms: Sequence[torch.Generator] = ()) -> Tensor:
         """[B, C, h, w] -> [B, 3, 4h, 4w], about in [0, 1]: not clamped, so that gradients pass.
 
-        Captions and generators are for decoders that draw (`ppd.diffusion.model.backbone.Codec`); this one is a function.
+        Captions and generators are for decoders that draw (`ppd.diffusion.model.backbone.Codec`); this one is a
+        function.
         """
         return self.synthesis(latents) + self.decoder(latents)
 

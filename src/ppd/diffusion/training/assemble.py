@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ppd.diffusion.encoding.encode import Encoded
+from ppd.diffusion.encoding.store import Encoded
 from ppd.diffusion.training.dataset import Pairs, TrainingData
 from ppd.errors import InputError
 from ppd.preferences.store import Preferences
@@ -48,13 +48,13 @@ def training_data(preferences: Preferences, encoded: Encoded, embeddings: Mappin
 
 def _row_numbers(pairs: pd.DataFrame, people: list[str], encoded: Encoded) -> Pairs:
     """Every pair as row numbers; those whose images were not encoded (support) get -1 and are never used."""
-    person = pd.Series(range(len(people)), index=people)
+    user = pd.Series(range(len(people)), index=people)
 
     def numbers(column: str, index: pd.Series) -> Tensor:
         return torch.tensor(index.reindex(pairs[column]).fillna(-1).to_numpy(dtype=np.int64))
 
     return Pairs(
-        person=numbers("user_id", person),
+        user=numbers("user_id", user),
         caption=numbers("caption", encoded.caption_row),
         chosen=numbers("chosen_uid", encoded.image_row),
         rejected=numbers("rejected_uid", encoded.image_row),

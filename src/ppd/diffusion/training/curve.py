@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from ppd.files import atomic_path
+
+CURVE = "curve.csv"
 
 COLUMNS = (
     "step",
@@ -41,3 +45,9 @@ class Curve:
         cells = (f"{row[column]:.9g}" if column in row else "" for column in COLUMNS)
         with self.path.open("a") as file:
             file.write(",".join(cells) + "\n")
+
+
+def read_curves(models: Path) -> dict[str, pd.DataFrame]:
+    """The curve of every method that has been trained."""
+    files = {folder.name: folder / CURVE for folder in sorted(models.iterdir())}
+    return {method: pd.read_csv(file) for method, file in files.items() if file.exists()}

@@ -15,16 +15,16 @@ from ppd.settings import FinetuneSettings
 class Pairs:
     """Choices, as row numbers into a `TrainingData`: four int64 tensors [N]."""
 
-    person: Tensor
+    user: Tensor
     caption: Tensor
     chosen: Tensor
     rejected: Tensor
 
     def __len__(self) -> int:
-        return len(self.person)
+        return len(self.user)
 
     def __getitem__(self, rows: Tensor | slice) -> "Pairs":
-        return Pairs(self.person[rows], self.caption[rows], self.chosen[rows], self.rejected[rows])
+        return Pairs(self.user[rows], self.caption[rows], self.chosen[rows], self.rejected[rows])
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class TrainingData:
     content_hash: str
     """Names all of the above; part of the key of cached reference errors and of the adapter's record."""
 
-    def embeddings_of(self, person: Tensor, u: Tensor) -> Tensor:
+    def embeddings_of(self, user: Tensor, u: Tensor) -> Tensor:
         """One embedding for each person of [B], picked by u [B] in [0, 1): [B, rows, dim]."""
-        n_groups = self.first[person + 1] - self.first[person]
-        return self.embeddings[self.first[person] + (u * n_groups).long().clamp(max=n_groups - 1)]
+        n_groups = self.first[user + 1] - self.first[user]
+        return self.embeddings[self.first[user] + (u * n_groups).long().clamp(max=n_groups - 1)]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def safeguarded_loser_error(error_l: Tensor, residual_w: Tensor, residual_l: Ten
     return error_l.detach() + scale * (error_l - error_l.detach())
 
 
-def dispersion_loss(user_tokens: Tensor, person: Tensor, temperature: float) -> Tensor:
+def dispersion_loss(user_tokens: Tensor, user: Tensor, temperature: float) -> Tensor:
     """Keeps people apart: mean over rows of log(1 + Σ_j exp((cos(z_i, z_j) − 1)/τ)) over the rows j of other people.
 
     This is InfoNCE with the row itself as its positive; 0 when everybody is the same person. Against the collapse of
@@ -51,5 +51,5 @@ def dispersion_loss(user_tokens: Tensor, person: Tensor, temperature: float) -> 
     """
     z = normalize(user_tokens.flatten(1), dim=1)
     logits = (z @ z.T - 1) / temperature
-    others = person[:, None] != person[None, :]
+    others = user[:, None] != user[None, :]
     return logits.masked_fill(~others, -torch.inf).exp().sum(dim=1).log1p().mean()

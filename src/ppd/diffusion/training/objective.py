@@ -36,7 +36,7 @@ def noisy_pairs(
     copies, device = (2 if losers else 1), backbone.device
     images = torch.cat([pairs.chosen, pairs.rejected]) if losers else pairs.chosen
     noise, t = draw.noise.repeat(copies, 1, 1, 1).to(device), draw.t.repeat(copies).to(device)
-    users = data.embeddings_of(pairs.person, draw.group) * draw.keep_user[:, None, None]
+    users = data.embeddings_of(pairs.user, draw.group) * draw.keep_user[:, None, None]
     return NoisyPairs(
         x_t=add_noise(backbone, data.latents[images].to(device, torch.float32), noise, t),
         noise=noise,

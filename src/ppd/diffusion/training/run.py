@@ -11,13 +11,13 @@ from rich.table import Table
 
 from ppd.diffusion.adapter.checkpoint import adapter_config, save_adapter
 from ppd.diffusion.model.backbone import Backbone
+from ppd.diffusion.training.curve import CURVE
 from ppd.diffusion.training.dataset import TrainingData
 from ppd.diffusion.training.trainer import Trainer
 from ppd.files import atomic_path
 from ppd.progress import progress_bar
+from ppd.resumable import only_folder
 from ppd.settings import FinetuneSettings, Method
-
-CURVE = "curve.csv"
 
 
 def finetune(
@@ -39,10 +39,7 @@ def finetune(
     """
     trainer = Trainer(backbone, data, settings, method, reference_folder=reference_folder)
     is_main = trainer.accelerator.is_main_process
-    unfinished = work / trainer.key
-    if is_main:
-        for other in set(work.glob("*")) - {unfinished}:
-            shutil.rmtree(other)
+    unfinished = only_folder(work, trainer.key) if is_main else work / trainer.key
     console = Console(stderr=True, quiet=not is_main)
     table = Table(show_header=False, box=None)
     for name, value in trainer.describe().items():

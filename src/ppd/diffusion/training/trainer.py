@@ -143,10 +143,12 @@ class Trainer:
             yield row
 
     def evaluate(self) -> Stats:
-        """Implicit accuracy of seen and of held-out people (`Exam.marks`), with the averaged weights."""
+        """Implicit accuracy of seen and of held-out people (`HeldOutEvaluation.metrics`), with the averaged weights."""
         with self.averaged_weights():
             return {
-                f"{name}_{key}": mark for name, exam in self.evaluations.items() for key, mark in exam.metrics().items()
+                f"{name}_{key}": value
+                for name, evaluation in self.evaluations.items()
+                for key, value in evaluation.metrics().items()
             }
 
     @contextmanager
@@ -251,8 +253,8 @@ class Trainer:
                 loss, stats = sft_objective(residual, batch)
             if loss_settings.dispersion and self.method == "ppd":
                 user_tokens = self.adapter.user_tokens(batch.users[: len(pairs)])
-                person = pairs.person.to(user_tokens.device)
-                apart = dispersion_loss(user_tokens, person, loss_settings.dispersion_temperature)
+                user = pairs.user.to(user_tokens.device)
+                apart = dispersion_loss(user_tokens, user, loss_settings.dispersion_temperature)
                 loss = loss + loss_settings.dispersion * apart
             self.accelerator.backward(loss * share)
         return {"loss": loss.item()} | stats
@@ -321,7 +323,7 @@ def fresh_adapter(backbone: Backbone, data: TrainingData, settings: FinetuneSett
         torch.manual_seed(settings.seed)
         adapter = UserAttention.beside(backbone, (rows, dim), settings.attention)
     if method != "ppd":
-        direction = torch.randn(rows, dim, generator=generator("everybody", settings.seed))
+        direction = torch.randn(rows, dim, generator=generator("everybody", settings.seed))  # the key decides the draw
         adapter.pooled_embedding = (direction * data.embeddings.square().mean().sqrt()).to(backbone.device)
     return adapter
 

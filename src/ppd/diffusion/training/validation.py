@@ -50,14 +50,14 @@ class HeldOutEvaluation:
     def metrics(self) -> Stats:
         """Implicit accuracy and margin; and the accuracy when each pair is read with the next pair's embedding.
 
-        If accuracy does not fall when people are exchanged, the adapter has learned a pooled taste.
+        If accuracy does not fall when users are shuffled, the adapter has learned a pooled taste.
         """
         own: list[Tensor] = []
-        exchanged: list[Tensor] = []
+        shuffled: list[Tensor] = []
         for batch, reference in zip(self.batches, self.reference, strict=True):
             scale = batch.scale.chunk(2)[0]
             reference_w, reference_l = reference.chunk(2)
-            for users, margins in ((batch.users, own), (batch.users.roll(-1, dims=0), exchanged)):
+            for users, margins in ((batch.users, own), (batch.users.roll(-1, dims=0), shuffled)):
                 with self.adapter.users(users):
                     predicted = self.backbone.predict_noise(batch.x_t, batch.t, batch.text)
                 error_w, error_l = denoising_error(predicted, batch.noise).chunk(2)
@@ -67,6 +67,6 @@ class HeldOutEvaluation:
         m = torch.cat(own)
         return {
             "accuracy": accuracy(m),
-            "accuracy_shuffled_user": accuracy(torch.cat(exchanged)),
+            "accuracy_shuffled_user": accuracy(torch.cat(shuffled)),
             "margin": m.mean().item(),
         }

@@ -1,17 +1,17 @@
-"""What a killed experiment goes on from."""
+"""What killed work goes on from."""
 
 from pathlib import Path
 
-from ppd.experiments.settings import WaySettings
-from ppd.experiments.work import work_for
+from ppd.resumable import work_folder
+from ppd.settings import SamplingSettings
 
 
 def test_the_same_run_finds_what_it_left_and_another_finds_nothing(tmp_path: Path):
     weights = tmp_path / "weights"
     weights.write_bytes(b"1")
 
-    def work(n_interpolations: int) -> Path:
-        return work_for(tmp_path / "work", [WaySettings(n_interpolations=n_interpolations)], [weights])
+    def work(steps: int) -> Path:
+        return work_folder(tmp_path / "work", [SamplingSettings(steps=steps)], [weights])
 
     (work(1) / "done").touch()
     assert (work(1) / "done").exists()
