@@ -351,6 +351,27 @@ class Settings(Component):
         return self
 
 
+RENAMED = {
+    "log.n_people": "log.n_users",
+    "log.rows_a_person": "log.rows_per_user",
+    "models.reader": "models.attribute_classifier",
+    "evaluation.people": "evaluation.unseen_split",
+    "evaluation.n_unseen_people": "evaluation.n_unseen_users",
+    "evaluation.n_seen_people": "evaluation.n_seen_users",
+    "evaluation.captions_a_person": "evaluation.captions_per_user",
+    "evaluation.occasion": "evaluation.resample_key",
+    "evaluation.opponents_an_image": "evaluation.opponents_per_image",
+    "evaluation.n_journeys": "evaluation.n_interpolations",
+    "evaluation.captions_a_journey": "evaluation.captions_per_interpolation",
+    "evaluation.journey_steps": "evaluation.points_per_interpolation",
+    "judge.server.price_a_million_prompt_tokens": "judge.server.price_per_million_prompt_tokens",
+    "judge.server.price_a_million_answer_tokens": "judge.server.price_per_million_answer_tokens",
+    "judge.server.tokens_an_image": "judge.server.tokens_per_image",
+    "reevaluation.captions_a_person": "reevaluation.captions_per_user",
+}
+"""Keys of earlier settings files and what to write instead."""
+
+
 def load_settings(path: str | Path = "params.yaml") -> Settings:
     """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
-    return load_model(path, Settings)
+    return load_model(path, Settings, RENAMED)
