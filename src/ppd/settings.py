@@ -6,8 +6,9 @@ Values live in `params.yaml` alone when the pipeline runs; the defaults here are
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ppd.cron import check_cron
 from ppd.params import load_model
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -321,7 +322,7 @@ class LaunchSettings(Component):
 class ReevaluationSettings(Component):
     """The clock: when the current models are evaluated again (`ppd.reevaluation`)."""
 
-    cron: str = Field("0 6 * * 1", pattern=r"^\S+( \S+){4}$")
+    cron: Annotated[str, AfterValidator(check_cron)] = "0 6 * * 1"
     """Minute, hour, day, month, weekday; UTC."""
     captions_per_user: int = Field(4, ge=1)
     """Fewer than there are to evaluate with, so that each date is another choice of them for each person."""

@@ -134,10 +134,16 @@ def test_five_thousand_users_stay_a_small_event(tmp_path):
 def test_the_trend_has_a_point_for_each_evaluation():
     entry = {"method": "ppd", "opponent": "base", "users": "unseen", "judge": "vlm", "pairing": "independent"}
     lines = [
-        {"date": f"2026-01-0{day}", "win_rates": [entry | {"win_rate": 0.7 + day / 100, "ci_low": 0.6, "ci_high": 0.9}]}
+        {
+            "date": f"2026-01-0{day}",
+            "made_with": {"adapter": str(day // 3), "users": "u"},
+            "win_rates": [entry | {"win_rate": 0.7 + day / 100, "ci_low": 0.6, "ci_high": 0.9}],
+        }
         for day in (1, 2, 3)
     ]
     shown = describe_history(lines, "2026-01-02")
     assert shown["win rate over base, unseen, vlm"] == 0.72
     assert shown["history"].value.count("2026-01-0") == 3
     assert len(pictures(shown["trend"].value)) == 1
+    rows = shown["history"].value.splitlines()[2:]
+    assert [row.split("|")[-2].strip() for row in rows] == ["adapter", "—", "—"], "newest first"
