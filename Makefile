@@ -29,7 +29,7 @@ install: $(INSTALLED) ## create .venv and install what constraints.txt pins
 
 .PHONY: data
 data: $(INSTALLED) ## fetch what data.dvc tracks
-	$(BIN)/dvc pull data.dvc
+	$(BIN)/dvc pull -r store data.dvc
 
 .PHONY: demo
 demo: data ## run the whole pipeline on the sticker world
@@ -43,6 +43,16 @@ ui: data ## the Dagster UI on the same pipeline, at http://127.0.0.1:3000
 	cp orchestration/dagster.yaml .dagster/dagster.yaml
 	DAGSTER_HOME=$(CURDIR)/.dagster $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
+.PHONY: send-results
+send-results: data ## on a machine with a GPU: run what is out of date, then send it to git and to your DVC remote
+	$(BIN)/dvc --wait-for-lock repro
+	$(BIN)/python -m orchestration.record --push
+
+.PHONY: get-results
+get-results: $(INSTALLED) ## elsewhere: take those results, and compute nothing
+	git pull --ff-only
+	$(BIN)/dvc --wait-for-lock pull --run-cache
+
 .PHONY: test
 test: data ## ruff, mypy and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -50,7 +60,7 @@ test: data ## ruff, mypy and all tests
 .PHONY: track-data
 track-data: $(INSTALLED) ## for maintainers: after data/ has changed, record it in data.dvc and in the remote inside this repository
 	$(BIN)/dvc add data
-	$(BIN)/dvc push data.dvc
+	$(BIN)/dvc push -r store data.dvc
 	@echo "Commit data.dvc and .dvc/store together."
 
 .PHONY: lock

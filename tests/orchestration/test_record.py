@@ -60,7 +60,7 @@ def test_results_are_never_pushed_into_the_repositorys_own_store(project, git):
     project.repro()
     success, said = push(project, project.root / "store")
     assert not success
-    assert "inside this repository" in said and "dvc remote add -d" in said
+    assert "inside this repository" in said and "dvc remote add --local -d" in said
     assert git("rev-list", "--count", "HEAD") == "1", "refused before anything is done"
 
 
