@@ -1,6 +1,6 @@
 """What a tick of each sensor costs at the paper's sizes: `python bench/sensor_ticks.py` (some minutes, 2 GB of disk).
 
-5,000 users, embeddings of 14,000 dimensions, in the project of bench/soak.py: the log is really ingested, embeddings are
+5,000 users, embeddings of 14,000 dimensions, the project of bench/soak.py: the log is really ingested, embeddings are
 random numbers. Ticks are evaluated in this process, as the code server does, with a watch list of 200; each line is one
 tick. Then one user arrives: from the file in data/choices to the embedding, through the sensor's own runs.
 """

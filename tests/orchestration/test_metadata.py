@@ -75,6 +75,12 @@ def test_nothing_is_shown_of_what_has_not_been_made(tmp_path):
     assert describe(tmp_path, "models/ppd") == {}
 
 
+def test_what_cannot_be_shown_keeps_nothing_from_being_reported(tmp_path):
+    (tmp_path / "models/ppd").mkdir(parents=True)
+    (tmp_path / "models/ppd/curve.csv").write_text("half of a f")
+    assert describe(tmp_path, "models/ppd")["not shown"].startswith("KeyError")
+
+
 def test_counts_of_ingestion_are_those_of_its_summary(root):
     shown = describe(root, "artifacts/preferences")
     summary = json.loads((root / "artifacts/preferences/summary.json").read_text())
