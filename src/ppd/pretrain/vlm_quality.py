@@ -84,7 +84,7 @@ def vlm_measures(vlm: TransformersVlm, atlas: Atlas, people: PeopleSettings, n: 
     probe_told = choose(rng, cache, pool, probe_kinds, 4, TOLD)
     for rows in (told, again, asked, probe_told):
         gallery.show(np.unique(rows))
-    settings = EmbeddingSettings(batch_size=vlm.batch_size)
+    settings = EmbeddingSettings(rows=None, batch_size=vlm.batch_size)
     first = embed(vlm, [gallery.pairs(rows[:4]) for rows in told], settings)
     second = embed(vlm, [gallery.pairs(rows) for rows in again], settings)
     probe = embed(vlm, [gallery.pairs(rows) for rows in probe_told], settings)
