@@ -27,6 +27,7 @@ THIN = {
     "ppd.files",
     "ppd.params",
     "ppd.progress",
+    "ppd.provenance",
     "ppd.settings",
     "ppd.stage_times",
     "ppd.stages",

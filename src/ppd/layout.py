@@ -20,6 +20,7 @@ class Layout:
         self.users = root / "artifacts/users"
         self.manifest = root / "artifacts/users.parquet"
         self.whitening = root / "artifacts/whitening.safetensors"
+        self.trained = root / "artifacts/trained"
         self.models = root / "models"
         self.samples = root / "artifacts/samples"
         self.verdicts = root / "artifacts/verdicts"

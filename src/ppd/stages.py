@@ -112,11 +112,18 @@ def finetune(settings: Settings, layout: Layout, method: Method) -> None:
         data,
         settings.finetune,
         method,
-        layout.models / method,
+        layout.trained / method,
         layout.unfinished / method,
         reference_folder=layout.reference_errors,
         origin={"whitening": Whitening.load(layout.whitening).name},
     )
+
+
+def adapter(settings: Settings, layout: Layout, method: Method) -> None:
+    """A trained adapter with all that inference needs beside it, in one folder."""
+    from ppd.diffusion.adapter.complete import complete_adapter
+
+    complete_adapter(layout.trained / method, layout.whitening, settings.sampling, layout.models / method)
 
 
 def sample(settings: Settings, layout: Layout, method: str) -> None:

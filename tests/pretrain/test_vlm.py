@@ -19,6 +19,7 @@ from ppd.simulation import seeds
 from ppd.simulation.posterior import posterior, predict_choice
 from ppd.simulation.users import TRAITS, preference_probability
 from ppd.simulation.world import caption, sample_scenes
+from ppd.users.embeddings import VlmRef
 from ppd.users.support import Pair
 from ppd.vlm.conversation import ANSWERS, Candidates, judge_conversation, profile_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
@@ -92,7 +93,7 @@ def test_a_packed_question_is_the_plain_conversation(atlas, cache):
     for parameter in model.parameters():
         parameter.data.mul_(3)
     sight, reader = Sight(model).eval(), Reader(model, processor.tokenizer).eval()
-    vlm = TransformersVlm(model, processor, revision="", batch_size=64)
+    vlm = TransformersVlm(model, processor, ref=VlmRef("in memory", ""), batch_size=64)
     render_cache = RenderCache(atlas, np.random.default_rng(0), 400)
     pool, sights = ScenePool.of(render_cache.scenes), see(sight, render_cache, torch.device("cpu"))[:, 0]
     plan = layout(4, (1, 4, 2), (3,))

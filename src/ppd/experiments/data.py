@@ -92,6 +92,5 @@ def embedded(
 def _rows(people: UserEmbeddings, rows: tuple[int, ...] | None) -> UserEmbeddings:
     if rows is None:
         return people
-    return UserEmbeddings(
-        {user_id: hidden[:, list(rows)] for user_id, hidden in people.hidden.items()}, people.profiles
-    )
+    kept = {user_id: hidden[:, list(rows)] for user_id, hidden in people.hidden.items()}
+    return UserEmbeddings(kept, people.profiles, people.vlm)

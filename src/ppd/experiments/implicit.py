@@ -73,9 +73,3 @@ def _draws(
 def first_embeddings(data: TrainingData, user: Tensor) -> Tensor:
     """The embedding of each person's first support group: [B] -> [B, rows, dim]."""
     return data.embeddings[data.first[user]]
-
-
-def shuffled_users(user: Tensor) -> Tensor:
-    """For each pair's person [N] somebody else among them [N]: everybody moves on to the next, so nobody stays."""
-    unique, index = torch.unique(user, return_inverse=True)
-    return unique.roll(-1)[index]

@@ -12,8 +12,8 @@ from torch import Tensor
 from ppd.diffusion.adapter.checkpoint import load_adapter
 from ppd.diffusion.encoding.store import Encoded
 from ppd.diffusion.training.assemble import training_data
-from ppd.diffusion.training.dataset import TrainingData
-from ppd.experiments.implicit import first_embeddings, rewards, shuffled_users
+from ppd.diffusion.training.dataset import TrainingData, shuffled_users
+from ppd.experiments.implicit import first_embeddings, rewards
 from ppd.experiments.models import base_model, user_embeddings
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import adapter_files, adapter_folder

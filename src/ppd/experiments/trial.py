@@ -12,10 +12,11 @@ from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.sampling.run import sample_images
 from ppd.diffusion.sampling.store import read_samples
+from ppd.diffusion.training.dataset import shuffled_users
 from ppd.diffusion.training.run import finetune
 from ppd.evaluation.plan import image_requests
 from ppd.experiments.data import Material, Part, part_for
-from ppd.experiments.implicit import first_embeddings, rewards, shuffled_users
+from ppd.experiments.implicit import first_embeddings, rewards
 from ppd.experiments.models import base_model
 from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.seeds import COST

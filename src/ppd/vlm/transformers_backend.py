@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 
 from ppd.errors import InputError
 from ppd.settings import VlmPrecision
+from ppd.users.embeddings import VlmRef
 from ppd.vlm.conversation import IMAGE, Conversation
 from ppd.vlm.last_position import BeforeAndAfter, states_at
 from ppd.vlm.processor import ImageTextProcessor
@@ -61,13 +62,13 @@ class TransformersVlm:
         model: LlavaOnevisionForConditionalGeneration,
         processor: ImageTextProcessor,
         *,
-        revision: str,
+        ref: VlmRef,
         batch_size: int = 32,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.language = model.model.language_model
         self.processor = processor
-        self.revision = revision
+        self.ref = ref
         self.batch_size = batch_size
 
     @staticmethod
@@ -93,7 +94,9 @@ class TransformersVlm:
         # In the hub's cache a checkpoint lies in a folder that is named by its commit.
         local = Path(checkpoint).is_dir()
         revision = _folder_hash(Path(checkpoint)) if local else Path(cached_file(checkpoint, "config.json")).parent.name
-        return TransformersVlm(model.to(device), processor, revision=revision, batch_size=batch_size)
+        return TransformersVlm(
+            model.to(device), processor, ref=VlmRef(str(checkpoint), revision), batch_size=batch_size
+        )
 
     @property
     def n_rows(self) -> int:
