@@ -10,7 +10,8 @@ from ppd.errors import InputError
 from ppd.settings import JudgeSettings, ServerSettings
 from ppd.vlm import server_judge
 from ppd.vlm.conversation import judge_conversation
-from ppd.vlm.server_judge import ServerJudge, word_in
+from ppd.vlm.reply import Reply
+from ppd.vlm.server_judge import ServerJudge
 from tests.vlm.misbehaving_server import (
     completion,
     cut_off,
@@ -90,7 +91,7 @@ def test_a_question_shows_words_and_images_in_the_order_of_the_conversation(serv
     ],
 )
 def test_only_one_of_the_two_words_is_an_answer(said, word):
-    assert word_in(said) == word
+    assert Reply(said, None, None).word == word
 
 
 @pytest.mark.parametrize("said", ["both are lovely", "", None])
@@ -166,7 +167,7 @@ def test_without_a_key_nothing_is_asked(server, judge, pairs, candidates, monkey
 
 
 def test_a_server_that_is_gone_stops_the_run(judge, pairs, candidates, monkeypatch):
-    monkeypatch.setattr(server_judge, "FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(server_judge, "VOID_IN_A_ROW", 3)
     with pytest.raises(InputError, match="3 questions in a row got no answer"):
         judge(url="http://127.0.0.1:9", attempts=1)(pairs(1), [candidates(c) for c in range(9)])
 
