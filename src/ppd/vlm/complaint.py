@@ -146,9 +146,8 @@ def _visible(page: str) -> str:
     """The text of an HTML page; anything else as it is."""
     if "<" not in page:
         return page
-    return re.sub(
-        r"<[^>]*>", " ", re.sub(r"<(script|style|head)\b.*?</\1>", " ", page, flags=re.DOTALL | re.IGNORECASE)
-    )
+    page = re.sub(r"<(script|style|head)\b.*?</\1>", " ", page, flags=re.DOTALL | re.IGNORECASE)
+    return re.sub(r"<[^>]*>", " ", page)
 
 
 def one_line(text: str) -> str:

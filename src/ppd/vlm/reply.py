@@ -27,7 +27,10 @@ _THINKING = re.compile(r"[<\[◁](/?)(?:think|thinking|thought|reasoning|seed:th
 _MARKS = re.compile(r"<\|[^<>|]{1,40}\|>")
 """Special tokens that a server left in, such as those around a boxed answer."""
 
-_AROUND_THE_WORD = frozenset("the one image picture answer final is my i this person they would prefer choose".split())
+_AROUND_THE_WORD = {
+    *("the", "one", "image", "picture", "answer", "final", "is", "my"),
+    *("i", "they", "this", "person", "would", "prefer", "choose"),
+}
 """Words that change nothing in an answer. Any other might: "the first looks worse", "not the second"."""
 
 
