@@ -7,54 +7,20 @@ import time
 import pytest
 
 from ppd.errors import InputError
-from ppd.settings import JudgeSettings, ServerSettings
+from ppd.settings import JudgeSettings
 from ppd.vlm import server_judge
 from ppd.vlm.conversation import judge_conversation
-from ppd.vlm.reply import Reply
-from ppd.vlm.server_judge import ServerJudge
 from tests.vlm.misbehaving_server import (
+    KEY,
     completion,
     cut_off,
     in_a_trickle,
     reset,
     says,
-    serving,
     slowly,
     status,
     torn,
 )
-
-KEY = "sk-very-secret"
-
-
-@pytest.fixture
-def server():
-    with serving() as told:
-        yield told
-
-
-@pytest.fixture
-def judge(server, tmp_path, monkeypatch):
-    """A judge that asks the server; keyword arguments change its settings."""
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-
-    def asking(**changes: object) -> ServerJudge:
-        settings = {
-            "url": server.url,
-            "model": "some-model",
-            "key_variable": "JUDGE_KEY",
-            "price_a_million_prompt_tokens": 2.0,
-            "price_a_million_answer_tokens": 10.0,
-            "budget": 1.0,
-            "tokens_an_image": 100,
-            "concurrency": 1,
-            "timeout_s": 60.0,
-            "attempts": 3,
-            "first_wait_s": 0.01,
-        }
-        return ServerJudge(ServerSettings(**(settings | changes)), "full-1", tmp_path / "answers")
-
-    return asking
 
 
 def test_a_question_shows_words_and_images_in_the_order_of_the_conversation(server, judge, pairs, candidates):
@@ -76,26 +42,8 @@ def test_a_question_shows_words_and_images_in_the_order_of_the_conversation(serv
     assert math.isnan(verdict.p_a), "a server tells no probabilities"
 
 
-@pytest.mark.parametrize(
-    ("said", "word"),
-    [
-        ("first", "first"),
-        (" Second.\n", "second"),
-        ("**First**", "first"),
-        ("“second”", "second"),
-        ("The first", None),
-        ("first or second", None),
-        ("firstly", None),
-        ("", None),
-        ("I cannot help with that.", None),
-    ],
-)
-def test_only_one_of_the_two_words_is_an_answer(said, word):
-    assert Reply(said, None, None).word == word
-
-
 @pytest.mark.parametrize("said", ["both are lovely", "", None])
-def test_an_answer_in_the_wrong_form_is_void_and_kept_as_it_was_said(server, judge, pairs, candidates, said):
+def test_an_answer_in_the_wrong_form_is_void_and_told_as_it_was_said(server, judge, pairs, candidates, said):
     server.acts = [says("first"), says(said)]
     (verdict,) = judge()(pairs(1), [candidates()])
     assert verdict.winner == "void"

@@ -25,6 +25,7 @@ LONGEST_RESPONSE = 1 << 20
 """Bytes; an answer of a word needs a few hundred."""
 _ROUTES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Environment variables that say how a server is reached; lower case counts too."""
+_LATER = "Run it again when the server answers"
 _SECRET = 8
 """Shorter keys are placeholders such as `none`: in a message they are only removed where they stand alone."""
 
@@ -32,12 +33,12 @@ _SECRET = 8
 class CallFailed(Exception):
     """No usable response to a question, after all attempts or because the server refuses it.
 
-    for_all: nobody can tell whether the server would refuse every other question too.
+    advice: what may help if it goes on like this. for_all: the server may well refuse every other question too.
     """
 
-    def __init__(self, why: str, *, for_all: bool = False) -> None:
+    def __init__(self, why: str, advice: str, *, for_all: bool = False) -> None:
         super().__init__(why)
-        self.for_all = for_all
+        self.advice, self.for_all = advice, for_all
 
 
 class _TryAgainError(Exception):
@@ -78,12 +79,13 @@ class ChatClient:
             if failures:
                 self._halt.wait(self._wait_s(len(failures), failures[-1].wait_s))
             if self._halt.is_set():
-                raise CallFailed("not asked: the run stops")
+                raise CallFailed("not asked: the run stops", _LATER)
             try:
                 return self._attempt(body)
             except _TryAgainError as error:
                 failures.append(error)
-        raise CallFailed(f"{len(failures)} attempts: {'; '.join(dict.fromkeys(map(str, failures)))}")
+        why = "; ".join(dict.fromkeys(map(str, failures)))
+        raise CallFailed(f"{len(failures)} attempts: {why}", _LATER)
 
     def _wait_s(self, n_failed: int, asked_for: float) -> float:
         """Exponential with jitter, so that many that failed together do not come back together."""
@@ -121,8 +123,10 @@ class ChatClient:
         patience = LONGEST_WAIT_S * self.settings.attempts
         if told.about == "moment" and wait_s <= patience:
             return _TryAgainError(why, wait_s)
-        if told.about in ("question", "unclear"):
-            return CallFailed(why, for_all=told.about == "unclear")
+        if told.about == "question":
+            return CallFailed(why, "This server refuses such images or words: another may not")
+        if told.about == "unclear":
+            return CallFailed(why, self._advice(told), for_all=True)
         where = f" (it points to {one_line(headers['location'])})" if "location" in headers else ""
         later = f" and asks to wait {wait_s:.0f} s" if told.about == "moment" else ""
         return InputError(
@@ -136,10 +140,14 @@ class ChatClient:
         if told.out_of_money or told.about == "moment":
             return "Run it again when the account may ask again: the answers so far are kept"
         if told.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
-            return "Look at judge.server: model, max_tokens_field, max_new_tokens, temperature and extra_body"
+            return (
+                "Look at judge.server: model, max_tokens_field, max_new_tokens, temperature, extra_body, and whether "
+                "the server takes as many images as a question has"
+            )
         if told.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             return f"Look at the environment: {_routes() or 'a proxy'}"
-        return f"Look at judge.server: url, model, and the key in ${self.settings.key_variable}"
+        key = f", and the key in ${self.settings.key_variable}" if self.settings.key_variable else ", and key_variable"
+        return f"Look at judge.server: url, model{key}"
 
     def _send(self, body: Mapping[str, object]) -> tuple[int, httpx2.Headers, bytes]:
         """Status, headers and content. The client's own timeout is for each read; a trickle is cut off here."""
@@ -151,7 +159,7 @@ class ChatClient:
                 if time.monotonic() > deadline:
                     raise _TryAgainError(f"ReadTimeout: no whole response in {self.settings.timeout_s:g} s")
                 if len(content) > LONGEST_RESPONSE:
-                    raise CallFailed(f"a response of more than {LONGEST_RESPONSE} bytes")
+                    raise CallFailed(f"a response of more than {LONGEST_RESPONSE} bytes", _LATER)
         return response.status_code, response.headers, content
 
     def _headers(self) -> dict[str, str]:

@@ -37,6 +37,7 @@ class ServerJudge:
         self._fault: InputError | None = None
         self._client, self._cache = ChatClient(server, self._halt), AnswerCache(cache_folder)
         self._answered, self._void_in_a_row, self._void_for_all = False, 0, 0
+        self._in_vain: InputError | None = None
 
     def estimate(self, pairs: Sequence[Pair], n_comparisons: int) -> str:
         """What so many comparisons for people with such pairs will cost, in words; kept answers cost nothing."""
@@ -63,6 +64,8 @@ class ServerJudge:
             except BaseException:
                 self._halt.set()
                 raise
+        if self._fault is None and self._void_for_all and not self._answered:
+            self._fault = self._in_vain  # few questions, all of them in vain
         if self._fault is not None:
             raise self._fault
         told = [answer for answer in answers if answer is not None]
@@ -88,7 +91,7 @@ class ServerJudge:
             try:
                 reply = self._ask(conversation, body)
             except CallFailed as error:
-                self._count_void(str(error), "Run it again when the server answers", for_all=error.for_all)
+                self._count_void(str(error), error.advice, for_all=error.for_all)
                 return Answer(conversation.text, f"(failed: {error})", "void", math.nan)
         if reply.word is None:
             why, advice = _why_void(reply, self.server)
@@ -115,13 +118,14 @@ class ServerJudge:
         with self._lock:
             self._void_in_a_row += 1
             self._void_for_all += for_all
+            self._in_vain = InputError(
+                f"{self._void_in_a_row} questions in a row got no answer; the last one: {why}",
+                file=self._client.url,
+                fix=f"{advice}. Answers so far are kept, what was none is asked again",
+            )
             hopeless = not self._answered and self._void_for_all >= VOID_FROM_THE_START
             if hopeless or self._void_in_a_row >= VOID_IN_A_ROW:
-                raise InputError(
-                    f"{self._void_in_a_row} questions in a row got no answer; the last one: {why}",
-                    file=self._client.url,
-                    fix=f"{advice}. The answers so far are kept, these are not",
-                )
+                raise self._in_vain
 
     def _request(self, conversation: Conversation) -> dict[str, object]:
         """The body of a chat request: one turn, text and images in the order of the conversation."""
