@@ -1,4 +1,4 @@
-"""Ten thousand questions to a server that fails three in ten, in mixed ways: nothing is lost, nothing is counted twice."""
+"""Ten thousand questions to a server that fails three in ten, in mixed ways: nothing is lost, nothing counted twice."""
 
 import io
 import math

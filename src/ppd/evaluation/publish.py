@@ -91,12 +91,11 @@ def publish(
 def judge_metrics(choices: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, float]:
     """How good the judge is: on real held-out choices, and whether its answers depend on the order shown.
 
-    Void verdicts count in nothing but their own share; probabilities are left out where the judge tells none.
+    Void verdicts count in nothing but their own share; what there is nothing to take a mean of is left out, as are
+    probabilities where the judge tells none.
     """
-    metrics = {
-        "judge.void.choices": float(choices.correct.isna().mean()),
-        "judge.void.verdicts": float(verdicts.outcome.isna().mean()),
-    }
+    asked = {"choices": choices.correct, "verdicts": verdicts.outcome}
+    metrics = {f"judge.void.{name}": float(said.isna().mean()) for name, said in asked.items() if len(said)}
     choices, verdicts = choices[choices.correct.notna()], verdicts[verdicts.outcome.notna()]
     if len(choices):
         accuracy = clustered_mean(choices.correct.to_numpy(dtype=float), choices.user_id.to_numpy())

@@ -48,7 +48,7 @@ def judge_meetings(
     answer was void, so is the verdict: outcome NaN.
     """
     asked = shown_to_the_judge(meetings)
-    parts = []
+    parts = [_with_verdicts(asked.iloc[:0], [])]  # the columns, should there be no rows
     people = asked.groupby("user_id", sort=False)
     for user_id, rows in track(people, description="judge", total=people.ngroups, console=Console(stderr=True)):
         candidates = [
@@ -69,14 +69,15 @@ def judge_choices(
     The chosen image is shown as `a`, which both orders make harmless: correct is 1, 0, .5 for a tie, NaN for a void.
     """
     pairs = held_out_choices(preferences, user_ids)
-    parts = []
+    about = ["user_id", "caption", "pair_id"]
+    parts = [_with_verdicts(pairs[about].iloc[:0], []).rename(columns={"outcome": "correct"})]
     people = pairs.groupby("user_id", sort=True)
     for user_id, rows in track(
         people, description="check the judge", total=people.ngroups, console=Console(stderr=True)
     ):
         chosen, rejected = (preferences.image_bytes(rows[c].tolist()) for c in ("chosen_uid", "rejected_uid"))
         candidates = [Candidates(*told) for told in zip(rows.caption, chosen, rejected, strict=True)]
-        judged = _with_verdicts(rows[["user_id", "caption", "pair_id"]], judge(supports[str(user_id)], candidates))
+        judged = _with_verdicts(rows[about], judge(supports[str(user_id)], candidates))
         parts.append(judged.rename(columns={"outcome": "correct"}))
     return pd.concat(parts, ignore_index=True)
 
@@ -84,15 +85,15 @@ def judge_choices(
 def _with_verdicts(rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return rows.assign(
         judge="vlm",
-        outcome=[OUTCOMES[verdict.winner] for verdict in verdicts],
+        outcome=np.array([OUTCOMES[verdict.winner] for verdict in verdicts], dtype=float),
         gain_sd=np.nan,
-        p_a=[verdict.p_a for verdict in verdicts],
-        consistent=[verdict.winner in ("a", "b") for verdict in verdicts],
+        p_a=np.array([verdict.p_a for verdict in verdicts], dtype=float),
+        consistent=np.array([verdict.winner in ("a", "b") for verdict in verdicts], dtype=bool),
         prompt=[verdict.shown.prompt for verdict in verdicts],
         said_shown=[verdict.shown.said for verdict in verdicts],
         said_swapped=[verdict.swapped.said for verdict in verdicts],
         word_shown=[verdict.shown.word for verdict in verdicts],
         word_swapped=[verdict.swapped.word for verdict in verdicts],
-        p_first_shown=[verdict.shown.p_first for verdict in verdicts],
-        p_first_swapped=[verdict.swapped.p_first for verdict in verdicts],
+        p_first_shown=np.array([verdict.shown.p_first for verdict in verdicts], dtype=float),
+        p_first_swapped=np.array([verdict.swapped.p_first for verdict in verdicts], dtype=float),
     )
