@@ -70,11 +70,16 @@ def test_a_judge_that_said_nothing_has_no_accuracy(judged):
 
 
 def test_an_evaluation_in_which_nothing_was_said_has_no_win_rates_and_still_a_plot(judged):
-    compared = judged[judged.outcome.notna() & False].assign(users="unseen")
+    compared = judged.assign(outcome=np.nan, users="unseen")
     assert win_rates(compared) == []
     assert paired_differences(compared) == {}
     assert headline([]) is None
     assert win_rate_plot([]).startswith(b"\x89PNG")
+
+
+def test_a_win_rate_leaves_out_what_has_no_verdict(judged):
+    (entry,) = win_rates(judged.assign(users="unseen"))
+    assert (entry["n_comparisons"], entry["win_rate"]) == (3, 0.5)
 
 
 def test_with_nothing_to_judge_the_tables_are_empty_and_have_their_columns(judged, tmp_path):

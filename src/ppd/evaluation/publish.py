@@ -53,11 +53,10 @@ def publish(
     simulated = (verdicts / "ground_truth.parquet").exists()
     parts = [verdicts / "vlm.parquet", *([verdicts / "ground_truth.parquet"] if simulated else [])]
     judged = pd.concat([pd.read_parquet(part) for part in reversed(parts)], ignore_index=True)
-    compared = judged[judged.outcome.notna()]
-    rates = win_rates(compared)
+    rates = win_rates(judged)
     drawn = {model: read_drawn(file) for model, file in sample_files(samples).items()}
     metrics = judge_metrics(pd.read_parquet(verdicts / "judge.parquet"), pd.read_parquet(verdicts / "vlm.parquet"))
-    for name, difference in paired_differences(compared).items():
+    for name, difference in paired_differences(judged).items():
         metrics[f"difference.{name}"] = difference.mean
         metrics |= {f"difference.{name}.ci_low": difference.low, f"difference.{name}.ci_high": difference.high}
     if simulated:

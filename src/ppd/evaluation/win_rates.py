@@ -42,11 +42,12 @@ def clustered_mean(values: NDArray[np.floating], clusters: NDArray[np.generic], 
 def win_rates(comparisons: pd.DataFrame) -> list[dict[str, object]]:
     """`reports/win_rates.json`: one entry for each combination of `KEYS` among the comparisons, in order of appearance.
 
-    comparisons has `KEYS`, user_id, outcome (1 the method's image is preferred, 0 the opponent's, 0.5 a tie) and
-    gain_sd (what the person truly gains, in standard deviations of the base's utility to them; NaN where unknown).
+    comparisons has `KEYS`, user_id, outcome (1 the method's image is preferred, 0 the opponent's, 0.5 a tie, NaN no
+    verdict, which counts in nothing) and gain_sd (what the person truly gains, in standard deviations of the base's
+    utility to them; NaN where unknown).
     """
     entries: list[dict[str, object]] = []
-    for key, group in comparisons.groupby(list(KEYS), sort=False):
+    for key, group in comparisons[comparisons.outcome.notna()].groupby(list(KEYS), sort=False):
         users = group.user_id.to_numpy()
         rate = clustered_mean(group.outcome.to_numpy(dtype=float), users)
         known = group[group.gain_sd.notna()]
@@ -77,6 +78,7 @@ def paired_differences(comparisons: pd.DataFrame, method: str = "ppd", opponent:
     to both cancels. Keys: "ppd-dpo.unseen.ground-truth". comparisons: as for `win_rates`, with the columns PAIRED_BY.
     """
     met = comparisons[(comparisons.opponent == opponent) & (comparisons.pairing == "independent")]
+    met = met[met.outcome.notna()]
     ours = met[met.method == method].set_index(PAIRED_BY).outcome
     differences = {}
     for other, rows in met[met.method != method].groupby("method", sort=False):
