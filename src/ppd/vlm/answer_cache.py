@@ -17,7 +17,7 @@ class AnswerCache:
         self.folder = folder
 
     def get(self, key: str) -> Reply | None:
-        """The reply to the question with this key, if it was answered before; a file that is damaged holds none."""
+        """The reply to the question with this key, if it was answered before; what is damaged or no answer is none."""
         try:
             reply = Reply(**json.loads(self._file(key).read_text(encoding="utf-8")))
             return reply if reply.word is not None else None
@@ -25,9 +25,7 @@ class AnswerCache:
             return None
 
     def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply that is an answer. Any other is worth asking again, of a server that may do better by then."""
-        if reply.word is None:
-            return
+        """Keep a reply that is an answer. Any other is worth asking again: `get` passes over it."""
         with atomic_path(self._file(key)) as fresh:
             fresh.write_text(json.dumps(asdict(reply)), encoding="utf-8")
 
