@@ -3,10 +3,11 @@
 The defaults are what `params.yaml` holds (there is a test): library and pipeline do the same. No torch here.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from ppd.params import load_model
 
@@ -254,7 +255,13 @@ class ServerSettings(Component):
     tokens_per_image: int = Field(ge=1)
     """What the server counts for an image: for the estimate before the run; afterwards it says itself."""
     max_new_tokens: int = Field(16, ge=1)
-    temperature: float = Field(0.0, ge=0)
+    """A model that thinks before it answers needs hundreds or thousands."""
+    max_tokens_field: str | None = Field("max_completion_tokens", pattern=r"^\w+$")
+    """What the request calls it: older servers know `max_tokens` alone; null leaves it out."""
+    temperature: float | None = Field(0.0, ge=0)
+    """null leaves it out, for models that accept only their own."""
+    extra_body: dict[str, JsonValue] = {}
+    """More fields of the request, as they are, such as `reasoning_effort: low`."""
     concurrency: int = Field(8, ge=1)
     """Questions under way at a time."""
     timeout_s: float = Field(60.0, gt=0)
@@ -262,6 +269,22 @@ class ServerSettings(Component):
     attempts: int = Field(6, ge=1)
     first_wait_s: float = Field(1.0, ge=0)
     """Before the second attempt; it doubles each time, with jitter, and a server that says how long is believed."""
+
+    @model_validator(mode="after")
+    def _each_field_of_the_request_once(self) -> Self:
+        ours = {"model", "messages", "temperature"}
+        if self.max_tokens_field in ours:
+            raise ValueError(f"max_tokens_field: {self.max_tokens_field} is another field of the request")
+        if taken := sorted(self.extra_body.keys() & (ours | {self.max_tokens_field, "stream", "n"})):
+            raise ValueError(
+                f"extra_body holds {', '.join(map(str, taken))}: stream and n cannot be changed, and the others have "
+                "settings of their own (model, temperature, max_tokens_field with max_new_tokens)"
+            )
+        try:
+            json.dumps(self.extra_body, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"extra_body cannot be sent as JSON: {error}") from error
+        return self
 
 
 class JudgeSettings(Component):

@@ -118,6 +118,21 @@ def test_a_user_is_shown_with_what_they_chose_and_what_was_drawn_for_them(root):
     assert "base | personalised" not in describe_user(root, known.users.user_id[9]), "nothing was drawn for them"
 
 
+@pytest.mark.parametrize("outcome", [np.nan, 1.0], ids=["void", "verdicts"])
+def test_a_judge_that_said_nothing_has_counts_and_no_rates(tmp_path, outcome):
+    folder = tmp_path / "artifacts/verdicts"
+    folder.mkdir(parents=True)
+    table = pd.DataFrame({"outcome": [outcome] * 3, "consistent": [outcome == 1] * 3, "correct": [outcome] * 3})
+    table.to_parquet(folder / "vlm.parquet")
+    table.to_parquet(folder / "choices.parquet")
+    told = describe(tmp_path, "artifacts/verdicts")
+    assert told["void, vlm"] == told["void, held-out choices"] == (0 if outcome == 1 else 3)
+    assert told.get("consistent when swapped") == (1.0 if outcome == 1 else None)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/win_rates.json").write_text("[]")
+    assert describe(tmp_path, "reports/win_rates.json")["win rates"].value == "nothing"
+
+
 def test_five_thousand_users_stay_a_small_event(tmp_path):
     n = 5000
     users = pd.DataFrame({"user_id": [str(10**6 + at) for at in range(n)], "split": "train", "shard": "s-00"})
