@@ -285,6 +285,7 @@ SHOWN: tuple[tuple[str, str, Callable[[Path], Metadata]], ...] = (
     ("artifacts/latents", "latents.npy", latents),
     ("artifacts/users/*", "embeddings.parquet", shard),
     ("artifacts/users.parquet", "", manifest),
+    ("artifacts/trained/*", "curve.csv", model),
     ("models/*", "curve.csv", model),
     ("artifacts/samples/*", "images.parquet", samples),
     ("artifacts/verdicts", "vlm.parquet", verdicts),
