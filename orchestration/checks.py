@@ -22,7 +22,7 @@ from ppd.preferences.leakage import check_leakage
 
 WIN_RATE_GOAL = 0.6
 COLLAPSED_ABOVE = 0.999
-"""Mean cosine between people's embeddings, from which on all of them say the same."""
+"""Mean cosine between users' embeddings, from which on all of them say the same."""
 CONSISTENCY_GOAL = 0.8
 
 
@@ -42,7 +42,7 @@ def no_leakage(preferences: Path) -> CheckOutcome:
 
 
 def embeddings_are_sound(shards: Path) -> CheckOutcome:
-    """Every embedding is finite, and people's embeddings differ from each other."""
+    """Every embedding is finite, and users' embeddings differ from each other."""
     files = sorted(shards.glob("*/embeddings.parquet"))
     columns = [np.stack(pq.read_table(file, columns=["hidden"])["hidden"].to_numpy()) for file in files]
     hidden = np.concatenate(columns).astype(np.float64)
@@ -76,7 +76,7 @@ def judge_is_consistent(metrics: Path) -> CheckOutcome:
 
 
 def beats_the_base(win_rates: Path) -> CheckOutcome:
-    """Unseen people prefer their pictures to the base model's. Under the goal warns; perhaps chance is an error."""
+    """Unseen users prefer their pictures to the base model's. Under the goal warns; perhaps chance is an error."""
     entries = headline_entries(json.loads(win_rates.read_text()))
     judgements = {entry["judge"]: entry for entry in entries}
     numbers = {f"win rate ({name})": float(entry["win_rate"]) for name, entry in judgements.items()}

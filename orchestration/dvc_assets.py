@@ -61,7 +61,7 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
     ]
 
     @dg.multi_asset(
-        name=dg.AssetKey((stage.name.replace("@", "_"),)).to_python_identifier(),
+        name=_op_name(stage),
         specs=specs,
         partitions_def=_partitions(stage.partitions),
         # A GPU each means a pod each, and a run is a pod; without, one run spares many starts.
@@ -191,6 +191,11 @@ def _partitions(partitions: tuple[str, ...]) -> dg.StaticPartitionsDefinition | 
     if len(partitions) > MAX_PARTITIONS:
         raise ValueError(f"{len(partitions)} partitions; from 100 on Dagster stops comparing their versions")
     return dg.StaticPartitionsDefinition(list(partitions)) if partitions else None
+
+
+def _op_name(stage: Stage) -> str:
+    """`finetune_ppd`, `experiments__users`."""
+    return dg.AssetKey(stage.name.replace("@", "_").replace("/dvc.yaml:", "/").split("/")).to_python_identifier()
 
 
 def _first(stage: Stage) -> Key:

@@ -21,8 +21,8 @@ from ppd.preferences.store import Preferences
 Metadata: TypeAlias = dict[str, dg.MetadataValue[Any] | float | int | str]
 Entry = Mapping[str, Any]
 
-N_PEOPLE = 6
-"""People in a grid of samples, the first of the plan: no picking."""
+N_USERS = 6
+"""Users in a grid of samples, the first of the plan: no picking."""
 N_IMAGES = 6
 N_ROWS = 200
 """Rows of a table at most; the files hold all of them."""
@@ -59,6 +59,12 @@ def preferences(folder: Path) -> Metadata:
     }
 
 
+def truth(folder: Path) -> Metadata:
+    """Whether the users' true taste is known, and why not."""
+    found = json.loads((folder / "truth.json").read_text())
+    return {"known": str(found["known"]), "note": str(found["note"])}
+
+
 def latents(folder: Path) -> Metadata:
     """How many images and captions are encoded, and the shape of one latent."""
     shape = np.load(folder / "latents.npy", mmap_mode="r").shape
@@ -70,32 +76,32 @@ def shard(folder: Path) -> Metadata:
     """Who is in this shard of embeddings, and their norms."""
     rows = pd.read_parquet(folder / "embeddings.parquet", columns=["user_id", "profile", "hidden"])
     if rows.empty:
-        return {"people": 0, "embeddings": 0}
+        return {"users": 0, "embeddings": 0}
     rows = rows.assign(norm=[float(np.linalg.norm(hidden)) for hidden in rows.hidden])
-    people = rows.groupby("user_id").agg(
+    users = rows.groupby("user_id").agg(
         groups=("norm", "size"), norm=("norm", "mean"), profile=("profile", "first")
     )  # fmt: skip
     return {
-        "people": len(people),
+        "users": len(users),
         "embeddings": len(rows),
         "mean norm": float(rows.norm.mean()),
         "smallest norm": float(rows.norm.min()),
-        "who": _rows(people.reset_index()),
+        "who": _rows(users.reset_index()),
     }
 
 
 def manifest(file: Path) -> Metadata:
-    """All people: how many in each split, their norms, and where they lie beside each other."""
-    people = pd.read_parquet(file)
+    """All users: how many in each split, their norms, and where they lie beside each other."""
+    users = pd.read_parquet(file)
     embeddings = embeddings_of(file.with_suffix(""))
     columns = ["user_id", "split", "shard", "n_pairs", "n_support_groups", "embedding_norm", "version", "profile"]
     return {
-        "people": len(people),
-        **{f"people, {split}": int(n) for split, n in people.split.value_counts().items()},
-        "mean norm": float(people.embedding_norm.mean()),
-        "spread of norms": float(people.embedding_norm.std()),
-        "map of people": dg.MetadataValue.md(picture(user_map(embeddings, people.set_index("user_id").split))),
-        "manifest": _rows(people[columns]),
+        "users": len(users),
+        **{f"users, {split}": int(n) for split, n in users.split.value_counts().items()},
+        "mean norm": float(users.embedding_norm.mean()),
+        "spread of norms": float(users.embedding_norm.std()),
+        "map of users": dg.MetadataValue.md(picture(user_map(embeddings, users.set_index("user_id").split))),
+        "manifest": _rows(users[columns]),
     }
 
 
@@ -111,9 +117,9 @@ def model(folder: Path) -> Metadata:
         f"loss, last {LAST_STEPS} steps": float(curve.loss.tail(LAST_STEPS).mean()),
         **(
             {
-                "implicit accuracy, held-out people": float(last.held_out_accuracy),
-                "implicit accuracy, seen people": float(last.seen_accuracy),
-                "implicit accuracy, embeddings exchanged": float(last.held_out_accuracy_shuffled_user),
+                "implicit accuracy, held-out users": float(last.held_out_accuracy),
+                "implicit accuracy, seen users": float(last.seen_accuracy),
+                "implicit accuracy, shuffled user": float(last.held_out_accuracy_shuffled_user),
             }
             if last is not None
             else {}
@@ -124,14 +130,14 @@ def model(folder: Path) -> Metadata:
 
 
 def samples(folder: Path) -> Metadata:
-    """The first images, beside the base model's with the same noise: a row a person, or a caption for everybody."""
+    """The first images, beside the base model's with the same noise: a row for each user, or for each caption."""
     drawn = pd.read_parquet(folder / "images.parquet")
     n_users = int(drawn.user_id.nunique())
     by, name = ("user_id", "base | personalised") if n_users > 1 else ("caption", "images")
     return {
         "images": len(drawn),
         "captions": int(drawn.caption.nunique()),
-        "people": n_users if n_users > 1 else 0,
+        "users": n_users if n_users > 1 else 0,
         name: dg.MetadataValue.md(table(_rows_of_images(drawn, folder, by))),
     }
 
@@ -140,7 +146,7 @@ def _rows_of_images(drawn: pd.DataFrame, folder: Path, by: str) -> list[dict[str
     base = folder.parent / "base" / "images.parquet"
     compared = pd.read_parquet(base).set_index(["caption", "seed"]).png if base.exists() else None
     rows = []
-    for name, some in islice(drawn.groupby(by, sort=False), N_PEOPLE):
+    for name, some in islice(drawn.groupby(by, sort=False), N_USERS):
         shown = some.head(N_IMAGES)
         cells = {by.removesuffix("_id"): str(name)}
         if compared is not None and folder.name != "base":
@@ -150,7 +156,7 @@ def _rows_of_images(drawn: pd.DataFrame, folder: Path, by: str) -> list[dict[str
 
 
 def describe_user(root: Path, user_id: str) -> Metadata:
-    """One person: what they chose, how the model reads it, where they lie among the others, what was drawn for them."""
+    """One user: what they chose, how the model reads it, where they lie among the others, what was drawn for them."""
     known = Preferences.open(root / "artifacts" / "preferences")
     about = known.users.set_index("user_id").loc[user_id].to_dict()
     file = root / "artifacts" / "users" / about["shard"] / "embeddings.parquet"
@@ -181,7 +187,7 @@ def describe_user(root: Path, user_id: str) -> Metadata:
 def verdicts(folder: Path) -> Metadata:
     """How many comparisons each judge made, and how steady the vision-language model is."""
     vlm = pd.read_parquet(folder / "vlm.parquet", columns=["consistent"])
-    choices = pd.read_parquet(folder / "judge.parquet", columns=["correct"])
+    choices = pd.read_parquet(folder / "choices.parquet", columns=["correct"])
     truth = folder / "ground_truth.parquet"
     return {
         "comparisons, vlm": len(vlm),
@@ -198,7 +204,7 @@ def win_rates(file: Path) -> Metadata:
         {
             "method": entry["method"],
             "over": entry["opponent"],
-            "people": f"{entry['users']} ({entry['n_users']})",
+            "users": f"{entry['users']} ({entry['n_users']})",
             "judge": entry["judge"],
             "comparisons": entry["n_comparisons"],
             "win rate": f"{entry['win_rate']:.3f}",
@@ -230,7 +236,7 @@ def describe_history(lines: Sequence[Mapping[str, Any]], timestamp: str) -> Meta
         {
             "date": point["date"],
             "judge": point["judge"],
-            "win rate over base, unseen people": f"{point['win_rate']:.3f}",
+            "win rate over base, unseen users": f"{point['win_rate']:.3f}",
             "95 %": f"[{point['ci_low']:.3f}, {point['ci_high']:.3f}]",
         }
         for point in reversed(points[-N_ROWS:])
@@ -245,7 +251,7 @@ def describe_history(lines: Sequence[Mapping[str, Any]], timestamp: str) -> Meta
 
 
 def headline_entries(entries: Sequence[Entry]) -> list[Entry]:
-    """Our method against the base, for unseen people, images from different seeds: one entry a judge."""
+    """Our method against the base, for unseen users, images from different seeds: one entry a judge."""
     wanted = {"method": "ppd", "opponent": "base", "users": "unseen", "pairing": "independent"}
     return [entry for entry in entries if all(entry[name] == value for name, value in wanted.items())]
 
@@ -272,6 +278,7 @@ def _rows(frame: pd.DataFrame) -> dg.MetadataValue[Any]:
 
 SHOWN: tuple[tuple[str, str, Callable[[Path], Metadata]], ...] = (
     ("artifacts/preferences", "summary.json", preferences),
+    ("artifacts/truth", "truth.json", truth),
     ("artifacts/latents", "latents.npy", latents),
     ("artifacts/users/*", "embeddings.parquet", shard),
     ("artifacts/users.parquet", "", manifest),

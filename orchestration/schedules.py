@@ -17,8 +17,8 @@ JUDGED = (("models", "ppd"), ("artifacts", "users.parquet"))
 """What a re-evaluation is about."""
 
 
-class Moment(dg.Config):
-    """Whose noises and captions; the moment decides them, so that a run can be repeated."""
+class ReevaluationOptions(dg.Config):
+    """Which noises and captions; the timestamp decides them, so that a run can be repeated."""
 
     date: str = ""
     """YYYY-MM-DDTHH:MM, UTC; empty for now."""
@@ -49,7 +49,7 @@ def build_clock(
         description="Win rates of the current models, evaluated afresh: a line each time. Its metadata is the trend.",
         automation_condition=_WHEN_JUDGED_CHANGED,
     )
-    def history(context: dg.AssetExecutionContext, config: Moment) -> dg.MaterializeResult[None]:
+    def history(context: dg.AssetExecutionContext, config: ReevaluationOptions) -> dg.MaterializeResult[None]:
         timestamp = config.date or reevaluation.name_of(datetime.now(UTC))
         command = [sys.executable, "-c", "from ppd.cli import main; main()", "reevaluate", "--date", timestamp]
         run_group(command, graph.root, context.log.info)

@@ -33,13 +33,13 @@ def dvc_state_sensor(graph: Graph, interval_s: int = 15) -> dg.SensorDefinition:
             return dg.SkipReason("dvc.lock is being written; it is read at the next tick.")
         if context.cursor == state.fingerprint:
             return dg.SkipReason("Nothing changed.")
-        told, started = 0, time.monotonic()
+        reported, started = 0, time.monotonic()
         for event in unreported_events(state):
             context.instance.report_runless_asset_event(event)  # at once: later events point to earlier ones
-            told += 1
-            if told == EVENTS_PER_TICK or time.monotonic() - started > SECONDS_PER_TICK:
-                return dg.SkipReason(f"Reported {told} events; the rest at the next tick.")
+            reported += 1
+            if reported == EVENTS_PER_TICK or time.monotonic() - started > SECONDS_PER_TICK:
+                return dg.SkipReason(f"Reported {reported} events; the rest at the next tick.")
         context.update_cursor(state.fingerprint)
-        return dg.SkipReason(f"Reported {told} events.")
+        return dg.SkipReason(f"Reported {reported} events.")
 
     return sense

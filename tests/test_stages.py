@@ -43,8 +43,8 @@ SETTINGS = Settings(
     preferences=PreferenceSettings(
         eval_caption_share=0.25, validation_user_share=0.2, test_user_share=0.2, max_groups=1, n_shards=2
     ),
-    finetune=FinetuneSettings(steps=4, pairs_per_step=4, micro_batch_pairs=4, evaluate_every_steps=2),
-    sampling=SamplingSettings(steps=2, batch_size=16),
+    finetune=FinetuneSettings(precision="fp32", steps=4, pairs_per_step=4, micro_batch_pairs=4, evaluate_every_steps=2),
+    sampling=SamplingSettings(precision="fp32", steps=2, batch_size=16),
     evaluation=EvaluationSettings(n_unseen_users=3, n_seen_users=2, captions_per_user=2, n_seeds=4, n_interpolations=1),
 )
 

@@ -1,6 +1,6 @@
 """Settings of every component, one frozen model each, and their composition: what `params.yaml` holds.
 
-Values live in `params.yaml` alone when the pipeline runs; the defaults here are for use as a library. No torch here.
+The defaults are what `params.yaml` holds (there is a test): library and pipeline do the same. No torch here.
 """
 
 from pathlib import Path
@@ -65,7 +65,7 @@ class PreferenceSettings(Component):
     """Share of a seen user's training material that describes the user; the rest is trained on."""
     validation_user_share: Share = 0.1
     test_user_share: Share = 0.2
-    eval_caption_share: Share = 0.2
+    eval_caption_share: Share = 0.25
     n_shards: int = Field(4, ge=1, le=64)
     """Users are embedded in this many shards by hash. Above 99 Dagster stops comparing versions of single shards."""
 
@@ -113,7 +113,7 @@ class TimestepSettings(Component):
 class LossSettings(Component):
     """What a step minimises (`ppd.diffusion.training.loss`)."""
 
-    beta: float = Field(10.0, gt=0)
+    beta: float = Field(15.0, gt=0)
     """Multiplies half the margin of *mean* squared errors; β for a sum of squares would be beta / (C·H·W)."""
     error: Literal["noise", "velocity"] = "velocity"
     """noise: |ε̂ − ε|² (the papers); velocity: the same over ᾱ(t), which weighs high noise up."""
@@ -129,7 +129,7 @@ class LossSettings(Component):
 class FinetuneSettings(Component):
     """One training run (`ppd.diffusion.training.trainer`), the same for every method so that budgets are equal."""
 
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(750, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     micro_batch_pairs: int = Field(32, ge=1)
     """Pairs in one forward on one process; the rest of a step is accumulated."""
@@ -146,14 +146,14 @@ class FinetuneSettings(Component):
     user_dropout: Share = 0.0
     """Share of pairs with u = 0. The adapter is an exact no-op there, so these pairs teach it nothing: 0 by default."""
     seed: int = 0
-    precision: Precision = "fp32"
+    precision: Precision = "bf16"
     gradient_checkpointing: bool = False
     compile: bool = False
     """torch.compile the base network: needs a C++ compiler on a CPU, and a minute at the start."""
-    evaluate_every_steps: int = Field(100, ge=1)
+    evaluate_every_steps: int = Field(250, ge=1)
     evaluation_pairs: int = Field(256, ge=1)
     """At most so many pairs of seen people, and of held-out ones, with noise of their own that never changes."""
-    checkpoint_every_steps: int = Field(200, ge=1)
+    checkpoint_every_steps: int = Field(150, ge=1)
     attention: UserAttentionSettings = UserAttentionSettings()
     timesteps: TimestepSettings = TimestepSettings()
     loss: LossSettings = LossSettings()
@@ -174,13 +174,13 @@ class SamplingSettings(Component):
     latent_size: tuple[int, int] = (16, 16)
     """Height and width of the latents: 16x16 at the sticker scale, 24x24 for Stable Cascade at 1024 px."""
 
-    steps: int = Field(24, ge=1)
+    steps: int = Field(16, ge=1)
     sampler: Literal["ddim", "ddpm"] = "ddim"
     """ddim: deterministic steps; ddpm: the scheduler's own ancestral steps (Stable Cascade's pipeline)."""
-    text_guidance: float = Field(1.3, ge=0)
+    text_guidance: float = Field(2.0, ge=0)
     user_guidance: float = Field(1.0, ge=0)
     """Strength of the person: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
-    precision: Precision = "fp32"
+    precision: Precision = "bf16"
     batch_size: int = Field(32, ge=1)
 
 
@@ -190,7 +190,7 @@ class EvaluationSettings(Component):
     unseen_split: Literal["validation", "test"] = "test"
     """Whose unseen users: settings are chosen on validation, results are reported on test."""
     n_unseen_users: int = Field(96, ge=2)
-    n_seen_users: int = Field(64, ge=2)
+    n_seen_users: int = Field(48, ge=2)
     captions_per_user: int = Field(8, ge=1)
     n_seeds: int = Field(16, ge=2)
     """Noises that images start from; people are spread over them."""
@@ -200,7 +200,7 @@ class EvaluationSettings(Component):
     """Empty: everybody gets the same captions. A name, such as a date, draws people and each person's captions anew."""
     opponents_per_image: int = Field(4, ge=1)
     """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""
-    n_interpolations: int = Field(24, ge=0)
+    n_interpolations: int = Field(12, ge=0)
     """Pairs of unseen people between whom is interpolated."""
     captions_per_interpolation: int = Field(4, ge=1)
     points_per_interpolation: int = Field(7, ge=2)
@@ -222,14 +222,14 @@ class EmbeddingSettings(Component):
     """Which hidden states: where the answer would begin, or at the last word of the written profile (the paper's)."""
     max_new_tokens: int = Field(8, ge=0)
     """Length of the written profile; 0 writes none, which needs `read: prompt-end`."""
-    rows: tuple[int, ...] | None = None
+    rows: tuple[int, ...] | None = (6,)
     """Which layers are kept: 0 is the input embedding, the last is the model's output; null keeps all."""
-    components: int | None = Field(None, ge=1)
+    components: int | None = Field(9, ge=1)
     """Whitening keeps so many principal directions of each row; null keeps all."""
     shrinkage: Share = 0.1
     """How far whitening draws the spectrum towards its mean, so that directions without signal are not blown up."""
     precision: VlmPrecision = "fp32"
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(64, ge=1)
 
     @model_validator(mode="after")
     def _something_to_read(self) -> Self:

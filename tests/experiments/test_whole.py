@@ -33,8 +33,8 @@ SETTINGS = Settings(
     preferences=PreferenceSettings(
         eval_caption_share=0.25, validation_user_share=0.25, test_user_share=0.25, max_groups=3, n_shards=1
     ),
-    finetune=FinetuneSettings(steps=2, pairs_per_step=4, micro_batch_pairs=4, evaluation_pairs=4),
-    sampling=SamplingSettings(steps=2, batch_size=8),
+    finetune=FinetuneSettings(precision="fp32", steps=2, pairs_per_step=4, micro_batch_pairs=4, evaluation_pairs=4),
+    sampling=SamplingSettings(precision="fp32", steps=2, batch_size=8),
     evaluation=EvaluationSettings(n_unseen_users=3, n_seen_users=2, captions_per_user=2, n_seeds=4, n_interpolations=1),
 )
 VARIED = ExperimentSettings.model_validate(

@@ -12,7 +12,7 @@ from orchestration.schedules import HISTORY, build_clock
 from ppd.settings import ReevaluationSettings, load_settings
 
 
-def test_a_tick_names_the_moment_whose_noises_are_used():
+def test_a_tick_names_the_timestamp_whose_noises_are_used():
     clock = defs.resolve_schedule_def("reevaluation")
     assert clock.cron_schedule == load_settings().reevaluation.cron
     request = clock(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, 5, 6, tzinfo=UTC)))
@@ -49,7 +49,7 @@ def test_the_history_carries_the_win_rates_as_numbers(project, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("version", "asked"), [("same", 0), ("new", 1)])
-def test_only_a_new_version_of_models_or_users_asks_for_an_evaluation(project, version, requests):
+def test_only_a_new_version_of_models_or_users_asks_for_an_evaluation(project, version, asked):
     assets, _, _ = build_clock(project.graph, ReevaluationSettings())
     defs = dg.Definitions(assets=[*assets, *(dg.AssetSpec(dg.AssetKey(key)) for key in schedules.JUDGED)])
 
@@ -62,4 +62,4 @@ def test_only_a_new_version_of_models_or_users_asks_for_an_evaluation(project, v
     before = dg.evaluate_automation_conditions(defs, project.instance)
     report(version)
     after = dg.evaluate_automation_conditions(defs, project.instance, cursor=before.cursor)
-    assert after.total_requested == requests
+    assert after.total_requested == asked

@@ -81,7 +81,7 @@ def check(name: Name, folder: Path, n: int, text_guidance: float) -> list[Measur
     match name:
         case "prior":
             command += f" --text-guidance {text_guidance:g}"
-            sampling = SamplingSettings(steps=20, text_guidance=text_guidance)
+            sampling = SamplingSettings(precision="fp32", steps=20, text_guidance=text_guidance)
             each = max(1, n // len(CONCEPTS))
             measures, images = prior_quality(_there(folder), _attribute_classifier(), atlas, sampling, each)
             _save_samples(images, folder / "samples.png")

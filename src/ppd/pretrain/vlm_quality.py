@@ -84,7 +84,7 @@ def vlm_measures(vlm: TransformersVlm, atlas: Atlas, people: PeopleSettings, n: 
     probe_pairs = choose(rng, cache, pool, probe_kinds, 4, DESCRIBING)
     for rows in (pairs, again, questions, probe_pairs):
         gallery.show(np.unique(rows))
-    settings = EmbeddingSettings(batch_size=vlm.batch_size)
+    settings = EmbeddingSettings(rows=None, batch_size=vlm.batch_size)
     first, second, probe = (
         embed(vlm, [gallery.pairs(rows) for rows in group], settings) for group in (pairs[:, :4], again, probe_pairs)
     )

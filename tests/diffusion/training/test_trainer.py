@@ -19,6 +19,7 @@ from ppd.errors import InputError
 from ppd.settings import FinetuneSettings, LossSettings, Method, UserAttentionSettings
 
 SETTINGS = FinetuneSettings(
+    precision="fp32",
     steps=6,
     pairs_per_step=8,
     micro_batch_pairs=8,

@@ -1,4 +1,4 @@
-"""New people, through the real stages: noticed, put on the watch list, and only their shard is embedded."""
+"""New users, through the real stages: noticed, put on the watch list, and only their shard is embedded."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from orchestration import dvc_process
 from orchestration.dvc_assets import build_assets
 from orchestration.dvc_graph import read_graph
-from orchestration.people import MANIFEST, PERSON, WATCHED, build_people
+from orchestration.users import MANIFEST, WATCH_LIST, WATCHED_USERS, build_users
 from ppd.settings import LogSettings, PeopleSettings, PreferenceSettings, Settings
 from ppd.simulation.log import simulate
 
@@ -32,9 +32,9 @@ class Town:
     def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
         self.root, self.instance = root, instance
         graph = read_graph(root)
-        people, jobs, sensors = build_people(graph)
+        watched, jobs, sensors = build_users(graph)
         manifest = dg.AssetSpec(dg.AssetKey(MANIFEST))
-        self.defs = dg.Definitions([*build_assets(graph), manifest, *people], jobs=jobs, sensors=sensors)
+        self.defs = dg.Definitions([*build_assets(graph), manifest, *watched], jobs=jobs, sensors=sensors)
 
     def tick(self, sensor: str) -> list[dg.RunRequest]:
         """One tick as the daemon makes it: what the sensor reports is stored, what it asks for is returned."""
@@ -51,16 +51,16 @@ class Town:
         return job.execute_in_process(instance=self.instance, partition_key=request.partition_key)
 
     def materialize(self, user_id: str, *, force: bool) -> dg.AssetMaterialization:
-        config = {"ops": {"person": {"config": {"force": force}}}}
+        config = {"ops": {"watched_users": {"config": {"force": force}}}}
         assets = [asset for asset in self.defs.assets if isinstance(asset, dg.AssetsDefinition)]
-        selection = dg.AssetSelection.assets(dg.AssetKey(PERSON))
+        selection = dg.AssetSelection.assets(dg.AssetKey(WATCHED_USERS))
         assert dg.materialize(
             assets, selection=selection, instance=self.instance, partition_key=user_id, run_config=config
         ).success
         return self.latest(user_id)
 
     def latest(self, user_id: str) -> dg.AssetMaterialization:
-        record = self.instance.get_latest_data_version_record(dg.AssetKey(PERSON), False, user_id)
+        record = self.instance.get_latest_data_version_record(dg.AssetKey(WATCHED_USERS), False, user_id)
         assert record is not None
         return record.asset_materialization
 
@@ -98,18 +98,18 @@ def town(tmp_path_factory: pytest.TempPathFactory, atlas):
         yield Town(root, instance), str(user_ids[-1])
 
 
-def test_a_new_person_is_noticed_and_only_their_shard_is_embedded(town):
+def test_a_new_user_is_noticed_and_only_their_shard_is_embedded(town):
     town, user_id = town
     assert town.tick("embed_arrivals") == []
-    town.tick("people")
-    assert len(town.instance.get_dynamic_partitions(WATCHED.name)) == 6, "the list begins with somebody to look at"
+    town.tick("watched_users")
+    assert len(town.instance.get_dynamic_partitions(WATCH_LIST.name)) == 6, "the list begins with some users to look at"
     before = town.embedded()
     shutil.copy(town.root / "new.parquet", town.root / "data/choices/b.parquet")
     [request] = town.tick("embed_arrivals")
     assert request.job_name == "ingest_log"
     assert town.run(request).success
-    town.tick("people")
-    assert user_id in town.instance.get_dynamic_partitions(WATCHED.name)
+    town.tick("watched_users")
+    assert user_id in town.instance.get_dynamic_partitions(WATCH_LIST.name)
 
     [request] = town.tick("embed_arrivals")
     users = pd.read_parquet(town.root / "artifacts/preferences/users.parquet").set_index("user_id")
@@ -118,16 +118,16 @@ def test_a_new_person_is_noticed_and_only_their_shard_is_embedded(town):
     after = town.embedded()
     assert {shard for shard in SHARDS if before[shard] != after[shard]} == {users.shard[user_id]}
     assert town.tick("embed_arrivals") == []
-    town.tick("people")
-    seen = town.latest(user_id).metadata
-    assert seen["shard"].value == users.shard[user_id]
-    assert "data:image/png" in seen["chose | rejected"].value
+    town.tick("watched_users")
+    shown = town.latest(user_id).metadata
+    assert shown["shard"].value == users.shard[user_id]
+    assert "data:image/png" in shown["chose | rejected"].value
 
 
-def test_one_person_is_embedded_again_alone(town, monkeypatch: pytest.MonkeyPatch):
+def test_one_user_is_embedded_again_alone(town, monkeypatch: pytest.MonkeyPatch):
     town, _ = town
-    town.tick("people")
-    user_id = town.instance.get_dynamic_partitions(WATCHED.name)[0]
+    town.tick("watched_users")
+    user_id = town.instance.get_dynamic_partitions(WATCH_LIST.name)[0]
     before = town.latest(user_id)
     assert town.materialize(user_id, force=False).metadata["outcome"].value == "skipped"
     again = town.materialize(user_id, force=True)
@@ -138,9 +138,9 @@ def test_one_person_is_embedded_again_alone(town, monkeypatch: pytest.MonkeyPatc
         assert repo.status() == {}
 
 
-def test_somebody_whom_the_log_does_not_know_is_an_error_that_says_so(town):
+def test_a_user_whom_the_log_does_not_know_is_an_error_that_says_so(town):
     town, _ = town
-    town.instance.add_dynamic_partitions(WATCHED.name, ["nobody"])
-    with pytest.raises(dg.Failure, match=r"user_id 'nobody'; it knows \d+ people, such as"):
+    town.instance.add_dynamic_partitions(WATCH_LIST.name, ["nobody"])
+    with pytest.raises(dg.Failure, match=r"user_id 'nobody'; it knows \d+ users, such as"):
         town.materialize("nobody", force=False)
-    town.instance.delete_dynamic_partition(WATCHED.name, "nobody")
+    town.instance.delete_dynamic_partition(WATCH_LIST.name, "nobody")
