@@ -8,7 +8,7 @@ import torch
 from ppd.experiments.data import embedded, narrowed
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
-from ppd.users.embeddings import UserEmbeddings
+from ppd.users.embeddings import UserEmbeddings, VlmRef
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def trained_on(log: Preferences) -> set[str]:
 def hidden_states(log: Preferences) -> UserEmbeddings:
     random = torch.Generator().manual_seed(0)
     hidden = {user_id: 3 + torch.randn(3, 2, 8, generator=random) for user_id in log.users.user_id}
-    return UserEmbeddings(hidden, dict.fromkeys(hidden, ("",) * 3))
+    return UserEmbeddings(hidden, dict.fromkeys(hidden, ("",) * 3), VlmRef("in memory", ""))
 
 
 def test_fewer_people_are_some_of_more_people_and_held_out_ones_stay(log):
