@@ -1,6 +1,5 @@
 """From verdicts to what people read: win_rates.json, metrics.json, plots, and the page around them."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -23,6 +22,7 @@ from ppd.evaluation.plots import win_rate_plot
 from ppd.evaluation.report import Interpolation, PersonPage, Report, headline, write_report
 from ppd.evaluation.win_rates import clustered_mean, paired_differences, win_rates
 from ppd.files import atomic_path
+from ppd.preferences.images import open_rgb
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.rewards.scorers import load_scorers
@@ -190,7 +190,7 @@ def _by_key(wishes: pd.DataFrame, images: Pixels) -> Index:
 
 
 def _decoded(encoded: bytes) -> Pixels:
-    return _thumbnail(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    return _thumbnail(open_rgb(encoded))
 
 
 def _thumbnail(image: Image.Image) -> Pixels:

@@ -20,6 +20,7 @@ from ppd.experiments.directions import reliabilities
 from ppd.experiments.models import embedding_model
 from ppd.experiments.supports import ExactReader
 from ppd.files import atomic_path
+from ppd.preferences.images import open_rgb
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
@@ -183,5 +184,5 @@ def _clip_of_pairs(clip: ClipScorer, wanted: Mapping[Key, SupportGroup]) -> Iter
     """Features [2·pairs, D] of each group: preferred, rejected, preferred, …"""
     for key, group in wanted.items():
         files = [file for pair in group.pairs for file in (pair.preferred, pair.rejected)]
-        images = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+        images = [np.asarray(open_rgb(file)) for file in files]
         yield key, torch.as_tensor(clip.embed_images(images)).double().numpy()

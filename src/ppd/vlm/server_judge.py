@@ -5,7 +5,6 @@ their own outcome, never a score.
 """
 
 import base64
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -14,9 +13,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal
 
-from PIL import Image, UnidentifiedImageError
-
 from ppd.errors import InputError
+from ppd.preferences.images import as_sent
 from ppd.settings import PromptVersion, ServerSettings
 from ppd.vlm.answer_cache import AnswerCache, key_of
 from ppd.vlm.budget import Budget, cost, estimate
@@ -118,8 +116,5 @@ def word_in(said: str) -> Literal["first", "second"] | None:
 
 
 def _data_url(image: bytes) -> str:
-    try:
-        kind = Image.open(io.BytesIO(image)).get_format_mimetype()
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"an image of {len(image)} bytes cannot be decoded: {error}") from error
-    return f"data:{kind};base64,{base64.b64encode(image).decode()}"
+    kind, sent = as_sent(image)
+    return f"data:{kind};base64,{base64.b64encode(sent).decode()}"
