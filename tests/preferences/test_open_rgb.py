@@ -223,7 +223,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage
 def test_no_other_decoder_is_reachable(kind, monkeypatch):
     Image.init()
     reached = []
-    for name, (factory, accept) in list(Image.OPEN.items()):
+    for name, (_, accept) in list(Image.OPEN.items()):
         if name not in {"JPEG", "PNG", "WEBP"}:
             monkeypatch.setitem(Image.OPEN, name, (lambda *a, name=name, **k: reached.append(name), accept))
     data = EPS if kind == "EPS" else b"8BPS" + bytes(40) if kind == "PSD" else encoded(COLOURS, kind)

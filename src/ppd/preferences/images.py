@@ -87,7 +87,7 @@ def open_rgb(encoded: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
 def as_sent(encoded: bytes) -> tuple[str, bytes]:
     """(MIME type, bytes) of an image for a server, which may show it otherwise than a browser does.
 
-    The bytes as they came where there is nothing to interpret, else a PNG of `open_rgb`. Raises `InputError` as it does.
+    The bytes as they came where there is nothing to interpret, else a PNG of `open_rgb`, whose errors it raises.
     """
     try:
         with _opened(encoded, MOST_PIXELS) as image:

@@ -30,7 +30,7 @@ def open_source(settings: PreferenceSettings, source: Path) -> Source:
     if not source.exists():
         raise InputError("there is no such file or folder; expected the log of choices", file=source)
     if settings.source_format == "folder":
-        return Folder.open(source, settings.max_image_pixels)
+        return Folder.open(source, settings.max_image_pixels, settings.columns)
     return PickAPic.open(source)
 
 
