@@ -407,6 +407,13 @@ class Settings(Component):
     reevaluation: ReevaluationSettings = ReevaluationSettings()
 
     @model_validator(mode="after")
+    def _somebody_to_evaluate_with(self) -> Self:
+        people = self.evaluation.people
+        if getattr(self.preferences, f"{people}_user_share") == 0:
+            raise ValueError(f"evaluation.people is {people}, but preferences.{people}_user_share is 0")
+        return self
+
+    @model_validator(mode="after")
     def _each_reward_once(self) -> Self:
         kinds = [reward.kind for reward in self.rewards]
         if len(set(kinds)) < len(kinds):

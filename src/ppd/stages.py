@@ -37,7 +37,7 @@ def ingest(settings: Settings) -> None:
     """Validate, clean and split the log of choices."""
     from ppd.preferences.ingest import ingest
 
-    ingest(settings.preferences, CHOICES, PREFERENCES)
+    ingest(settings.preferences, CHOICES, PREFERENCES, for_training=True)
 
 
 def encode(settings: Settings) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import numpy as np
 import pandas as pd
 
+from ppd.errors import InputError
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings
 
@@ -26,18 +27,23 @@ def requests(preferences: Preferences, settings: EvaluationSettings) -> pd.DataF
 
     Only captions that nothing was trained on. A person keeps one seed per caption; people with the same seed are each
     other's same-seed opponents when users are shuffled. An `occasion` draws the people, and each person's own captions,
-    from its name alone.
+    from its name alone. Where there are fewer people or captions than asked for, all of them are taken; where there are
+    none, InputError.
     """
     occasion = [settings.occasion] if settings.occasion else []
     captions = sorted(
         preferences.captions.caption[preferences.captions.split == "eval"], key=lambda c: _order("caption", c)
     )
+    if not captions:
+        raise InputError("no caption is held out to evaluate with", fix="Ingest a log with at least 2 captions")
     rows = []
     for users, split, n in (
         ("unseen", settings.people, settings.n_unseen_people),
         ("seen", "train", settings.n_seen_people),
     ):
         of_split = preferences.users.user_id[preferences.users.split == split]
+        if of_split.empty:
+            raise InputError(f"nobody is in the split {split!r}", fix="Ingest the choices of more users")
         people = sorted(of_split, key=lambda u: _order("person", *occasion, u))[:n]
         for place, user_id in enumerate(people):
             numbers = sorted(

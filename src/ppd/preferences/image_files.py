@@ -48,7 +48,10 @@ class ImageFiles:
 
 
 def _forms(name: str) -> Iterator[str]:
-    """A path as it is written; with Windows separators; without spaces around it; in the other Unicode forms; its extension in the other case."""
+    """A path as it is written, then with Windows separators, without spaces around it, in the other Unicode forms.
+
+    Of each also with its extension in the other case.
+    """
     seen: set[str] = set()
     for slashes in (name, name.replace("\\", "/"), name.replace("\\", "/").strip()):
         for form in (slashes, unicodedata.normalize("NFC", slashes), unicodedata.normalize("NFD", slashes)):

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ppd.errors import InputError
-from ppd.preferences.png import without_metadata
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """The only decoders that bytes from outside may reach (Pillow's EPS one, for example, starts a program)."""
@@ -24,6 +23,8 @@ MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """What Pillow opens at most. Where images come in, `preferences.max_image_pixels` is the limit."""
 
 _ORIENTATION = 0x0112
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SHOWN = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND"}
 
 
 class GoodImage(NamedTuple):
@@ -95,7 +96,7 @@ def as_sent(encoded: bytes) -> tuple[str, bytes]:
             upright = _orientation(image) == 1
             plain = image.mode in ("RGB", "L") and image.format in FORMATS and not image.has_transparency_data
             if plain and still and upright:
-                return str(image.get_format_mimetype()), encoded
+                return f"image/{str(image.format).lower()}", encoded
     except Exception as error:
         fault = _fault(error, encoded)
         raise InputError(f"an image of {len(encoded)} bytes cannot be used: {fault.detail}") from error
@@ -107,12 +108,37 @@ def as_sent(encoded: bytes) -> tuple[str, bytes]:
 @contextmanager
 def _opened(encoded: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """The image at the frame that is shown first, its size checked, nothing decoded yet."""
-    with Image.open(io.BytesIO(without_metadata(encoded)), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(_without_metadata(encoded)), formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
             raise _TooLarge(f"{image.width} x {image.height} pixels; at most {max_pixels} in all")
         if image.info.get("default_image"):
             image.seek(1)  # an animated PNG whose still image is for those who cannot show animations
         yield image
+
+
+def _without_metadata(encoded: bytes) -> bytes:
+    """The same picture without texts, colour profiles and the like; anything but a PNG as it came.
+
+    Pillow refuses a picture whose texts or profile are larger than it likes to unpack (a workflow of ComfyUI, the
+    profile of a calibrated screen), though nothing of them is wanted. Chunks that nobody knows are kept where they are
+    marked as critical, so that a decoder still refuses what it cannot show. What is cut off stays cut off.
+    """
+    if not encoded.startswith(_PNG):
+        return encoded
+    kept, start, at, n = [], 0, len(_PNG), len(encoded)
+    while at + 8 <= n:
+        end = at + 12 + int.from_bytes(encoded[at : at + 4])
+        kind = encoded[at + 4 : at + 8]
+        if end > n:
+            break
+        ancillary = bool(kind[0] & 0x20)
+        if ancillary and kind not in _SHOWN:
+            kept.append(encoded[start:at])
+            start = end
+        at = end
+        if kind == b"IEND":
+            break
+    return b"".join([*kept, encoded[start:]]) if kept else encoded
 
 
 def _orientation(image: Image.Image) -> int:
@@ -143,7 +169,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def _over_white(image: Image.Image) -> Image.Image:
     transparent = image.info.get("transparency")
-    rawmode = image.tile[0].args if image.tile and isinstance(image.tile[0].args, str) else image.mode
+    rawmode = _rawmode(image)
     if image.mode.startswith("I;16"):
         return _from_16_bits(image, transparent)
     if image.mode in ("1", "L", "RGB") and transparent is not None:
@@ -160,6 +186,12 @@ def _over_white(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _rawmode(image: Image.Image) -> str:
+    """How the file keeps its pixels, such as L;4 where Pillow's mode is L."""
+    tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    return str(tiles[0].args) if tiles else image.mode
 
 
 def _from_16_bits(image: Image.Image, transparent: int | None) -> Image.Image:
