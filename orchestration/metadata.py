@@ -187,7 +187,7 @@ def verdicts(folder: Path) -> Metadata:
         "comparisons, vlm": len(vlm),
         "comparisons, ground truth": pq.read_metadata(truth).num_rows if truth.exists() else 0,
         "consistent when swapped": float(vlm.consistent.mean()),
-        "right about held-out choices": float(choices.correct.mean()),
+        **({"right about held-out choices": float(choices.correct.mean())} if len(choices) else {}),
     }
 
 

@@ -123,7 +123,8 @@ def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
         crowd = read_crowd(graph.root)
         watched = context.instance.get_dynamic_partitions(WATCHED.name or "")
         new = crowd.arrived or ([] if watched else crowd.versions.index[:FIRST_WATCHED].tolist())
-        new = [user_id for user_id in new if user_id not in watched][: MAX_WATCHED - len(watched)]
+        new = [user_id for user_id in new if user_id not in watched and "..." not in user_id]  # a range to Dagster
+        new = new[: MAX_WATCHED - len(watched)]
         events = []
         for user_id in (*watched, *new):
             if user_id not in crowd.versions.index:

@@ -120,8 +120,9 @@ def personalize(
     from ppd.personalizer import Personalizer, read_pairs
     from ppd.settings import load_settings
 
-    pairs = read_pairs(folder)
-    ppd = Personalizer.load(adapter, settings=load_settings(params))
+    settings = load_settings(params)
+    pairs = read_pairs(folder, settings.preferences)
+    ppd = Personalizer.load(adapter, settings=settings)
     console = Console()
     console.print(f"{len(pairs)} choices. The model says: {escape(ppd.describe(pairs) or '(nothing)')}")
     _draw(ppd, caption, ppd.embed(pairs), out, n, seed, strength)
@@ -165,9 +166,11 @@ def judge(
     from ppd.vlm.conversation import Candidates
     from ppd.vlm.judges import load_judge
 
-    pairs = read_pairs(folder)
-    ask = load_judge(load_settings(params), stages.ANSWERS, pairs, n_comparisons=1)
-    (verdict,) = ask(pairs, [Candidates(caption, _bytes(image_a), _bytes(image_b))])
+    settings = load_settings(params)
+    pairs = read_pairs(folder, settings.preferences)
+    first, second = (_image(file, settings.preferences.max_image_pixels) for file in (image_a, image_b))
+    ask = load_judge(settings, stages.ANSWERS, pairs, n_comparisons=1)
+    (verdict,) = ask(pairs, [Candidates(caption, first, second)])
     p_a = None if math.isnan(verdict.p_a) else round(verdict.p_a, 4)
     said = {"shown": verdict.shown.said, "swapped": verdict.swapped.said}
     print(json.dumps({"winner": verdict.winner, "p_a": p_a, "said": said}))
@@ -306,11 +309,16 @@ def _draw(
     Console().print(f"{n * len(captions)} images: {out}")
 
 
-def _bytes(file: Path) -> bytes:
+def _image(file: Path, max_pixels: int) -> bytes:
+    from ppd.preferences.images import BadImage, inspect
+
     try:
-        return file.read_bytes()
+        encoded = file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=file) from error
+    if isinstance(found := inspect(encoded, max_pixels), BadImage):
+        raise InputError(f"{found.reason}: {found.detail}", file=file)
+    return encoded
 
 
 def main() -> None:

@@ -121,9 +121,9 @@ def test_within_a_user_no_image_is_in_two_support_pairs(log, settings):
 
 def crowd(settings) -> pd.DataFrame:
     """Users and captions enough that every share is more than the least that a split must have."""
-    users = [f"crowd {n}" for n in range(24)]
+    users = [f"crowd {n}" for n in range(40)]
     assert (pd.Series(split_users(users, settings)).value_counts() > 2).all()
-    rows = [(u, f"thing {n}", f"{u}{n}+", f"{u}{n}-") for u in users for n in range(20)]
+    rows = [(u, f"thing {n}", f"{u}{n}+", f"{u}{n}-") for u in users for n in range(8)]
     return table(rows)
 
 

@@ -76,9 +76,10 @@ def judge_choices(
     ):
         chosen, rejected = (preferences.image_bytes(rows[c].tolist()) for c in ("chosen_uid", "rejected_uid"))
         candidates = [Candidates(*told) for told in zip(rows.caption, chosen, rejected, strict=True)]
-        judged = _with_verdicts(rows[["user_id", "caption", "pair_id"]], judge(supports[str(user_id)], candidates))
-        parts.append(judged.rename(columns={"outcome": "correct"}))
-    return pd.concat(parts, ignore_index=True)
+        parts.append(_with_verdicts(rows[["user_id", "caption", "pair_id"]], judge(supports[str(user_id)], candidates)))
+    if not parts:  # nobody who is asked has chosen on a caption of evaluation
+        parts = [_with_verdicts(pairs[["user_id", "caption", "pair_id"]], [])]
+    return pd.concat(parts, ignore_index=True).rename(columns={"outcome": "correct"})
 
 
 def _with_verdicts(rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> pd.DataFrame:

@@ -140,17 +140,19 @@ def _header(lines: _Lines, table: Path, wanted: Wanted) -> tuple[str, Fields]:
     if line is None:
         return ",", []
     found: list[tuple[int, str, Fields]] = []
+    unclosed = False
     for separator in SEPARATORS:
         try:
             names = _Dialect(separator, spaced=False).parse(iter([line]))
-        except (csv.Error, StopIteration):
+        except csv.Error:
+            unclosed = True
             continue
-        known = {simple(name) for name in names}
-        found.append((sum(simple(column) in known for column in wanted.columns), separator, names))
+        alike = {simple(name) for name in names}
+        found.append((sum(simple(column) in alike for column in wanted.columns), separator, names))
     lines.take(1)
-    if not found:
-        raise InputError("the header cannot be read: a quotation mark is not closed", file=table, row=0)
-    _, separator, names = max(found, key=lambda each: each[0])
+    known, separator, names = max(found, key=lambda each: each[0], default=(0, ",", []))
+    if unclosed and known < len(wanted.columns):
+        raise InputError("the header cannot be read: it has a quotation mark that nothing closes", file=table, row=0)
     return separator, names
 
 
@@ -202,22 +204,24 @@ def _next_row(
         return BadValue("row_malformed", f"line {number} {unclosed}{error}"), 1
     if taken == 1:
         return fields, 1
-    looking = sum(_is_row(dialect.cut(str(lines.peek(at))), n_fields, places, wanted) for at in range(taken))
-    if len(fields) == n_fields and looking <= 1:
+    cuts = [cut for at in range(taken) if len(cut := dialect.cut(str(lines.peek(at)))) >= n_fields]
+    n_choices = sum(_has_choice(cut, n_fields, places, wanted) for cut in cuts)
+    n_images = sum(_has_images(cut, n_fields, places, wanted) for cut in cuts)
+    if len(fields) == n_fields and n_choices <= 1 and n_images <= 1:
         return fields, taken
     return BadValue("row_malformed", f"line {number} has a quotation mark that nothing closes"), 1
 
 
-def _is_row(cut: Fields, n_fields: int, places: dict[str, int], wanted: Wanted) -> bool:
-    """Whether a single line looks like a whole row: as many fields, with a choice or with two image files.
+def _has_choice(cut: Fields, n_fields: int, places: dict[str, int], wanted: Wanted) -> bool:
+    """Whether a line, taken for a whole row, has a choice in its place. Several such lines are several rows.
 
     Counted from the left and from the right, since separators in a caption move what is behind it.
     """
-    if len(cut) < n_fields:
-        return False
-    for shift in {0, len(cut) - n_fields}:
-        choice = cut[places[wanted.choice] + shift]
-        images = [cut[places[image] + shift] for image in wanted.images]
-        if wanted.is_choice(choice.strip().strip('"')) or all(_IMAGE_FILE.search(image) for image in images):
-            return True
-    return False
+    choices = (cut[places[wanted.choice] + shift] for shift in (0, len(cut) - n_fields))
+    return any(wanted.is_choice(choice.strip().strip('"')) for choice in choices)
+
+
+def _has_images(cut: Fields, n_fields: int, places: dict[str, int], wanted: Wanted) -> bool:
+    """The same for its two image files."""
+    shifts = (0, len(cut) - n_fields)
+    return any(all(_IMAGE_FILE.search(cut[places[image] + shift]) for image in wanted.images) for shift in shifts)
