@@ -1,7 +1,9 @@
 """Pictures and tables as markdown, the only form in which the Dagster UI shows them. Drawn without torch."""
 
 import base64
+import html
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,14 +29,14 @@ class Markdown(str):
     __slots__ = ()
 
 
-_MARKS = str.maketrans(
-    {mark: f"\\{mark}" for mark in "\\`*_[]|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
-)
+_MARKS = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")  # within a word _ marks nothing
 
 
 def plain(text: object) -> Markdown:
     """Captions, names and profiles as they are read: no mark in them becomes a table, a link or a picture."""
-    return text if isinstance(text, Markdown) else Markdown(str(text).translate(_MARKS))
+    if isinstance(text, Markdown):
+        return text
+    return Markdown(html.escape(_MARKS.sub(r"\\\g<0>", " ".join(str(text).split())), quote=False))
 
 
 def picture(drawn: bytes) -> Markdown:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from ppd.evaluation.publish import judge_metrics
-from ppd.evaluation.vlm_verdicts import judge_meetings
+from ppd.evaluation.vlm_verdicts import judge_choices, judge_meetings
+from ppd.preferences.store import Preferences
 from ppd.vlm.judging import Answer, Verdict
 
 FIRST, SECOND, VOID = (Answer("asked", said, said, math.nan) for said in ("first", "second", "void"))
@@ -63,3 +64,14 @@ def test_metrics_of_the_judge_leave_out_what_it_did_not_say(judged):
 def test_a_judge_that_said_nothing_has_no_accuracy(judged):
     nothing = judged.assign(outcome=np.nan, correct=np.nan)
     assert judge_metrics(nothing, nothing) == {"judge.void.choices": 1.0, "judge.void.verdicts": 1.0}
+
+
+def test_without_a_held_out_choice_the_judge_is_not_measured_and_nothing_stops(judged, tmp_path):
+    pairs = pd.DataFrame({"pair_id": [1], "user_id": ["ann"], "caption": ["a fox"], "role": ["train"]})
+    preferences = Preferences(tmp_path, pairs, pd.DataFrame(), pd.DataFrame())
+    choices = judge_choices(preferences, ["ann"], {"ann": ()}, lambda pairs, candidates: pytest.fail("nothing to ask"))
+    assert len(choices) == 0
+    choices.to_parquet(tmp_path / "judge.parquet")
+    metrics = judge_metrics(pd.read_parquet(tmp_path / "judge.parquet"), judged)
+    assert not [name for name in metrics if "accuracy" in name or "choices" in name]
+    assert not any(math.isnan(value) for value in metrics.values())

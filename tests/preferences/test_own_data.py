@@ -184,7 +184,10 @@ def test_images_inside_the_table(folder, logs):
         assert [(r.image_0, r.image_1) for r in rows[:2]] == [tuple(data)] * 2, name
         assert isinstance(rows[2], Refusal) == (name == "struct"), name
     (folder / "choices.parquet").unlink()
-    urls = {f"image_{side}": f"data:image/png;base64,{base64.b64encode(d).decode()}" for side, d in zip("ab", data, strict=True)}
+    urls = {
+        f"image_{side}": f"data:image/png;base64,{base64.b64encode(d).decode()}"
+        for side, d in zip("ab", data, strict=True)
+    }
     broken = row | urls | {"image_b": "data:image/png;base64,@@"}
     (folder / "choices.jsonl").write_text(json.dumps(row | urls) + "\n" + json.dumps(broken))
     first, second = read(folder)

@@ -93,10 +93,9 @@ def judge_metrics(choices: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, fl
 
     Void verdicts count in nothing but their own share; probabilities are left out where the judge tells none.
     """
-    metrics = {
-        "judge.void.choices": float(choices.correct.isna().mean()),
-        "judge.void.verdicts": float(verdicts.outcome.isna().mean()),
-    }
+    metrics = {"judge.void.verdicts": float(verdicts.outcome.isna().mean())}
+    if len(choices):
+        metrics["judge.void.choices"] = float(choices.correct.isna().mean())
     choices, verdicts = choices[choices.correct.notna()], verdicts[verdicts.outcome.notna()]
     if len(choices):
         accuracy = clustered_mean(choices.correct.to_numpy(dtype=float), choices.user_id.to_numpy())
