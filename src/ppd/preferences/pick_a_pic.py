@@ -76,7 +76,9 @@ class PickAPic:
         """
         root, files = (path.parent, [path]) if path.is_file() else (path, _shards(path))
         if not files:
-            raise InputError("no *.parquet files found; expected Pick-a-Pic v2 shards", file=path)
+            own = path.is_dir() and any(file.stem == "choices" for file in path.iterdir())
+            fix = "For a table of your own set preferences.source_format: folder" if own else None
+            raise InputError("no *.parquet files found; expected Pick-a-Pic v2 shards", file=path, fix=fix)
         n_rows = 0
         for file in files:
             with open_parquet(file) as shard:
