@@ -243,7 +243,7 @@ def test_the_limit_is_checked_before_any_pixel_is_decoded():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_truncated_image_is_refused(kind):
     data = encoded(COLOURS, kind)
-    with pytest.raises(InputError, match=f"an image of {len(data) // 2} bytes cannot be used"):
+    with pytest.raises(InputError, match=f"an image of {len(data) // 2} bytes cannot be decoded"):
         open_rgb(data[: len(data) // 2])
 
 

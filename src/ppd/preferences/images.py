@@ -82,7 +82,7 @@ def open_rgb(encoded: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
             return _upright(_over_white(image), orientation)
     except Exception as error:
         fault = _fault(error, encoded)
-        raise InputError(f"an image of {len(encoded)} bytes cannot be used: {fault.detail}") from error
+        raise InputError(f"an image of {len(encoded)} bytes cannot be decoded: {fault.detail}") from error
 
 
 def as_sent(encoded: bytes) -> tuple[str, bytes]:
@@ -99,7 +99,7 @@ def as_sent(encoded: bytes) -> tuple[str, bytes]:
                 return f"image/{str(image.format).lower()}", encoded
     except Exception as error:
         fault = _fault(error, encoded)
-        raise InputError(f"an image of {len(encoded)} bytes cannot be used: {fault.detail}") from error
+        raise InputError(f"an image of {len(encoded)} bytes cannot be decoded: {fault.detail}") from error
     buffer = io.BytesIO()
     open_rgb(encoded).save(buffer, "PNG")
     return "image/png", buffer.getvalue()
