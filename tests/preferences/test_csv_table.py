@@ -158,6 +158,8 @@ def test_excel(tmp_path):
         written(rows).replace("user,caption,image_a", " User ,CAPTION,Image A"),
         written(rows).replace(",", ", "),
         written(rows) + "\0" * 100,
+        written(rows).replace(",a\r\n", ",a,,\r\n"),
+        written(rows).replace("\r\n", ",,\r\n"),
     ):
         assert read(tmp_path, text) == rows
 

@@ -202,6 +202,8 @@ def _next_row(
     except csv.Error as error:
         unclosed = "" if "limit" in str(error) else "has a quotation mark that nothing closes: "
         return BadValue("row_malformed", f"line {number} {unclosed}{error}"), 1
+    while len(fields) > n_fields and not fields[-1].strip():
+        fields.pop()  # a spreadsheet's empty columns at the end
     if taken == 1:
         return fields, 1
     cuts = [cut for at in range(taken) if len(cut := dialect.cut(str(lines.peek(at)))) >= n_fields]
