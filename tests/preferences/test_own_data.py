@@ -236,6 +236,9 @@ def test_the_table_is_found_in_any_case_and_hidden_files_beside_it_are_not(folde
     assert [row.user_id for row in read(folder)] == ["ann"]
     with pytest.raises(InputError, match="found none"):
         Folder.open(folder / "images", 10_000)
+    (folder / "images" / "choices.xlsx").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"expected exactly one of choices.csv, .*; found choices.xlsx"):
+        Folder.open(folder / "images", 10_000)
 
 
 def test_a_picture_of_the_wrong_kind_is_refused_when_it_is_cleaned_not_when_it_is_read(folder):

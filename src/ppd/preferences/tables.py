@@ -24,7 +24,8 @@ def find_table(root: Path) -> Path:
     files = sorted(root.iterdir()) if root.is_dir() else []
     tables = [file for file in files if file.stem == "choices" and file.suffix.lower() in SUFFIXES and file.is_file()]
     if len(tables) != 1:
-        found = " and ".join(table.name for table in tables) or "none"
+        others = [file for file in files if file.stem == "choices"]  # such as choices.xlsx
+        found = " and ".join(table.name for table in tables or others) or "none"
         names = ", ".join(f"choices{suffix}" for suffix in SUFFIXES)
         raise InputError(f"expected exactly one of {names}; found {found}", file=root)
     return tables[0]
