@@ -46,8 +46,10 @@ def no_leakage(preferences: Path) -> CheckOutcome:
 def embeddings_are_sound(shards: Path) -> CheckOutcome:
     """Every embedding is finite, and users' embeddings differ from each other."""
     files = sorted(shards.glob("*/embeddings.parquet"))
-    columns = [np.stack(pq.read_table(file, columns=["hidden"])["hidden"].to_numpy()) for file in files]
-    hidden = np.concatenate(columns).astype(np.float64)
+    embeddings = [hidden for file in files for hidden in pq.read_table(file, columns=["hidden"])["hidden"].to_numpy()]
+    if not embeddings:
+        return CheckOutcome(False, {"embeddings": 0})
+    hidden = np.stack(embeddings).astype(np.float64)
     spread = hidden.std(axis=0)
     norms = np.linalg.norm(hidden, axis=1)
     finite = bool(np.isfinite(hidden).all())

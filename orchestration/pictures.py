@@ -1,7 +1,9 @@
 """Pictures and tables as markdown, the only form in which the Dagster UI shows them. Drawn without torch."""
 
 import base64
+import html
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ppd.evaluation.plots import ACCENT, INK, METHOD_COLOURS, QUIET, png, strip
+from ppd.preferences.images import open_rgb
 
 SPLIT_COLOURS = {"train": METHOD_COLOURS["dpo"], "validation": METHOD_COLOURS["sft"], "test": ACCENT}
 
@@ -20,28 +23,44 @@ DIALOG_PX = 720
 THUMBNAIL_PX = 64
 
 
-def picture(drawn: bytes) -> str:
+class Markdown(str):
+    """Text that is markdown already; everything else is escaped before it gets into a table."""
+
+    __slots__ = ()
+
+
+_MARKS = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")  # within a word _ marks nothing
+
+
+def plain(text: object) -> Markdown:
+    """Captions, names and profiles as they are read: no mark in them becomes a table, a link or a picture."""
+    if isinstance(text, Markdown):
+        return text
+    return Markdown(html.escape(_MARKS.sub(r"\\\g<0>", " ".join(str(text).split())), quote=False))
+
+
+def picture(drawn: bytes) -> Markdown:
     """A PNG inside markdown, no wider than the dialog that shows it, in at most 128 colours: a third of the weight."""
     buffer = io.BytesIO()
     image = Image.open(io.BytesIO(drawn)).convert("RGB")
     image.thumbnail((DIALOG_PX, image.height), Image.Resampling.LANCZOS)
     image.quantize(128).save(buffer, "PNG", optimize=True)
-    return f"![](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+    return Markdown(f"![](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
 
 
 def table(rows: Sequence[Mapping[Any, Any]]) -> str:
     """Rows of the same columns as a markdown table; "nothing" when there are none."""
     if not rows:
         return "nothing"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    lines = [list(rows[0]), [Markdown("---")] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines)
 
 
-def images(encoded: Iterable[bytes]) -> str:
+def images(encoded: Iterable[bytes]) -> Markdown:
     """Encoded images in a row, as thumbnails."""
-    opened = (Image.open(io.BytesIO(each)).convert("RGB") for each in encoded)
+    opened = (open_rgb(each) for each in encoded)
     pixels = [np.asarray(ImageOps.pad(image, (THUMBNAIL_PX, THUMBNAIL_PX), color="white")) for image in opened]
-    return picture(strip(pixels, columns=len(pixels), scale=1))
+    return picture(strip(pixels, columns=len(pixels), scale=1)) if pixels else Markdown("nothing")
 
 
 def embeddings_of(shards: Path) -> pd.Series:
@@ -76,7 +95,7 @@ def user_map(embeddings: pd.Series, split: pd.Series, marked: str | None = None)
     if marked is not None:
         x, y = places[embeddings.index.get_loc(marked)].tolist()
         axes.scatter(x, y, s=90, facecolors="none", edgecolors=INK, linewidths=1.5)
-        axes.annotate(marked, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=9)
+        axes.annotate(marked, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=9, parse_math=False)
     axes.set(xlabel=f"first component ({shares[0]:.0%} of variance)", ylabel=f"second component ({shares[1]:.0%})")
     axes.tick_params(color=QUIET, labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
