@@ -76,10 +76,10 @@ def test_a_plan_without_captions_or_people_is_no_traceback():
     with pytest.raises(InputError, match="no caption is held out to evaluate with"):
         plan_requests(preferences, EvaluationSettings())
     captions = captions.assign(split=["train", "eval"])
-    with pytest.raises(InputError, match="nobody is in the split 'validation'"):
+    with pytest.raises(InputError, match="no user is in the split 'validation'"):
         plan_requests(Preferences(None, pd.DataFrame(), users, captions), EvaluationSettings(unseen_split="validation"))
 
 
 def test_settings_that_leave_nobody_to_evaluate_with():
-    with pytest.raises(ValueError, match=r"evaluation.people is test, but preferences.test_user_share is 0"):
+    with pytest.raises(ValueError, match=r"evaluation.unseen_split is test, but preferences.test_user_share is 0"):
         Settings(preferences=PreferenceSettings(test_user_share=0))
