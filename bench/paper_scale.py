@@ -56,6 +56,7 @@ from ppd.diffusion.training.dataset import Pairs, TrainingData
 from ppd.pretrain.text import caption_tokenizer
 from ppd.pretrain.vlm_architecture import TEMPLATE, build_tokenizer
 from ppd.settings import EmbeddingSettings, load_settings
+from ppd.users.embeddings import VlmRef
 from ppd.users.support import Pair
 from ppd.vlm.embedding import embed
 from ppd.vlm.processor import ImageTextProcessor
@@ -180,7 +181,7 @@ def random_vlm(size: str, device: torch.device, batch_size: int) -> Transformers
         vision_feature_select_strategy="full",
         chat_template=TEMPLATE,
     )
-    return TransformersVlm(model, processor, revision="random", batch_size=batch_size)
+    return TransformersVlm(model, processor, ref=VlmRef("random weights", "random"), batch_size=batch_size)
 
 
 def embedding(way: str, args: argparse.Namespace, device: torch.device) -> tuple[Callable[[int], None], dict[str, Any]]:

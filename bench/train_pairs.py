@@ -164,7 +164,7 @@ def measure(base: Path, n_pairs: int, rounds: int, *, with_compile: bool) -> dic
     steps_each = 2
     known = rounds * steps_each + 1
     ways: dict[str, Callable[[int], None]] = {}
-    settings = FinetuneSettings(steps=10_000, pairs_per_step=n_pairs, micro_batch_pairs=n_pairs)
+    settings = FinetuneSettings(precision="fp32", steps=10_000, pairs_per_step=n_pairs, micro_batch_pairs=n_pairs)
 
     def backbone(precision: str = "fp32") -> StableCascadeBackbone:
         return StableCascadeBackbone.from_pretrained(base, precision=precision)

@@ -74,7 +74,7 @@ def main() -> None:
     ]
     groups = [gallery.pairs(rows) for rows in many]
     reusing, plain = (VlmJudge(vlm, JudgeSettings(), reuse_pairs=reuse) for reuse in (True, False))
-    silent = EmbeddingSettings(max_new_tokens=0)
+    silent = EmbeddingSettings(rows=None, max_new_tokens=0)
 
     difference = max(
         abs(p - q)

@@ -25,6 +25,8 @@ WIN_RATE_GOAL = 0.6
 COLLAPSED_ABOVE = 0.999
 """Mean cosine between users' embeddings, from which on all of them say the same."""
 CONSISTENCY_GOAL = 0.8
+VOID_SHARES = {"void verdicts": "judge.void.verdicts", "void answers about real choices": "judge.void.choices"}
+"""What the judge abstained from, as shares: in no win rate, so it is told beside."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,24 @@ def starts_at_ln_2(model: Path) -> CheckOutcome:
 def judge_is_consistent(metrics: Path) -> CheckOutcome:
     """The judge mostly gives the same answer when the two images change places."""
     values = json.loads(metrics.read_text())
-    consistency = float(values["judge.consistency.verdicts"])
-    return CheckOutcome(consistency >= CONSISTENCY_GOAL, {"consistency": consistency}, warn=True)
+    numbers = {name: values[key] for name, key in VOID_SHARES.items() if key in values}
+    consistency = values.get("judge.consistency.verdicts")
+    if consistency is None:
+        return CheckOutcome(False, {"consistency": "unknown: no comparison has a verdict", **numbers}, warn=True)
+    return CheckOutcome(consistency >= CONSISTENCY_GOAL, {"consistency": float(consistency), **numbers}, warn=True)
 
 
 def beats_the_base(win_rates: Path) -> CheckOutcome:
     """Unseen users prefer their pictures to the base model's. Under the goal warns; perhaps chance is an error."""
     entries = headline_entries(json.loads(win_rates.read_text()))
     judgements = {entry["judge"]: entry for entry in entries}
+    if not entries:
+        return CheckOutcome(False, {"win rate": "unknown: no comparison with the base has a verdict"})
     numbers = {f"win rate ({name})": float(entry["win_rate"]) for name, entry in judgements.items()}
     numbers |= {f"lower end ({name})": float(entry["ci_low"]) for name, entry in judgements.items()}
     doubtful = not all(entry["ci_low"] >= 0.5 for entry in entries)  # an interval of NaN is no success
-    passed = bool(entries) and all(entry["win_rate"] >= WIN_RATE_GOAL for entry in entries) and not doubtful
-    return CheckOutcome(passed, numbers, warn=bool(entries) and not doubtful)
+    passed = all(entry["win_rate"] >= WIN_RATE_GOAL for entry in entries) and not doubtful
+    return CheckOutcome(passed, numbers, warn=not doubtful)
 
 
 def no_worse_than_accepted(win_rates: Path) -> CheckOutcome:

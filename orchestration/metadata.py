@@ -192,15 +192,18 @@ def describe_user(root: Path, user_id: str, preferences: Preferences | None = No
 
 
 def verdicts(folder: Path) -> Metadata:
-    """How many comparisons each judge made, and how steady the vision-language model is."""
-    vlm = pd.read_parquet(folder / "vlm.parquet", columns=["consistent"])
-    choices = pd.read_parquet(folder / "choices.parquet", columns=["correct"])
+    """How many comparisons each judge made, and how steady the vision-language model is where it has a verdict."""
+    vlm = pd.read_parquet(folder / "vlm.parquet", columns=["consistent", "outcome"])
+    choices = pd.read_parquet(folder / "choices.parquet", columns=["correct"]).correct
+    steady = vlm.consistent[vlm.outcome.notna()]
     truth = folder / "ground_truth.parquet"
     return {
         "comparisons, vlm": len(vlm),
         "comparisons, ground truth": pq.read_metadata(truth).num_rows if truth.exists() else 0,
-        "consistent when swapped": float(vlm.consistent.mean()),
-        "right about held-out choices": float(choices.correct.mean()),
+        "void, vlm": int(vlm.outcome.isna().sum()),
+        "void, held-out choices": int(choices.isna().sum()),
+        **({"consistent when swapped": float(steady.mean())} if len(steady) else {}),
+        **({"right about held-out choices": float(choices.mean())} if choices.notna().any() else {}),
     }
 
 
@@ -301,6 +304,7 @@ SHOWN: tuple[tuple[str, str, Callable[[Path], Metadata]], ...] = (
     ("artifacts/latents", "latents.npy", latents),
     ("artifacts/users/*", "embeddings.parquet", shard),
     ("artifacts/users.parquet", "", manifest),
+    ("artifacts/trained/*", "curve.csv", model),
     ("models/*", "curve.csv", model),
     ("artifacts/samples/*", "images.parquet", samples),
     ("artifacts/verdicts", "vlm.parquet", verdicts),

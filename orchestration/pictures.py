@@ -1,7 +1,9 @@
 """Pictures and tables as markdown, the only form in which the Dagster UI shows them. Drawn without torch."""
 
 import base64
+import html
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
 from ppd.evaluation.plots import ACCENT, METHOD_COLOURS, QUIET, png, strip
+from ppd.preferences.images import open_rgb
 
 SPLIT_COLOURS = {"train": METHOD_COLOURS["dpo"], "validation": METHOD_COLOURS["sft"], "test": ACCENT}
 
@@ -18,28 +21,44 @@ DIALOG_PX = 720
 THUMBNAIL_PX = 64
 
 
-def picture(drawn: bytes) -> str:
+class Markdown(str):
+    """Text that is markdown already; everything else is escaped before it gets into a table."""
+
+    __slots__ = ()
+
+
+_MARKS = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")  # within a word _ marks nothing
+
+
+def plain(text: object) -> Markdown:
+    """Captions, names and profiles as they are read: no mark in them becomes a table, a link or a picture."""
+    if isinstance(text, Markdown):
+        return text
+    return Markdown(html.escape(_MARKS.sub(r"\\\g<0>", " ".join(str(text).split())), quote=False))
+
+
+def picture(drawn: bytes) -> Markdown:
     """A PNG inside markdown, no wider than the dialog that shows it, in at most 128 colours: a third of the weight."""
     buffer = io.BytesIO()
     image = Image.open(io.BytesIO(drawn)).convert("RGB")
     image.thumbnail((DIALOG_PX, image.height), Image.Resampling.LANCZOS)
     image.quantize(128).save(buffer, "PNG", optimize=True)
-    return f"![](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+    return Markdown(f"![](data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()})")
 
 
 def table(rows: Sequence[Mapping[Any, Any]]) -> str:
     """Rows of the same columns as a markdown table; "nothing" when there are none."""
     if not rows:
         return "nothing"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    lines = [list(rows[0]), [Markdown("---")] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines)
 
 
-def images(encoded: Iterable[bytes]) -> str:
+def images(encoded: Iterable[bytes]) -> Markdown:
     """Encoded images in a row, as thumbnails."""
-    opened = (Image.open(io.BytesIO(each)).convert("RGB") for each in encoded)
+    opened = (open_rgb(each) for each in encoded)
     pixels = [np.asarray(ImageOps.pad(image, (THUMBNAIL_PX, THUMBNAIL_PX), color="white")) for image in opened]
-    return picture(strip(pixels, columns=len(pixels), scale=1))
+    return picture(strip(pixels, columns=len(pixels), scale=1)) if pixels else Markdown("nothing")
 
 
 def trend_plot(points: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> bytes:

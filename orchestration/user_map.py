@@ -42,7 +42,7 @@ class UserMap:
         if marked is not None and marked in self.places.index:
             x, y = self.places.to_numpy()[self.places.index.get_loc(marked)].tolist()
             axes.scatter(x, y, s=90, facecolors="none", edgecolors=INK, linewidths=1.5)
-            axes.annotate(marked, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=9)
+            axes.annotate(marked, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=9, parse_math=False)
         first, second = self.shares
         axes.set(xlabel=f"first component ({first:.0%} of variance)", ylabel=f"second component ({second:.0%})")
         axes.tick_params(color=QUIET, labelsize=8)

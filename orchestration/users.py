@@ -136,7 +136,8 @@ def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
         user_index = read_user_index(graph.root)
         watched = context.instance.get_dynamic_partitions(WATCH_LIST.name or "")
         new = user_index.arrived or ([] if watched else user_index.versions.index[:FIRST_WATCHED].tolist())
-        new = [user_id for user_id in new if user_id not in watched][: MAX_WATCHED - len(watched)]
+        new = [user_id for user_id in new if user_id not in watched and "..." not in user_id]  # a range to Dagster
+        new = new[: MAX_WATCHED - len(watched)]
         if new:
             context.instance.add_dynamic_partitions(WATCH_LIST.name or "", new)
         tags = _all_tags(graph, user_index, [*watched, *new])

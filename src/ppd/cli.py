@@ -47,6 +47,14 @@ pretrain.add_typer(check, name="check")
 app.command()(experiment)
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")]
+Captions = Annotated[list[str], typer.Option(help="What to sample; may be given several times.")]
+Out = Annotated[Path, typer.Option(help="Where the images go, one PNG each.")]
+ImagesPerCaption = Annotated[int, typer.Option(min=1, help="Images of each caption.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="The first seed.")]
+Strength = Annotated[float | None, typer.Option(min=0, help="0 samples the base, 1 as trained, more exaggerates.")]
+Adapter = Annotated[Path, typer.Option(help="A complete adapter: a folder of models/, or what `ppd export` wrote.")]
+Base = Annotated[str | None, typer.Option(help="The base, where it is not where the adapter remembers it.")]
+Vlm = Annotated[str | None, typer.Option(help="The vision-language model, likewise.")]
 
 
 @app.command()
@@ -77,6 +85,8 @@ def stage(
                 stages.users(settings, layout)
             case "finetune", None, "ppd" | "dpo" | "sft":
                 stages.finetune(settings, layout, method)
+            case "adapter", None, "ppd" | "dpo" | "sft":
+                stages.adapter(settings, layout, method)
             case "sample", None, "base" | "ppd" | "dpo" | "sft":
                 stages.sample(settings, layout, method)
             case "judge", None, None:
@@ -109,49 +119,54 @@ def reevaluate(
 
 @app.command()
 def personalize(
-    folder: Annotated[Path, typer.Argument(help="One person's choices: choices.csv and the images that it names.")],
-    caption: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
-    out: Annotated[Path, typer.Option(help="Where the images go, one PNG each.")] = Path("runs/personalized"),
-    n: Annotated[int, typer.Option(min=1, help="Images a caption.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    strength: Annotated[
-        float | None, typer.Option(min=0, help="0 draws the base, 1 as trained, more exaggerates.")
-    ] = None,
-    adapter: Annotated[Path, typer.Option(help="A trained adapter.")] = Path("models/ppd"),
-    params: ParamsFile = Path("params.yaml"),
+    folder: Annotated[Path, typer.Argument(help="One user's choices: choices.csv and the images that it names.")],
+    caption: Captions,
+    out: Out = Path("runs/personalized"),
+    n: ImagesPerCaption = 4,
+    seed: FirstSeed = 0,
+    strength: Strength = None,
+    adapter: Adapter = Path("models/ppd"),
+    base: Base = None,
+    vlm: Vlm = None,
 ) -> None:
-    """Read a new person's choices and draw for them."""
+    """Read a new user's choices and sample for them."""
     from ppd.personalizer import Personalizer, read_pairs
-    from ppd.settings import load_settings
 
     pairs = read_pairs(folder)
-    ppd = Personalizer.load(adapter, settings=load_settings(params))
-    console = Console()
-    console.print(f"{len(pairs)} choices. The model says: {escape(ppd.describe(pairs) or '(nothing)')}")
+    ppd = Personalizer.load(adapter, base=base, vlm=vlm)
+    Console().print(f"{len(pairs)} choices. The model says: {escape(ppd.describe(pairs) or '(nothing)')}")
     _sample(ppd, caption, ppd.embed(pairs), out, n, seed, strength)
 
 
 @app.command()
 def sample(
-    caption: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
-    user: Annotated[
-        str | None, typer.Option(help="A person of the log, by user_id; nobody: as the base draws.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where the images go, one PNG each.")] = Path("runs/sampled"),
-    n: Annotated[int, typer.Option(min=1, help="Images a caption.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    strength: Annotated[
-        float | None, typer.Option(min=0, help="0 draws the base, 1 as trained, more exaggerates.")
-    ] = None,
-    adapter: Annotated[Path, typer.Option(help="A trained adapter.")] = Path("models/ppd"),
-    params: ParamsFile = Path("params.yaml"),
+    caption: Captions,
+    user: Annotated[str | None, typer.Option(help="A user of the log, by user_id; none: as the base samples.")] = None,
+    out: Out = Path("runs/sampled"),
+    n: ImagesPerCaption = 4,
+    seed: FirstSeed = 0,
+    strength: Strength = None,
+    adapter: Adapter = Path("models/ppd"),
+    base: Base = None,
+    vlm: Vlm = None,
 ) -> None:
-    """Draw for a person of the log, whose choices are embedded already."""
-    from ppd.personalizer import Personalizer, known_user
-    from ppd.settings import load_settings
+    """Sample for a user of the log, whose choices are embedded already."""
+    from ppd.personalizer import Personalizer
 
-    embedding = known_user(user) if user is not None else None
-    _sample(Personalizer.load(adapter, settings=load_settings(params)), caption, embedding, out, n, seed, strength)
+    ppd = Personalizer.load(adapter, base=base, vlm=vlm)
+    _sample(ppd, caption, ppd.known_user(user) if user is not None else None, out, n, seed, strength)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    adapter: Adapter = Path("models/ppd"),
+) -> None:
+    """Write a complete adapter with its model card to one folder, ready to upload."""
+    from ppd.diffusion.adapter.card import export_adapter
+
+    export_adapter(adapter, out, Layout().reports)
+    Console().print(f"{out}: load it with Personalizer.load, or `ppd personalize --adapter {out}`", soft_wrap=True)
 
 
 @app.command()
@@ -168,9 +183,11 @@ def judge(
     from ppd.vlm.conversation import Candidates
     from ppd.vlm.judges import load_judge
 
-    pairs = read_pairs(folder)
-    ask = load_judge(load_settings(params), Layout().answers, pairs, n_comparisons=1)
-    (verdict,) = ask(pairs, [Candidates(caption, _bytes(image_a), _bytes(image_b))])
+    settings = load_settings(params)
+    pairs = read_pairs(folder, settings.preferences)
+    first, second = (_image(file, settings.preferences.max_image_pixels) for file in (image_a, image_b))
+    ask = load_judge(settings, Layout().answers, pairs, n_comparisons=1)
+    (verdict,) = ask(pairs, [Candidates(caption, first, second)])
     p_a = None if math.isnan(verdict.p_a) else round(verdict.p_a, 4)
     said = {"shown": verdict.shown.said, "swapped": verdict.swapped.said}
     print(json.dumps({"winner": verdict.winner, "p_a": p_a, "said": said}))
@@ -310,11 +327,16 @@ def _sample(
     Console().print(f"{n * len(captions)} images: {out}")
 
 
-def _bytes(file: Path) -> bytes:
+def _image(file: Path, max_pixels: int) -> bytes:
+    from ppd.preferences.images import BadImage, inspect
+
     try:
-        return file.read_bytes()
+        encoded = file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=file) from error
+    if isinstance(found := inspect(encoded, max_pixels), BadImage):
+        raise InputError(f"{found.reason}: {found.detail}", file=file)
+    return encoded
 
 
 def main() -> None:

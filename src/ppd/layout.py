@@ -1,130 +1,44 @@
 """Where every file of the pipeline is: the only place that knows."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
 class Layout:
     """The paths that stages and experiments read and write, below the root of a repository (here, if not given)."""
 
-    root: Path = Path()
-
-    @property
-    def data(self) -> Path:
-        """All inputs; what data.dvc tracks."""
-        return self.root / "data"
-
-    @property
-    def choices(self) -> Path:
-        """The log of choices, as it came."""
-        return self.data / "choices"
-
-    @property
-    def given_truth(self) -> Path:
-        """The true taste of simulated users, as it came with their log."""
-        return self.data / "truth"
-
-    @property
-    def stickers(self) -> Path:
-        """The art that the sticker world is rendered from."""
-        return self.data / "stickers"
-
-    @property
-    def preferences(self) -> Path:
-        return self.root / "artifacts/preferences"
-
-    @property
-    def truth(self) -> Path:
-        """The true taste of the users of this log, or a note that it is not known."""
-        return self.root / "artifacts/truth"
-
-    @property
-    def latents(self) -> Path:
-        return self.root / "artifacts/latents"
-
-    @property
-    def users(self) -> Path:
-        """A folder of embeddings for each shard."""
-        return self.root / "artifacts/users"
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "artifacts/users.parquet"
-
-    @property
-    def whitening(self) -> Path:
-        return self.root / "artifacts/whitening.safetensors"
-
-    @property
-    def models(self) -> Path:
-        """A folder for each method's adapter."""
-        return self.root / "models"
-
-    @property
-    def samples(self) -> Path:
-        """A folder of images for each method."""
-        return self.root / "artifacts/samples"
-
-    @property
-    def verdicts(self) -> Path:
-        return self.root / "artifacts/verdicts"
-
-    @property
-    def reports(self) -> Path:
-        return self.root / "reports"
-
-    @property
-    def history(self) -> Path:
-        """One line for each re-evaluation."""
-        return self.root / "evaluations/history.jsonl"
-
-    @property
-    def reevaluations(self) -> Path:
-        """A folder laid out like the repository for each re-evaluation."""
-        return self.root / "runs/reevaluations"
-
-    @property
-    def unfinished(self) -> Path:
-        """What a killed training goes on from."""
-        return self.root / "runs/unfinished"
-
-    @property
-    def reference_errors(self) -> Path:
-        """The base's errors, shared by all runs with the same draws."""
-        return self.unfinished / "reference"
-
-    @property
-    def answers(self) -> Path:
-        """The answers of a judge on a server."""
-        return self.root / "runs/answers"
-
-    @property
-    def stage_times(self) -> Path:
-        return self.root / "runs/stage_times.jsonl"
-
-    @property
-    def experiment_results(self) -> Path:
-        return self.root / "experiments/results"
-
-    @property
-    def experiment_page(self) -> Path:
-        return self.root / "docs/experiments.md"
-
-    @property
-    def shared_inputs(self) -> Path:
-        """What many experiments read, made once."""
-        return self.root / "artifacts/experiments/shared-inputs"
-
-    @property
-    def seeds(self) -> Path:
-        """The headline run with other seeds: a folder of seed-N."""
-        return self.root / "artifacts/experiments/seeds"
-
-    @property
-    def experiment_work(self) -> Path:
-        """What killed experiments go on from."""
-        return self.root / "runs/experiments"
+    def __init__(self, root: Path = Path()) -> None:
+        self.root = root
+        # Inputs, as data.dvc tracks them.
+        self.data = root / "data"
+        self.choices = self.data / "choices"
+        self.given_truth = self.data / "truth"
+        self.stickers = self.data / "stickers"
+        # What the stages leave. truth: the taste of this log's users, or a note that it is not known.
+        self.preferences = root / "artifacts/preferences"
+        self.truth = root / "artifacts/truth"
+        self.latents = root / "artifacts/latents"
+        self.users = root / "artifacts/users"
+        self.manifest = root / "artifacts/users.parquet"
+        self.whitening = root / "artifacts/whitening.safetensors"
+        self.trained = root / "artifacts/trained"
+        self.models = root / "models"
+        self.samples = root / "artifacts/samples"
+        self.verdicts = root / "artifacts/verdicts"
+        self.reports = root / "reports"
+        # The clock: a folder laid out like the repository for each re-evaluation, and a line in the history.
+        self.reevaluations = root / "runs/reevaluations"
+        self.history = root / "evaluations/history.jsonl"
+        # Work in progress, which killed stages go on from, and what is worth keeping between runs.
+        self.unfinished = root / "runs/unfinished"
+        self.reference_errors = self.unfinished / "reference"
+        self.answers = root / "runs/answers"
+        self.stage_times = root / "runs/stage_times.jsonl"
+        # The experiments. seeds: the headline run with other seeds, a folder of seed-N.
+        self.shared_inputs = root / "artifacts/experiments/shared-inputs"
+        self.seeds = root / "artifacts/experiments/seeds"
+        self.experiment_results = root / "experiments/results"
+        self.experiment_page = root / "docs/experiments.md"
+        self.experiment_work = root / "runs/experiments"
 
     def shard(self, name: str) -> Path:
         """The embeddings of one shard's users."""

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -21,6 +22,13 @@ def work_folder(unfinished: Path, described: Iterable[object], inputs: Iterable[
     for file in inputs:
         digest.update(file.read_bytes())
     return only_folder(unfinished, digest.hexdigest()[:16])
+
+
+@contextmanager
+def resumable(unfinished: Path, described: Iterable[object], inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """The `work_folder` of a block that writes its result before it ends: then `unfinished` goes, and only then."""
+    yield work_folder(unfinished, described, inputs)
+    shutil.rmtree(unfinished)
 
 
 def only_folder(unfinished: Path, key: str) -> Path:

@@ -23,7 +23,7 @@ def ingest(settings: Settings, layout: Layout) -> None:
     """Validate, clean and split the log of choices."""
     from ppd.preferences.ingest import ingest
 
-    ingest(settings.preferences, layout.choices, layout.preferences)
+    ingest(settings.preferences, layout.choices, layout.preferences, for_training=True)
 
 
 def truth(settings: Settings, layout: Layout) -> None:
@@ -112,11 +112,18 @@ def finetune(settings: Settings, layout: Layout, method: Method) -> None:
         data,
         settings.finetune,
         method,
-        layout.models / method,
+        layout.trained / method,
         layout.unfinished / method,
         reference_folder=layout.reference_errors,
         origin={"whitening": Whitening.load(layout.whitening).name},
     )
+
+
+def adapter(settings: Settings, layout: Layout, method: Method) -> None:
+    """A trained adapter with all that inference needs beside it, in one folder."""
+    from ppd.diffusion.adapter.complete import complete_adapter
+
+    complete_adapter(layout.trained / method, layout.whitening, settings.sampling, layout.models / method)
 
 
 def sample(settings: Settings, layout: Layout, method: str) -> None:

@@ -1,13 +1,16 @@
-"""All experiments, small: a tiny untrained prior, the shipped VLM, a few people, two seeds, a few steps."""
+"""All experiments, small: a tiny untrained prior, the shipped VLM, a few users, two seeds, a few steps."""
 
 import json
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 from ppd import stages
-from ppd.experiments import stages as experiments
+from ppd.experiments.ablation import write_ablation
+from ppd.experiments.cli import EXPERIMENTS
 from ppd.experiments.settings import ExperimentSettings
+from ppd.experiments.shared_inputs import prepare_shared_inputs
 from ppd.layout import Layout
 from ppd.settings import (
     EvaluationSettings,
@@ -30,8 +33,8 @@ SETTINGS = Settings(
     preferences=PreferenceSettings(
         eval_caption_share=0.25, validation_user_share=0.25, test_user_share=0.25, max_groups=3, n_shards=1
     ),
-    finetune=FinetuneSettings(steps=2, pairs_per_step=4, micro_batch_pairs=4, evaluation_pairs=4),
-    sampling=SamplingSettings(steps=2, batch_size=8),
+    finetune=FinetuneSettings(precision="fp32", steps=2, pairs_per_step=4, micro_batch_pairs=4, evaluation_pairs=4),
+    sampling=SamplingSettings(precision="fp32", steps=2, batch_size=8),
     evaluation=EvaluationSettings(n_unseen_users=3, n_seen_users=2, captions_per_user=2, n_seeds=4, n_interpolations=1),
 )
 VARIED = ExperimentSettings.model_validate(
@@ -60,7 +63,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the pipeline has run up to the judge, and the groundwork of the experiments."""
+    """A folder in which the pipeline has run up to the judge, and the shared inputs of the experiments."""
     folder = tmp_path_factory.mktemp("experiments")
     data = folder / "data"
     (data / "models").mkdir(parents=True)
@@ -79,10 +82,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stages.users(SETTINGS, LAYOUT)
         for method in METHODS:
             stages.finetune(SETTINGS, LAYOUT, method)
+            stages.adapter(SETTINGS, LAYOUT, method)
         for model in ("base", *METHODS):
             stages.sample(SETTINGS, LAYOUT, model)
         stages.judge(SETTINGS, LAYOUT)
-        experiments.shared_inputs(SETTINGS, VARIED, LAYOUT)
+        prepare_shared_inputs(SETTINGS, VARIED, LAYOUT)
     return folder
 
 
@@ -114,13 +118,13 @@ def test_a_killed_ablation_goes_on_where_it_was(here: Path, monkeypatch: pytest.
     monkeypatch.setattr(trial, "train", counting)
     monkeypatch.setattr(trial, "evaluate", killed)
     with pytest.raises(Killed):
-        experiments.ablation(SETTINGS, VARIED, LAYOUT, "default")
+        write_ablation(SETTINGS, VARIED, LAYOUT, "default")
     assert not (LAYOUT.experiment_results / "ablation").exists()
     monkeypatch.setattr(trial, "evaluate", evaluate)
-    experiments.ablation(SETTINGS, VARIED, LAYOUT, "default")
+    write_ablation(SETTINGS, VARIED, LAYOUT, "default")
     assert trained == [0, 1]
     after_kill = result("ablation/default")
-    experiments.ablation(SETTINGS, VARIED, LAYOUT, "default")
+    write_ablation(SETTINGS, VARIED, LAYOUT, "default")
     assert trained == [0, 1, 0, 1]
     again = result("ablation/default")
     assert after_kill.pop("train_cpu_s") and again.pop("train_cpu_s")
@@ -129,18 +133,9 @@ def test_a_killed_ablation_goes_on_where_it_was(here: Path, monkeypatch: pytest.
 
 def test_every_experiment_ends_in_a_result_and_all_of_them_in_the_page(here: Path) -> None:
     for variant in VARIED.variants:
-        experiments.ablation(SETTINGS, VARIED, LAYOUT, variant)
-    for stage in (
-        experiments.seeds,
-        experiments.users,
-        experiments.implicit,
-        experiments.identification,
-        experiments.guidance,
-        experiments.rewards,
-        experiments.interpolation,
-    ):
-        stage(SETTINGS, VARIED, LAYOUT)
-    experiments.page(SETTINGS, VARIED, LAYOUT)
+        write_ablation(SETTINGS, VARIED, LAYOUT, variant)
+    for name in [name for name in EXPERIMENTS if name not in ("shared-inputs", "ablation")]:
+        resolve_name(EXPERIMENTS[name])(SETTINGS, VARIED, LAYOUT)
     page = LAYOUT.experiment_page.read_text()
     for title in ("Table A", "Table B", "Implicit reward", "left these choices", "Ablations", "Scaling", "Between two"):
         assert f"{title}" in page

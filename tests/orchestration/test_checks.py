@@ -6,6 +6,8 @@ import subprocess
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from orchestration.checks import (
@@ -122,6 +124,21 @@ def test_embeddings(tmp_path, spoil, passed):
     assert embeddings_are_sound(tmp_path).passed is passed
 
 
+def test_a_shard_without_people_is_passed_over_and_no_people_at_all_are_a_failure(tmp_path):
+    rng = np.random.default_rng(0)
+    schema = pa.schema([("user_id", pa.string()), ("hidden", pa.list_(pa.float32()))])
+    for shard, n in (("s-00", 5), ("s-01", 0), ("s-02", 4)):
+        rows = [{"user_id": f"{shard}{i}", "hidden": rng.normal(size=8).astype("float32")} for i in range(n)]
+        (tmp_path / shard).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / shard / "embeddings.parquet")
+    found = embeddings_are_sound(tmp_path)
+    assert found.passed
+    assert found.numbers["embeddings"] == 9
+    for shard in ("s-00", "s-02"):
+        (tmp_path / shard / "embeddings.parquet").unlink()
+    assert not embeddings_are_sound(tmp_path).passed
+
+
 @pytest.mark.parametrize(("first", "passed"), [(math.log(2), True), (3.48, False)])
 def test_the_first_loss(tmp_path, first, passed):
     pd.DataFrame({"step": [0, 1], "loss": [first, 0.1]}).to_csv(tmp_path / "curve.csv", index=False)
@@ -133,6 +150,26 @@ def test_the_judge(tmp_path, consistency, passed):
     (tmp_path / "metrics.json").write_text(json.dumps({"judge.consistency.verdicts": consistency}))
     found = judge_is_consistent(tmp_path / "metrics.json")
     assert (found.passed, found.warn) == (passed, True)
+
+
+@pytest.mark.parametrize("metrics", [{}, {"judge.void.verdicts": 1.0, "judge.void.choices": 1.0}])
+def test_a_judge_that_said_nothing_is_judged_too(tmp_path, metrics):
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    found = judge_is_consistent(tmp_path / "metrics.json")
+    assert not found.passed
+    assert found.numbers["consistency"] == "unknown: no comparison has a verdict"
+    assert found.numbers.get("void verdicts", 1.0) == 1.0
+    (tmp_path / "win_rates.json").write_text("[]")
+    assert not beats_the_base(tmp_path / "win_rates.json").passed
+    assert "no comparison" in beats_the_base(tmp_path / "win_rates.json").numbers["win rate"]
+    assert no_worse_than_accepted(tmp_path / "win_rates.json").passed
+
+
+def test_what_the_judge_abstained_from_is_told(tmp_path):
+    values = {"judge.consistency.verdicts": 0.9, "judge.void.verdicts": 0.25, "judge.void.choices": 0.5}
+    (tmp_path / "metrics.json").write_text(json.dumps(values))
+    found = judge_is_consistent(tmp_path / "metrics.json")
+    assert found.numbers == {"consistency": 0.9, "void verdicts": 0.25, "void answers about real choices": 0.5}
 
 
 def test_every_check_belongs_to_an_asset_of_the_repository():

@@ -87,7 +87,7 @@ def test_the_prior_loads_as_a_backbone_and_draws(prior_folder: Path) -> None:
     assert backbone.prediction_type == "v_prediction"
     text = backbone.encode_captions([*CAPTIONS, ""])
     assert len(torch.unique(text.pooled, dim=0)) == len(CAPTIONS) + 1
-    (image,) = sample(backbone, [Request(CAPTIONS[0], 0)], SamplingSettings(steps=2, batch_size=1))
+    (image,) = sample(backbone, [Request(CAPTIONS[0], 0)], SamplingSettings(precision="fp32", steps=2, batch_size=1))
     assert image.shape == (64, 64, 3)
 
 
@@ -173,7 +173,7 @@ def test_damage_leaves_a_third_alone_and_the_rest_recognisable(atlas: Atlas, cod
 def test_quality_is_measured(
     atlas: Atlas, prior_folder: Path, classifier: AttributeClassifier, codec: ImageCodec
 ) -> None:
-    sampling = SamplingSettings(steps=2, text_guidance=1.0, batch_size=16)
+    sampling = SamplingSettings(precision="fp32", steps=2, text_guidance=1.0, batch_size=16)
     measures, images = prior_quality(prior_folder, classifier, atlas, sampling, images_per_caption=1)
     assert images.shape == (len(CONCEPTS), 64, 64, 3)
     shares = [m.value for m in measures if m.name.startswith("share of")]

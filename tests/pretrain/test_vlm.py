@@ -19,6 +19,7 @@ from ppd.simulation import seeds
 from ppd.simulation.posterior import posterior, predict_choice
 from ppd.simulation.users import TRAITS, preference_probability
 from ppd.simulation.world import caption, sample_scenes
+from ppd.users.embeddings import VlmRef
 from ppd.users.support import Pair
 from ppd.vlm.conversation import ANSWERS, Candidates, judge_conversation, profile_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
@@ -50,7 +51,7 @@ def test_what_is_taught_is_the_exact_posterior(cache, pool, batch):
         np.testing.assert_allclose(batch.taste[:, k], belief @ people.tastes, atol=1e-9)
         strongest = belief @ np.eye(len(TRAITS))[people.strongest]
         np.testing.assert_allclose(batch.profile[:, k].sum(-1), strongest, atol=1e-9)
-        for question, known in enumerate(batch.asked_after):
+        for question, known in enumerate(batch.questions_after):
             if known == k:
                 asked = pool.features[batch.questions[:, question]]
                 expected = predict_choice(people, settings, belief, asked[:, 0], asked[:, 1])
@@ -92,11 +93,11 @@ def test_a_packed_question_is_the_plain_conversation(atlas, cache):
     for parameter in model.parameters():
         parameter.data.mul_(3)
     sight, reader = Sight(model).eval(), Reader(model, processor.tokenizer).eval()
-    vlm = TransformersVlm(model, processor, revision="", batch_size=64)
+    vlm = TransformersVlm(model, processor, ref=VlmRef("in memory", ""), batch_size=64)
     render_cache = RenderCache(atlas, np.random.default_rng(0), 400)
     pool, sights = ScenePool.of(render_cache.scenes), see(sight, render_cache, torch.device("cpu"))[:, 0]
     plan = layout(4, (1, 4, 2), (3,))
-    packed = sample_batch(np.random.default_rng(3), cache, pool, 5, 4, np.array(plan.asked_after))
+    packed = sample_batch(np.random.default_rng(3), cache, pool, 5, 4, np.array(plan.questions_after))
     with torch.no_grad():
         hidden = read(reader, packed, plan, pool, sights, bf16=False)
     odds = answers_of(reader, hidden, plan)
@@ -111,7 +112,7 @@ def test_a_packed_question_is_the_plain_conversation(atlas, cache):
 
     for person in range(5):
         pairs = [Pair(*told(rows)) for rows in packed.pairs[person].tolist()]
-        for question, known in enumerate(plan.asked_after):
+        for question, known in enumerate(plan.questions_after):
             candidates = Candidates(*told(packed.questions[person, question].tolist()))
             conversation = judge_conversation(pairs[:known], candidates, "short-1")
             plain = vlm.answer_probabilities([conversation], ANSWERS)[0].log()

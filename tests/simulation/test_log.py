@@ -9,9 +9,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ppd.preferences.schema import PICK_A_PIC
 from ppd.settings import LogSettings, PeopleSettings
-from ppd.simulation.log import FEATURE_NAMES, simulate
+from ppd.simulation.log import simulate
 from ppd.simulation.render import Atlas
-from ppd.simulation.world import CONCEPTS, STYLES, Scenes, scene_features
+from ppd.simulation.world import CONCEPTS, FEATURES, STYLES, Scenes, scene_features
 
 SETTINGS = LogSettings(n_users=30, rows_per_user=(40, 44), broken_image_share=0.01, given_up_share=0.1)
 
@@ -63,11 +63,11 @@ def test_it_holds_the_dirt_of_a_real_log(log: pd.DataFrame) -> None:
 def test_people_choose_what_their_taste_says(folder: Path, log: pd.DataFrame) -> None:
     people = pd.read_parquet(folder / "truth" / "people.parquet").set_index("user_id")
     shown = pd.read_parquet(folder / "truth" / "images.parquet").set_index("image_uid")
-    factors = shown[list(FEATURE_NAMES[len(STYLES) :])].to_numpy()
+    factors = shown[list(FEATURES[len(STYLES) :])].to_numpy()
     scenes = Scenes(shown.concept.to_numpy(), shown["style"].to_numpy(), factors, shown.seed.to_numpy())
     features = pd.DataFrame(scene_features(scenes), index=shown.index)
     decided = log[log.label_0.isin([0.0, 1.0])]
-    taste = people.loc[decided.user_id.astype(str), list(FEATURE_NAMES)].to_numpy()
+    taste = people.loc[decided.user_id.astype(str), list(FEATURES)].to_numpy()
     gap = ((features.loc[decided.image_0_uid].to_numpy() - features.loc[decided.image_1_uid].to_numpy()) * taste).sum(
         axis=1
     )

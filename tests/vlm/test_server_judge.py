@@ -1,59 +1,29 @@
 """A judge behind a server, against a real one that misbehaves."""
 
+import base64
+import io
 import itertools
 import math
 import time
 
 import pytest
+from PIL import Image
 
 from ppd.errors import InputError
-from ppd.settings import JudgeSettings, ServerSettings
+from ppd.settings import JudgeSettings
 from ppd.vlm import server_judge
-from ppd.vlm.conversation import judge_conversation
-from ppd.vlm.server_judge import ServerJudge, word_in
+from ppd.vlm.conversation import Candidates, judge_conversation
 from tests.vlm.misbehaving_server import (
+    KEY,
     completion,
     cut_off,
     in_a_trickle,
     reset,
     says,
-    serving,
     slowly,
     status,
     torn,
 )
-
-KEY = "sk-very-secret"
-
-
-@pytest.fixture
-def server():
-    with serving() as told:
-        yield told
-
-
-@pytest.fixture
-def judge(server, tmp_path, monkeypatch):
-    """A judge that asks the server; keyword arguments change its settings."""
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-
-    def asking(**changes: object) -> ServerJudge:
-        settings = {
-            "url": server.url,
-            "model": "some-model",
-            "key_variable": "JUDGE_KEY",
-            "price_per_million_prompt_tokens": 2.0,
-            "price_per_million_answer_tokens": 10.0,
-            "budget": 1.0,
-            "tokens_per_image": 100,
-            "concurrency": 1,
-            "timeout_s": 60.0,
-            "attempts": 3,
-            "first_wait_s": 0.01,
-        }
-        return ServerJudge(ServerSettings(**(settings | changes)), "full-1", tmp_path / "answers")
-
-    return asking
 
 
 def test_a_question_shows_words_and_images_in_the_order_of_the_conversation(server, judge, pairs, candidates):
@@ -75,26 +45,8 @@ def test_a_question_shows_words_and_images_in_the_order_of_the_conversation(serv
     assert math.isnan(verdict.p_a), "a server tells no probabilities"
 
 
-@pytest.mark.parametrize(
-    ("said", "word"),
-    [
-        ("first", "first"),
-        (" Second.\n", "second"),
-        ("**First**", "first"),
-        ("“second”", "second"),
-        ("The first", None),
-        ("first or second", None),
-        ("firstly", None),
-        ("", None),
-        ("I cannot help with that.", None),
-    ],
-)
-def test_only_one_of_the_two_words_is_an_answer(said, word):
-    assert word_in(said) == word
-
-
 @pytest.mark.parametrize("said", ["both are lovely", "", None])
-def test_an_answer_in_the_wrong_form_is_void_and_kept_as_it_was_said(server, judge, pairs, candidates, said):
+def test_an_answer_in_the_wrong_form_is_void_and_told_as_it_was_said(server, judge, pairs, candidates, said):
     server.acts = [says("first"), says(said)]
     (verdict,) = judge()(pairs(1), [candidates()])
     assert verdict.winner == "void"
@@ -166,7 +118,7 @@ def test_without_a_key_nothing_is_asked(server, judge, pairs, candidates, monkey
 
 
 def test_a_server_that_is_gone_stops_the_run(judge, pairs, candidates, monkeypatch):
-    monkeypatch.setattr(server_judge, "FAILURES_IN_A_ROW", 3)
+    monkeypatch.setattr(server_judge, "VOID_IN_A_ROW", 3)
     with pytest.raises(InputError, match="3 questions in a row got no answer"):
         judge(url="http://127.0.0.1:9", attempts=1)(pairs(1), [candidates(c) for c in range(9)])
 
@@ -243,3 +195,24 @@ def test_a_server_needs_the_prompt_in_words():
     assert JudgeSettings(prompt="full-1", server=server).server.model == "m"
     with pytest.raises(ValueError, match="needs prompt: full-1"):
         JudgeSettings(prompt="short-1", server=server)
+
+
+def test_a_server_is_sent_what_a_browser_shows(server, judge, pairs):
+    """Bytes as they came where nothing is to interpret; else a PNG in which nothing is left to."""
+    photograph, sticker = io.BytesIO(), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (32, 16), "red").save(photograph, "JPEG", exif=exif)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(sticker, "WEBP", lossless=True)
+    server.acts = [says("first"), says("second")]
+    judge()(pairs(1), [Candidates("a fox", photograph.getvalue(), sticker.getvalue())])
+    content = server.requests[0]["messages"][0]["content"]
+    sent = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+    opened = [Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,")))) for url in sent]
+    assert [image.size for image in opened] == [(64, 64), (64, 64), (16, 32), (8, 8)]
+    assert opened[3].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_no_other_decoder_is_reached_by_what_is_sent(judge, pairs):
+    with pytest.raises(InputError, match="no JPEG, PNG, WEBP image"):
+        judge()(pairs(1), [Candidates("a fox", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"GIF89a")])

@@ -33,12 +33,11 @@ def difference_metrics(compared: pd.DataFrame) -> dict[str, float]:
 def judge_metrics(choices: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, float]:
     """How good the judge is: on real held-out choices, and whether its answers depend on the order shown.
 
-    Void verdicts count in nothing but their own share; probabilities are left out where the judge returns none.
+    Void verdicts count in nothing but their own share; what there is nothing to take a mean of is left out, as are
+    probabilities where the judge returns none.
     """
-    metrics = {
-        "judge.void.choices": float(choices.correct.isna().mean()),
-        "judge.void.verdicts": float(verdicts.outcome.isna().mean()),
-    }
+    said = {"choices": choices.correct, "verdicts": verdicts.outcome}
+    metrics = {f"judge.void.{name}": float(outcomes.isna().mean()) for name, outcomes in said.items() if len(outcomes)}
     choices, verdicts = choices[choices.correct.notna()], verdicts[verdicts.outcome.notna()]
     if len(choices):
         metrics |= clustered_mean(choices.correct.to_numpy(dtype=float), choices.user_id.to_numpy()).as_metrics(

@@ -45,8 +45,7 @@ def publish(
     """
     judges = ["ground_truth", "vlm"] if truth is not None else ["vlm"]
     verdicts = {judge: pd.read_parquet(layout.verdict(judge)) for judge in judges}
-    judged = pd.concat(verdicts.values(), ignore_index=True)
-    compared = judged[judged.outcome.notna()]
+    compared = pd.concat(verdicts.values(), ignore_index=True)
     rates = win_rates(compared)
     samples = {model: read_samples(file) for model, file in images.items()}
     metrics = judge_metrics(pd.read_parquet(layout.verdict("choices")), verdicts["vlm"])

@@ -23,10 +23,10 @@ Entry = Mapping[str, Any]
 def win_rates(comparisons: pd.DataFrame) -> list[dict[str, object]]:
     """`reports/win_rates.json`: one entry for each combination of `KEYS` among the comparisons, in order of appearance.
 
-    comparisons: `tables.COMPARISONS` with `tables.VERDICT`, every one with an outcome.
+    comparisons: `tables.COMPARISONS` with `tables.VERDICT`; one without an outcome counts in nothing.
     """
     entries: list[dict[str, object]] = []
-    for key, group in comparisons.groupby(list(KEYS), sort=False):
+    for key, group in comparisons[comparisons.outcome.notna()].groupby(list(KEYS), sort=False):
         users = group.user_id.to_numpy()
         rate = clustered_mean(group.outcome.to_numpy(dtype=float), users)
         known = group[group.gain_sd.notna()]
@@ -57,6 +57,7 @@ def paired_differences(comparisons: pd.DataFrame, method: str = "ppd", opponent:
     to both cancels. Keys: "ppd-dpo.unseen.ground-truth". comparisons: as for `win_rates`, with the columns PAIRED_BY.
     """
     met = comparisons[(comparisons.opponent == opponent) & (comparisons.pairing == "independent")]
+    met = met[met.outcome.notna()]
     ours = met[met.method == method].set_index(PAIRED_BY).outcome
     differences = {}
     for other, rows in met[met.method != method].groupby("method", sort=False):

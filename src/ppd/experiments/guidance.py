@@ -5,8 +5,6 @@ adapters, sampled as trials sample, so that its row of strength 1 is also the en
 training.
 """
 
-import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -20,67 +18,42 @@ from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import COST, adapter_files, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
-from ppd.experiments.shared_inputs import BASE, manifold
-from ppd.files import atomic_path
+from ppd.experiments.shared_inputs import BASE, ImageMeasures
+from ppd.files import read_json, write_json
 from ppd.layout import Layout
 from ppd.preferences.store import Preferences
-from ppd.resumable import work_folder
-from ppd.rewards.clip_score import ClipScorer
+from ppd.resumable import resumable
 from ppd.settings import Settings
-from ppd.simulation.truth.image_quality import precision_of
-from ppd.simulation.truth.judge import load_classifier
-from ppd.simulation.truth.readings import read_features, read_features_of_file
 from ppd.simulation.truth.utility import Tastes, judge
 
 
-def write_guidance(settings: Settings, experiments: ExperimentSettings, layout: Layout, out: Path) -> None:
-    """Sample with every seed's adapter at every strength, judge by the true taste, and write the JSON file `out`."""
-    work = work_folder(
-        layout.experiment_work / "guidance", [settings, experiments.trial], adapter_files(settings, experiments, layout)
-    )
-    jobs = {f"seed-{seed}": (settings, experiments, layout, seed, work / f"seed-{seed}") for seed in experiments.seeds}
-    run_side_by_side(_sample, jobs, work / "logs", n_workers=experiments.n_workers)
-    log = Preferences.open(layout.preferences)
-    requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
-    planned, tastes = comparisons_of_ppd(requests, plan, ("base", "ppd-shuffled")), Tastes.load(layout.truth)
-    classifier = load_classifier(settings.models.attribute_classifier)
-    base = read_features_of_file("base", layout.shared_inputs / BASE, classifier)
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(layout.shared_inputs)
-    rows = []
-    for strength in experiments.guidance:
-        verdicts, concepts, precisions = [], [], []
-        for seed in experiments.seeds:
-            sampled, pictures = read_samples(work / f"seed-{seed}" / f"{strength:g}.parquet")
-            readings = read_features("ppd", sampled, pictures, classifier)
-            verdicts.append(judge(planned, pd.concat([base, readings]), tastes))
-            concepts.append(float(readings.concept_right.mean()))
-            precisions.append(precision_of(pictures, clip, real))
-        rows.append(
-            {
-                "strength": strength,
-                "win_rates": win_rates(pd.concat(verdicts, ignore_index=True)),
-                "concept_accuracy": sum(concepts) / len(concepts),
-                "precision": sum(precisions) / len(precisions),
-            }
-        )
-    _, pictures = read_samples(layout.shared_inputs / BASE)
-    costs = [file for seed in experiments.seeds if (file := adapter_folder(settings, layout, seed) / COST).exists()]
-    result = {
-        "seeds": list(experiments.seeds),
-        "headline": {
-            "steps": settings.finetune.steps,
-            "pairs_per_step": settings.finetune.pairs_per_step,
-            "train_cpu_s": mean_of(costs)["train_cpu_s"],
-        },
-        "base": {
-            "concept_accuracy": float(base.concept_right.mean()),
-            "precision": precision_of(pictures, clip, real),
-        },
-        "rows": rows,
-    }
-    with atomic_path(out) as fresh:
-        fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(layout.experiment_work / "guidance")
+def write_guidance(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Sample with every seed's adapter at every strength, judge by the true taste, and write the result."""
+    weights = adapter_files(settings, experiments, layout)
+    with resumable(layout.experiment_work / "guidance", [settings, experiments.trial], weights) as work:
+        folders = {seed: work / f"seed-{seed}" for seed in experiments.seeds}
+        jobs = {f"seed-{seed}": (settings, experiments, layout, seed, folder) for seed, folder in folders.items()}
+        run_side_by_side(_sample, jobs, work / "logs", n_workers=experiments.n_workers)
+        log = Preferences.open(layout.preferences)
+        requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
+        planned, tastes = comparisons_of_ppd(requests, plan, ("base", "ppd-shuffled")), Tastes.load(layout.truth)
+        measures = ImageMeasures.load(settings, layout)
+        base, at_base = measures("base", *read_samples(layout.shared_inputs / BASE))
+        rows = []
+        for strength in experiments.guidance:
+            sampled = [measures("ppd", *read_samples(folder / f"{strength:g}.parquet")) for folder in folders.values()]
+            verdicts = [judge(planned, pd.concat([base, readings]), tastes) for readings, _ in sampled]
+            rates = win_rates(pd.concat(verdicts, ignore_index=True))
+            rows.append({"strength": strength, "win_rates": rates, **mean_of([measured for _, measured in sampled])})
+        costs = [adapter_folder(settings, layout, seed) / COST for seed in experiments.seeds]
+        headline = {"steps": settings.finetune.steps, "pairs_per_step": settings.finetune.pairs_per_step}
+        result = {
+            "seeds": list(experiments.seeds),
+            "headline": headline | mean_of([read_json(file) for file in costs if file.exists()]),
+            "base": at_base,
+            "rows": rows,
+        }
+        write_json(layout.experiment_results / "guidance.json", result)
 
 
 def _sample(settings: Settings, experiments: ExperimentSettings, layout: Layout, seed: int, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""The fine-tuned model as a predictor of choices: its implicit reward, with no judge and no drawn image.
+"""The fine-tuned model as a predictor of choices: its implicit reward, with no judge and no sampled image.
 
 Diffusion-DPO's reward of an image is how much better than the base the model denoises it, so −m of a pair says which
-image the model takes for the chosen one (`ppd.diffusion.training.loss.margin`). A person's embedding makes it a
+image the model takes for the chosen one (`ppd.diffusion.training.loss.margin`). A user's embedding makes it a
 personal reward.
 """
 
@@ -32,9 +32,9 @@ def rewards(
     distribution: TimestepSettings,
     n_draws: int = 1,
 ) -> dict[str, Tensor]:
-    """−m of each of N pairs, a mean over `n_draws` of (t, ε), read as each of several people: name -> [N].
+    """−m of each of N pairs, a mean over `n_draws` of (t, ε), read as each of several users: name -> [N].
 
-    readers: for whom the pairs are read, embeddings [N, rows, dim]. Errors are those of the velocity, so that numbers
+    readers: as whom the pairs are read, embeddings [N, rows, dim]. Errors are those of the velocity, so that numbers
     of differently trained models compare. The same pairs get the same draws whichever model reads them.
     """
     sums = {name: torch.zeros(len(pairs)) for name in readers}
@@ -54,7 +54,7 @@ def rewards(
 def _draws(
     data: TrainingData, pairs: Pairs, distribution: TimestepSettings, number: int
 ) -> Iterator[tuple[slice, Draw]]:
-    """Draws of all pairs, batch by batch; t is spread evenly over the law."""
+    """Draws of all pairs, batch by batch; t is spread evenly over its distribution."""
     n = len(pairs)
     random = generator("implicit", number)
     draw = Draw(
@@ -71,11 +71,5 @@ def _draws(
 
 
 def first_embeddings(data: TrainingData, user: Tensor) -> Tensor:
-    """The embedding of each person's first support group: [B] -> [B, rows, dim]."""
+    """The embedding of each user's first support group: [B] -> [B, rows, dim]."""
     return data.embeddings[data.first[user]]
-
-
-def shuffled_users(user: Tensor) -> Tensor:
-    """For each pair's person [N] somebody else among them [N]: everybody moves on to the next, so nobody stays."""
-    unique, index = torch.unique(user, return_inverse=True)
-    return unique.roll(-1)[index]

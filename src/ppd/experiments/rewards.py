@@ -5,15 +5,12 @@ The ceiling of a reward is pooled DPO on that reward's labels alone, at the same
 """
 
 import hashlib
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ppd.diffusion.encoding.store import Encoded
@@ -22,50 +19,41 @@ from ppd.diffusion.training.dataset import Pairs, TrainingData
 from ppd.diffusion.training.run import finetune
 from ppd.evaluation.plan import UNCONDITIONAL, PlannedImages
 from ppd.evaluation.plots import strip
-from ppd.evaluation.tables import SAMPLE
+from ppd.evaluation.tables import SAMPLE, Pixels
 from ppd.experiments.models import base_model, sample_once
 from ppd.experiments.plan import sampling_of
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.scorers import load_reward_functions
 from ppd.experiments.settings import ExperimentSettings, changed
-from ppd.experiments.shared_inputs import manifold
-from ppd.files import atomic_path
+from ppd.experiments.shared_inputs import ImageMeasures
+from ppd.files import atomic_path, write_json
 from ppd.layout import Layout
 from ppd.preferences.store import Preferences
-from ppd.resumable import work_folder
-from ppd.rewards.clip_score import ClipScorer
+from ppd.resumable import resumable
 from ppd.settings import Method, Settings
-from ppd.simulation.truth.image_quality import precision_of
-from ppd.simulation.truth.judge import load_classifier
 from ppd.simulation.truth.readings import read_features
 from ppd.statistics.bootstrap import clustered_mean, clustered_ratio
 
-Floats = NDArray[np.float64]
 CLEAR_SHARE = 0.5
 """Of each reward's pairs only those that it tells apart best are learned from: the others are nearly noise."""
 
 
-def write_rewards(settings: Settings, experiments: ExperimentSettings, layout: Layout, out: Path) -> None:
-    """Train, sample and score everything; write the JSON file `out` and, beside it, strips. A killed run goes on."""
-    names = list(experiments.rewards.scorers)
-    work = work_folder(
-        layout.experiment_work / "rewards",
-        [settings, experiments.rewards, experiments.trial],
-        [layout.preferences / "pairs.parquet"],
-    )
-    if not (work / "scores.parquet").exists():
-        scores = score_log(settings, names, Preferences.open(layout.preferences))
-        with atomic_path(work / "scores.parquet") as fresh:
-            scores.to_parquet(fresh)
-    models = {"ppd": "ppd", "dpo": "dpo", "sft": "sft"} | {f"only {name}": "dpo" for name in names}
-    jobs = {model: (settings, experiments, layout, model, method, work) for model, method in models.items()}
-    run_side_by_side(_train_and_sample, jobs, work / "logs", n_workers=experiments.n_workers)
-    samples = {file.stem: read_samples(file) for file in sorted((work / "samples").glob("*.parquet"))}
-    with atomic_path(out.with_suffix(".png")) as fresh:
-        fresh.write_bytes(interpolation_strips(*samples["interpolations"], columns=len(experiments.rewards.shares)))
-    with atomic_path(out) as fresh:
-        fresh.write_text(json.dumps(_result(settings, experiments, layout, samples), indent=1) + "\n")
-    shutil.rmtree(layout.experiment_work / "rewards")
+def write_rewards(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Train, sample and score everything; write the result and, beside it, strips. A killed run goes on."""
+    names, out = list(experiments.rewards.scorers), layout.experiment_results / "rewards.json"
+    described, inputs = [settings, experiments.rewards, experiments.trial], [layout.preferences / "pairs.parquet"]
+    with resumable(layout.experiment_work / "rewards", described, inputs) as work:
+        if not (work / "scores.parquet").exists():
+            scores = score_log(settings, names, Preferences.open(layout.preferences))
+            with atomic_path(work / "scores.parquet") as fresh:
+                scores.to_parquet(fresh)
+        models = {"ppd": "ppd", "dpo": "dpo", "sft": "sft"} | {f"only {name}": "dpo" for name in names}
+        jobs = {model: (settings, experiments, layout, model, method, work) for model, method in models.items()}
+        run_side_by_side(_train_and_sample, jobs, work / "logs", n_workers=experiments.n_workers)
+        samples = {file.stem: read_samples(file) for file in sorted((work / "samples").glob("*.parquet"))}
+        with atomic_path(out.with_suffix(".png")) as fresh:
+            fresh.write_bytes(interpolation_strips(*samples["interpolations"], columns=len(experiments.rewards.shares)))
+        write_json(out, _result(settings, experiments, layout, samples))
 
 
 def score_log(settings: Settings, names: Sequence[str], log: Preferences) -> pd.DataFrame:
@@ -135,7 +123,7 @@ def points_between(names: Sequence[str], shares: Sequence[float]) -> dict[str, T
     }
 
 
-def interpolation_strips(sampled: pd.DataFrame, images: NDArray[np.uint8], columns: int) -> bytes:
+def interpolation_strips(sampled: pd.DataFrame, images: Pixels, columns: int) -> bytes:
     """The first caption's first image at each point of each line between two rewards, a row a line, as a PNG."""
     first = sampled[(sampled.caption == sampled.caption.iloc[0]) & (sampled.seed == 0)]
     return strip(list(images[first.index]), columns=columns)
@@ -160,9 +148,10 @@ def _train_and_sample(
             reference_folder=layout.reference_errors,
             origin={},
         )
-    captions = _captions(layout)
+    prompts = Preferences.open(layout.preferences).captions
+    captions = sorted(prompts.caption[prompts.split == "eval"])
     n_seeds, sampling = experiments.rewards.n_seeds, sampling_of(settings.sampling, experiments.trial)
-    planned: dict[str, PlannedImages]
+    unconditional = requests(captions, [UNCONDITIONAL], n_seeds)
     if method == "ppd":
         points = points_between(names, experiments.rewards.shares)
         between = requests(captions, list(points), experiments.rewards.seeds_per_interpolation)
@@ -170,57 +159,41 @@ def _train_and_sample(
         planned = {
             "ppd": PlannedImages(requests(captions, names, n_seeds), own),
             "interpolations": PlannedImages(between, points),
-            "base": PlannedImages(requests(captions, [UNCONDITIONAL], n_seeds), {}),
+            "base": PlannedImages(unconditional, {}),
         }
     else:  # a pooled adapter reads every embedding but zero as the one that stands for all users
-        everyone = {UNCONDITIONAL: torch.ones(1, len(names))}
-        planned = {model: PlannedImages(requests(captions, [UNCONDITIONAL], n_seeds), everyone)}
-    for name, wanted in planned.items():
-        sample_once(settings, folder, wanted.requests, wanted.users, work / "samples" / f"{name}.parquet", sampling)
-
-
-def _captions(layout: Layout) -> list[str]:
-    captions = Preferences.open(layout.preferences).captions
-    return sorted(captions.caption[captions.split == "eval"])
+        planned = {model: PlannedImages(unconditional, {UNCONDITIONAL: torch.ones(1, len(names))})}
+    for name, images in planned.items():
+        sample_once(settings, folder, images.requests, images.users, work / "samples" / f"{name}.parquet", sampling)
 
 
 def _result(
     settings: Settings,
     experiments: ExperimentSettings,
     layout: Layout,
-    samples: Mapping[str, tuple[pd.DataFrame, NDArray[np.uint8]]],
+    samples: Mapping[str, tuple[pd.DataFrame, Pixels]],
 ) -> dict[str, object]:
     names = list(experiments.rewards.scorers)
-    scorers = load_reward_functions(names, settings)
-    classifier = load_classifier(settings.models.attribute_classifier)
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(layout.shared_inputs)
+    scorers, measures = load_reward_functions(names, settings), ImageMeasures.load(settings, layout)
     tables = {}
     rows: list[dict[str, object]] = []
     for model, (sampled, images) in samples.items():
         table = sampled.assign(**{name: scorer(images, sampled.caption.tolist()) for name, scorer in scorers.items()})
-        table["right"] = read_features(model, sampled, images, classifier).concept_right.to_numpy()
+        table["right"] = read_features(model, sampled, images, measures.classifier).concept_right.to_numpy()
         tables[model] = table
         for user, part in () if model == "interpolations" else table.groupby("user_id", sort=False):
-            at = part.index.to_numpy()
-            rows.append(
-                {
-                    "model": model,
-                    "user": user,
-                    "n_images": len(part),
-                    "scores": {
-                        name: clustered_mean(part[name].to_numpy(), part.caption.to_numpy()).as_row() for name in names
-                    },
-                    "concept_accuracy": float(part.right.mean()),
-                    "precision": precision_of(images[at], clip, real),
-                }
-            )
+            captions = part.caption.to_numpy()
+            scores = {name: clustered_mean(part[name].to_numpy(), captions).as_row() for name in names}
+            precision, right = measures.precision(images[part.index.to_numpy()]), float(part.right.mean())
+            row = {"model": model, "user": user, "n_images": len(part), "scores": scores}
+            rows.append({**row, "concept_accuracy": right, "precision": precision})
     base, captions = tables["base"], tables["base"].caption.to_numpy()
     kept = {}
     for name in names:
-        ours = tables["ppd"][tables["ppd"].user_id == name]
+        ours = tables["ppd"].loc[tables["ppd"].user_id == name, name].to_numpy()
         at_base = base[name].to_numpy()
         ceiling = tables[f"only {name}"][name].to_numpy() - at_base
-        kept[name] = clustered_ratio(ours[name].to_numpy() - at_base, ceiling, captions).as_row()
+        kept[name] = clustered_ratio(ours - at_base, ceiling, captions).as_row()
     return {
         "rewards": names,
         "n_captions": int(base.caption.nunique()),

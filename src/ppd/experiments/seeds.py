@@ -1,6 +1,5 @@
 """The headline run again with other seeds, at full length: how much of a result is the luck of one training."""
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -12,10 +11,10 @@ from ppd.diffusion.training.run import finetune
 from ppd.experiments.models import base_model, user_embeddings
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.settings import ExperimentSettings, changed
-from ppd.files import atomic_path
+from ppd.files import atomic_path, write_json
 from ppd.layout import Layout
 from ppd.preferences.store import Preferences
-from ppd.resumable import work_folder
+from ppd.resumable import resumable
 from ppd.settings import Settings
 from ppd.users.whitening import Whitening
 
@@ -28,23 +27,19 @@ def train_seeds(settings: Settings, experiments: ExperimentSettings, layout: Lay
     The pipeline's own seed is left out. A killed run goes on.
     """
     others = [seed for seed in experiments.seeds if seed != settings.finetune.seed]
-    work = work_folder(
-        layout.experiment_work / "seeds",
-        [settings.finetune],
-        [layout.preferences / "pairs.parquet", *layout.shard_files()],
-    )
-    jobs = {
-        f"seed-{seed}": (changed(settings, {"finetune": {"seed": seed}}), layout, work / f"seed-{seed}")
-        for seed in others
-        if not (work / f"seed-{seed}" / COST).exists()
-    }
-    run_side_by_side(_train, jobs, work / "logs", n_workers=experiments.n_workers)
-    with atomic_path(layout.seeds) as fresh:
-        fresh.mkdir()
-        for seed in others:
-            shutil.copytree(work / f"seed-{seed}" / "adapter", fresh / f"seed-{seed}")
-            shutil.copy(work / f"seed-{seed}" / COST, fresh / f"seed-{seed}" / COST)
-    shutil.rmtree(layout.experiment_work / "seeds")
+    inputs = [layout.preferences / "pairs.parquet", *layout.shard_files()]
+    with resumable(layout.experiment_work / "seeds", [settings.finetune], inputs) as work:
+        jobs = {
+            f"seed-{seed}": (changed(settings, {"finetune": {"seed": seed}}), layout, work / f"seed-{seed}")
+            for seed in others
+            if not (work / f"seed-{seed}" / COST).exists()
+        }
+        run_side_by_side(_train, jobs, work / "logs", n_workers=experiments.n_workers)
+        with atomic_path(layout.seeds) as fresh:
+            fresh.mkdir()
+            for seed in others:
+                shutil.copytree(work / f"seed-{seed}" / "adapter", fresh / f"seed-{seed}")
+                shutil.copy(work / f"seed-{seed}" / COST, fresh / f"seed-{seed}" / COST)
 
 
 def adapter_folder(settings: Settings, layout: Layout, seed: int) -> Path:
@@ -72,5 +67,4 @@ def _train(settings: Settings, layout: Layout, folder: Path) -> None:
         reference_folder=layout.reference_errors,
         origin={"whitening": Whitening.load(layout.whitening).name},
     )
-    with atomic_path(folder / COST) as fresh:
-        fresh.write_text(json.dumps({"train_cpu_s": round(time.process_time() - started, 1)}))
+    write_json(folder / COST, {"train_cpu_s": round(time.process_time() - started, 1)})

@@ -19,22 +19,22 @@ class Variant(Component):
     whitened: bool = True
     """False: the hidden states as they are, only scaled to a mean square of 1."""
     n_users: int | None = Field(None, ge=1)
-    """Train on so many people, in the order of a hash; null: on all."""
+    """Train on so many users, in the order of a hash; null: on all."""
     pairs_share: float = Field(1.0, gt=0, le=1)
-    """Train on this share of every person's training pairs."""
+    """Train on this share of every user's training pairs."""
     whole_network: bool = False
     """Train the base's own weights beside the adapter."""
 
 
 class TrialSettings(Component):
-    """How an ablation's run is trained, drawn and judged: small, the same for every variant."""
+    """How an ablation's run is trained, sampled and judged: small, the same for every variant."""
 
     finetune: dict[str, Any] = Field(default_factory=dict)
     """Replaces settings of `finetune` in params.yaml, before a variant's own changes."""
     sampling_steps: int = Field(10, ge=1)
     captions_per_user: int = Field(4, ge=1)
     confirmed: tuple[str, ...] = ()
-    """Variants that are also drawn for test people, whom nothing is chosen on."""
+    """Variants that are also sampled for test users, on whom nothing is chosen."""
 
 
 class RewardExperimentSettings(Component):
@@ -60,15 +60,15 @@ class InterpolationSettings(Component):
 
 
 class ExperimentSettings(Component):
-    """Everything that the experiments can be told, beside the pipeline's own settings."""
+    """Everything that can be set of the experiments, beside the pipeline's own settings."""
 
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2)
     n_workers: int = Field(3, ge=1)
-    """Processes that train or draw side by side, each with one thread; what they compute does not depend on it."""
+    """Processes that train or sample side by side, each with one thread; what they compute does not depend on it."""
     trial: TrialSettings = TrialSettings()
     variants: dict[str, Variant] = Field(default_factory=dict)
     guidance: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-    """Strengths of the person at which the headline models draw for the validation people."""
+    """User guidance at which the headline models sample for the validation users."""
     rewards: RewardExperimentSettings = RewardExperimentSettings()
     interpolation: InterpolationSettings = InterpolationSettings()
 

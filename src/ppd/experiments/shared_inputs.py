@@ -1,24 +1,29 @@
-"""What many trials share, made once: users at every layer, the base's pictures, and what real renders look like."""
+"""What many trials share, made once: users at every layer, the base's images, and what real renders look like."""
 
 import shutil
-from pathlib import Path
+from dataclasses import dataclass
 
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ppd.diffusion.sampling.run import sample_images
 from ppd.evaluation.plan import image_requests
+from ppd.evaluation.tables import Pixels
 from ppd.experiments.models import base_model, embedding_model
 from ppd.experiments.plan import requests_of, sampling_of
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path
 from ppd.layout import Layout
 from ppd.preferences.store import Preferences
-from ppd.resumable import work_folder
+from ppd.resumable import resumable
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
-from ppd.simulation.truth.image_quality import renders
+from ppd.simulation.attribute_classifier import AttributeClassifier
+from ppd.simulation.truth.image_quality import precision_of, renders
+from ppd.simulation.truth.judge import load_classifier
+from ppd.simulation.truth.readings import read_features
 from ppd.users.support import support_groups
 from ppd.vlm.refresh import refresh
 
@@ -33,35 +38,44 @@ def prepare_shared_inputs(settings: Settings, experiments: ExperimentSettings, l
     """
     log = Preferences.open(layout.preferences)
     vlm = embedding_model(settings)
-    unfinished = layout.experiment_work / "shared-inputs"
-    work = work_folder(unfinished, [settings.embedding, experiments.trial], [layout.preferences / "pairs.parquet"])
-    for read in ("prompt-end", "answer-end"):
-        every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})
-        refresh(
-            work / f"{read}.parquet",
-            support_groups(log, log.users.user_id),
-            vlm,
-            every_layer,
-            work / f"{read}.unfinished",
+    described, inputs = [settings.embedding, experiments.trial], [layout.preferences / "pairs.parquet"]
+    with resumable(layout.experiment_work / "shared-inputs", described, inputs) as work:
+        for read in ("prompt-end", "answer-end"):
+            every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})
+            groups = support_groups(log, log.users.user_id)
+            refresh(work / f"{read}.parquet", groups, vlm, every_layer, work / f"{read}.unfinished")
+        requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
+        requests, sampling = image_requests(requests, "base", plan), sampling_of(settings.sampling, experiments.trial)
+        backbone = base_model(settings, settings.sampling.precision)
+        sample_images(requests, backbone, sampling, work / BASE, work / "base.unfinished")
+        clip = ClipScorer.from_pretrained(settings.models.clip)
+        (real,) = renders(layout.stickers, 1)
+        with atomic_path(work / MANIFOLD) as fresh:
+            save_file({"features": torch.as_tensor(clip.embed_images(real)).contiguous()}, fresh)
+        with atomic_path(layout.shared_inputs) as fresh:
+            shutil.copytree(work, fresh)
+
+
+@dataclass(frozen=True)
+class ImageMeasures:
+    """What sampled images show, and whether they still look like renders, known by their CLIP features [M, D]."""
+
+    classifier: AttributeClassifier
+    clip: ClipScorer
+    renders: Tensor
+
+    @staticmethod
+    def load(settings: Settings, layout: Layout) -> "ImageMeasures":
+        return ImageMeasures(
+            load_classifier(settings.models.attribute_classifier),
+            ClipScorer.from_pretrained(settings.models.clip),
+            load_file(layout.shared_inputs / MANIFOLD)["features"],
         )
-    requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
-    backbone = base_model(settings, settings.sampling.precision)
-    sample_images(
-        image_requests(requests, "base", plan),
-        backbone,
-        sampling_of(settings.sampling, experiments.trial),
-        work / BASE,
-        work / "base.unfinished",
-    )
-    clip = ClipScorer.from_pretrained(settings.models.clip)
-    (real,) = renders(layout.stickers, 1)
-    with atomic_path(work / MANIFOLD) as fresh:
-        save_file({"features": torch.as_tensor(clip.embed_images(real)).contiguous()}, fresh)
-    with atomic_path(layout.shared_inputs) as fresh:
-        shutil.copytree(work, fresh)
-    shutil.rmtree(unfinished)
 
+    def __call__(self, model: str, sampled: pd.DataFrame, images: Pixels) -> tuple[pd.DataFrame, dict[str, float]]:
+        """The readings of a file of samples, and over all its images: concept_accuracy, precision."""
+        readings = read_features(model, sampled, images, self.classifier)
+        return readings, {"concept_accuracy": float(readings.concept_right.mean()), "precision": self.precision(images)}
 
-def manifold(folder: Path) -> Tensor:
-    """The CLIP features [M, D] of fresh renders."""
-    return load_file(folder / MANIFOLD)["features"]
+    def precision(self, images: Pixels) -> float:
+        return precision_of(images, self.clip, self.renders)

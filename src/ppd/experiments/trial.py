@@ -1,6 +1,5 @@
-"""One run of one variant with one seed: trained, drawn for people it never saw, judged by the true taste."""
+"""One run of one variant with one seed: trained, sampled for users it never saw, judged by the true taste."""
 
-import json
 import time
 from pathlib import Path
 from typing import Literal
@@ -12,23 +11,20 @@ from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.sampling.run import sample_images
 from ppd.diffusion.sampling.store import read_samples
+from ppd.diffusion.training.dataset import shuffled_users
 from ppd.diffusion.training.run import finetune
 from ppd.evaluation.plan import image_requests
 from ppd.experiments.data import Material, Part, part_for
-from ppd.experiments.implicit import first_embeddings, rewards, shuffled_users
+from ppd.experiments.implicit import first_embeddings, rewards
 from ppd.experiments.models import base_model
 from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings, Variant, changed
-from ppd.experiments.shared_inputs import BASE, manifold
+from ppd.experiments.shared_inputs import BASE, ImageMeasures
 from ppd.experiments.whole_network import finetune_whole, load_network
-from ppd.files import atomic_path
+from ppd.files import atomic_path, write_json
 from ppd.layout import Layout
-from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings, TimestepSettings
-from ppd.simulation.truth.image_quality import precision_of
-from ppd.simulation.truth.judge import load_classifier
-from ppd.simulation.truth.readings import read_features
 from ppd.simulation.truth.utility import Tastes, judge
 
 ADAPTER, VERDICTS, MEASURES, IMPLICIT = "adapter", "verdicts.parquet", "measures.json", "implicit.json"
@@ -40,10 +36,10 @@ TIMESTEPS = TimestepSettings()
 def trial(
     settings: Settings, experiments: ExperimentSettings, name: str, seed: int, layout: Layout, folder: Path
 ) -> None:
-    """Leave in `folder`: the adapter, and for each group of people verdicts and measures; what is there is kept."""
+    """Leave in `folder`: the adapter, and for each group of users verdicts and measures; what is there is kept."""
     variant = experiments.variants[name]
     settings = trial_settings(settings, experiments, variant, seed)
-    material = Material.open(layout.preferences, layout.latents, layout.shared_inputs)
+    material = Material.open(layout)
     part = part_for(material, variant, settings.embedding)
     if not (folder / ADAPTER).exists():
         train(settings, part, folder, layout.reference_errors, whole_network=variant.whole_network)
@@ -55,8 +51,7 @@ def trial(
         if not (folder / split / MEASURES).exists():
             evaluate(settings, experiments, material, part, split, backbone, adapter, layout, folder)
     if not (folder / IMPLICIT).exists():
-        with atomic_path(folder / IMPLICIT) as fresh:
-            fresh.write_text(json.dumps(implicit_accuracy(part, backbone, adapter)))
+        write_json(folder / IMPLICIT, implicit_accuracy(part, backbone, adapter))
 
 
 def trial_settings(settings: Settings, experiments: ExperimentSettings, variant: Variant, seed: int) -> Settings:
@@ -82,8 +77,7 @@ def train(settings: Settings, part: Part, folder: Path, reference: Path, *, whol
             reference_folder=reference,
             origin={},
         )
-    with atomic_path(folder / COST) as fresh:
-        fresh.write_text(json.dumps({"train_cpu_s": round(time.process_time() - started, 1)}))
+    write_json(folder / COST, {"train_cpu_s": round(time.process_time() - started, 1)})
 
 
 def evaluate(
@@ -111,27 +105,21 @@ def evaluate(
         users=first,
         identity=adapter_identity(folder / ADAPTER),
     )
-    classifier = load_classifier(settings.models.attribute_classifier)
+    measures = ImageMeasures.load(settings, layout)
     samples = {"base": read_samples(layout.shared_inputs / BASE), "ppd": read_samples(file)}
-    readings = {model: read_features(model, *sampled, classifier) for model, sampled in samples.items()}
+    measured = {model: measures(model, *sampled) for model, sampled in samples.items()}
     planned = comparisons_of_ppd(requests, plan, OPPONENTS)
-    verdicts = judge(planned, pd.concat(readings.values()), Tastes.load(layout.truth))
+    readings = pd.concat([readings for readings, _ in measured.values()])
     with atomic_path(folder / split / VERDICTS) as fresh:
-        verdicts.to_parquet(fresh, index=False)
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(layout.shared_inputs)
-    measures = {}
-    for model, (_, pictures) in samples.items():
-        measures[f"concept_accuracy.{model}"] = float(readings[model].concept_right.mean())
-        measures[f"precision.{model}"] = precision_of(pictures, clip, real)
-    with atomic_path(folder / split / MEASURES) as fresh:
-        fresh.write_text(json.dumps(measures))
+        judge(planned, readings, Tastes.load(layout.truth)).to_parquet(fresh, index=False)
+    found = {f"{name}.{model}": value for model, (_, values) in measured.items() for name, value in values.items()}
+    write_json(folder / split / MEASURES, found)
 
 
 def implicit_accuracy(part: Part, backbone: StableCascadeBackbone, adapter: UserAttention) -> dict[str, float]:
-    """Share of held-out choices of validation people that the implicit reward gets right, as them and as others."""
+    """Share of held-out choices of validation users that the implicit reward gets right, as them and as others."""
     pairs = part.data.held_out
     own, others = (first_embeddings(part.data, user) for user in (pairs.user, shuffled_users(pairs.user)))
     found = rewards(backbone, adapter, part.data, pairs, {"own": own, "shuffled_user": others}, TIMESTEPS)
-    return {f"implicit_accuracy.{name}": float((reward > 0).double().mean()) for name, reward in found.items()} | {
-        "implicit_accuracy.n": len(pairs)
-    }
+    shares = {f"implicit_accuracy.{name}": float((reward > 0).double().mean()) for name, reward in found.items()}
+    return shares | {"implicit_accuracy.n": len(pairs)}

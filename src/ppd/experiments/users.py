@@ -1,7 +1,5 @@
-"""Table B: do the pictures suit people? Several trainings, every opponent, two judges, and more or fewer choices."""
+"""Table B: do the images suit their users? Several trainings, every opponent, two judges, and more or fewer choices."""
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,10 +13,10 @@ from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import adapter_files, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
 from ppd.experiments.supports import supports_of
-from ppd.files import atomic_path
+from ppd.files import atomic_path, write_json
 from ppd.layout import Layout
 from ppd.preferences.store import Preferences
-from ppd.resumable import work_folder
+from ppd.resumable import resumable
 from ppd.settings import Settings
 from ppd.simulation.truth.best_pick import judge_best_picks
 from ppd.simulation.truth.exact import ExactObserver, support_pairs
@@ -32,48 +30,37 @@ from ppd.vlm.embedding import embed
 from ppd.vlm.judges import load_judge
 
 SUPPORTS: Mapping[str, int] = {"1": 1, "2": 2, "4": 4, "8": 8, "8, averaged": 8}
-"""How a person is described: pairs in one conversation; averaged: the mean of the embeddings of two fours."""
+"""How a user is described: pairs in one conversation; averaged: the mean of the embeddings of two fours."""
 CAPTIONS_PER_SUPPORT = 4
 COMPARISON = ["method", "opponent", "users", "pairing", "user_id", "caption", "method_seed", "opponent_seed"]
 
 
-def write_users(settings: Settings, experiments: ExperimentSettings, layout: Layout, out: Path) -> None:
-    """Draw with every seed's adapter, judge, and write the JSON file `out`. A killed run goes on.
+def write_users(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Sample with every seed's adapter, judge, and write the result. A killed run goes on.
 
     The pipeline's own run is the first seed: its images and verdicts are read, not made again.
     """
-    images = {model: layout.sampled(model) for model in METHODS}
-    inputs = [*adapter_files(settings, experiments, layout), *images.values()]
-    work = work_folder(layout.experiment_work / "users", [settings, experiments], inputs)
+    inputs = [*adapter_files(settings, experiments, layout), *map(layout.sampled, METHODS)]
     others = [seed for seed in experiments.seeds if seed != settings.finetune.seed]
-    run_side_by_side(
-        _judge_seed,
-        {f"seed-{seed}": (settings, layout, seed, work / f"seed-{seed}") for seed in others},
-        work / "logs" / "seeds",
-        n_workers=experiments.n_workers,
-    )
-    run_side_by_side(
-        _sample_supports,
-        {f"pairs-{name}": (settings, layout, name, work / f"pairs-{name}.parquet") for name in SUPPORTS},
-        work / "logs" / "supports",
-        n_workers=experiments.n_workers,
-    )
-    files = {seed: [work / f"seed-{seed}" / f"by_{judge}.parquet" for judge in ("truth", "vlm")] for seed in others}
-    files[settings.finetune.seed] = [layout.verdicts / f"{judge}.parquet" for judge in ("ground_truth", "vlm")]
-    by_seed = {seed: pd.concat(map(pd.read_parquet, files[seed]), ignore_index=True) for seed in experiments.seeds}
-    everything = pd.concat(by_seed.values(), ignore_index=True)
-    everything = pd.concat([everything[everything.users == users] for users in ("unseen", "seen")])
-    result = {
-        "seeds": list(experiments.seeds),
-        "win_rates": win_rates(everything),
-        "by_seed": {str(seed): win_rates(table[table.users == "unseen"]) for seed, table in by_seed.items()},
-        "concept_accuracy": _concepts(layout, work, others),
-        "judge": judge_quality(settings, layout, everything),
-        "supports": _support_rates(settings, layout, work),
-    }
-    with atomic_path(out) as fresh:
-        fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(layout.experiment_work / "users")
+    with resumable(layout.experiment_work / "users", [settings, experiments], inputs) as work:
+        seeds = {f"seed-{seed}": (settings, layout, seed, work / f"seed-{seed}") for seed in others}
+        run_side_by_side(_judge_seed, seeds, work / "logs" / "seeds", n_workers=experiments.n_workers)
+        supports = {f"pairs-{name}": (settings, layout, name, work / f"pairs-{name}.parquet") for name in SUPPORTS}
+        run_side_by_side(_sample_supports, supports, work / "logs" / "supports", n_workers=experiments.n_workers)
+        files = {seed: [work / f"seed-{seed}" / f"by_{judge}.parquet" for judge in ("truth", "vlm")] for seed in others}
+        files[settings.finetune.seed] = [layout.verdict(judge) for judge in ("ground_truth", "vlm")]
+        by_seed = {seed: pd.concat(map(pd.read_parquet, files[seed]), ignore_index=True) for seed in experiments.seeds}
+        everything = pd.concat(by_seed.values(), ignore_index=True)
+        everything = pd.concat([everything[everything.users == users] for users in ("unseen", "seen")])
+        result = {
+            "seeds": list(experiments.seeds),
+            "win_rates": win_rates(everything),
+            "by_seed": {str(seed): win_rates(table[table.users == "unseen"]) for seed, table in by_seed.items()},
+            "concept_accuracy": _concepts(layout, work, others),
+            "judge": judge_quality(settings, layout, everything),
+            "supports": _support_rates(settings, layout, work),
+        }
+        write_json(layout.experiment_results / "users.json", result)
 
 
 def judge_quality(settings: Settings, layout: Layout, verdicts: pd.DataFrame) -> dict[str, float]:
@@ -98,40 +85,40 @@ def judge_quality(settings: Settings, layout: Layout, verdicts: pd.DataFrame) ->
 
 
 def _judge_seed(settings: Settings, layout: Layout, seed: int, folder: Path) -> None:
-    """Images of one seed's adapter for the unseen people of the pipeline's plan, and both judges' verdicts."""
+    """Images of one seed's adapter for the unseen users of the pipeline's plan, and both judges' verdicts."""
     if (folder / "by_vlm.parquet").exists():
         return
     log = Preferences.open(layout.preferences)
-    requests = plan_requests(log, settings.evaluation)
-    requests = requests[requests.users == "unseen"].reset_index(drop=True)
-    users = first_embeddings_of_users(layout)
-    weights = adapter_folder(settings, layout, seed)
-    sample_once(
-        settings, weights, image_requests(requests, "ppd", settings.evaluation), users, folder / "images.parquet"
-    )
+    requests, file = _unseen(plan_requests(log, settings.evaluation)), folder / "images.parquet"
+    wanted, weights = image_requests(requests, "ppd", settings.evaluation), adapter_folder(settings, layout, seed)
+    sample_once(settings, weights, wanted, first_embeddings_of_users(layout), file)
     planned = plan_comparisons(requests, settings.evaluation)
     planned = planned[planned.method == "ppd"]
-    files = {model: layout.sampled(model) for model in POOLED} | {"ppd": folder / "images.parquet"}
+    files = {model: layout.sampled(model) for model in POOLED} | {"ppd": file}
     classifier = load_classifier(settings.models.attribute_classifier)
     readings = pd.concat([read_features_of_file(model, file, classifier) for model, file in files.items()])
-    with atomic_path(folder / "readings.parquet") as fresh:
-        readings.reset_index().to_parquet(fresh, index=False)
-    with atomic_path(folder / "by_truth.parquet") as fresh:
-        judge(planned, readings, Tastes.load(layout.truth)).to_parquet(fresh, index=False)
     supports = first_support(log, requests.user_id.unique().tolist())
     vlm = load_judge(settings, layout.answers, next(iter(supports.values())), len(shown_to_the_judge(planned)))
-    with atomic_path(folder / "by_vlm.parquet") as fresh:
-        judge_comparisons(planned, load_samples(files), supports, vlm).to_parquet(fresh, index=False)
+    for name, table in (
+        ("readings", readings.reset_index()),
+        ("by_truth", judge(planned, readings, Tastes.load(layout.truth))),
+        ("by_vlm", judge_comparisons(planned, load_samples(files), supports, vlm)),
+    ):
+        with atomic_path(folder / f"{name}.parquet") as fresh:
+            table.to_parquet(fresh, index=False)
+
+
+def _unseen(requests: pd.DataFrame) -> pd.DataFrame:
+    return requests[requests.users == "unseen"].reset_index(drop=True)
 
 
 def _support_requests(settings: Settings, log: Preferences) -> pd.DataFrame:
     n = min(CAPTIONS_PER_SUPPORT, settings.evaluation.captions_per_user)
-    requests = plan_requests(log, settings.evaluation.model_copy(update={"captions_per_user": n}))
-    return requests[requests.users == "unseen"].reset_index(drop=True)
+    return _unseen(plan_requests(log, settings.evaluation.model_copy(update={"captions_per_user": n})))
 
 
 def _sample_supports(settings: Settings, layout: Layout, name: str, file: Path) -> None:
-    """Images for the unseen people as the pipeline's adapter sees them after so many of their pairs."""
+    """Images for the unseen users as the pipeline's adapter sees them after so many of their pairs."""
     log = Preferences.open(layout.preferences)
     requests = _support_requests(settings, log)
     user_ids = requests.user_id.unique().tolist()
@@ -140,10 +127,9 @@ def _sample_supports(settings: Settings, layout: Layout, name: str, file: Path) 
         users = {user_id: both[user_id][:2].mean(dim=0) for user_id in user_ids}
     else:
         groups = supports_of(log, user_ids, SUPPORTS[name])
-        vlm = embedding_model(settings)
-        embedded = embed(vlm, [group.pairs for group in groups], settings.embedding).hidden
-        whitening = Whitening.load(layout.whitening)
-        users = {group.user_id: u for group, u in zip(groups, whitening(embedded), strict=True)}
+        hidden = embed(embedding_model(settings), [group.pairs for group in groups], settings.embedding).hidden
+        embeddings = Whitening.load(layout.whitening)(hidden)
+        users = {group.user_id: embedding for group, embedding in zip(groups, embeddings, strict=True)}
     sample_once(settings, layout.models / "ppd", image_requests(requests, "ppd", settings.evaluation), users, file)
 
 
@@ -161,19 +147,14 @@ def _support_rates(settings: Settings, layout: Layout, work: Path) -> list[dict[
         sampled = read_features_of_file("ppd", work / f"pairs-{name}.parquet", classifier)
         pairs = support_pairs(log, requests.user_id.unique().tolist(), n_pairs)
         ceiling = judge_best_picks(planned, base, tastes, exact.tastes(exact.beliefs(pairs)))
-        rows.append(
-            {
-                "pairs": name,
-                "win_rates": win_rates(judge(planned, pd.concat([base, sampled]), tastes)),
-                "concept_accuracy": float(sampled.concept_right.mean()),
-                "ceiling": win_rates(ceiling)[0],
-            }
-        )
+        rates = win_rates(judge(planned, pd.concat([base, sampled]), tastes))
+        row = {"pairs": name, "win_rates": rates, "concept_accuracy": float(sampled.concept_right.mean())}
+        rows.append({**row, "ceiling": win_rates(ceiling)[0]})
     return rows
 
 
 def _concepts(layout: Layout, work: Path, others: list[int]) -> dict[str, float]:
-    """Share of images that show what was asked, of each model on the unseen people's captions; ppd by seed too."""
+    """Share of images that show their caption's concept, of each model for unseen users; ppd by seed too."""
     readings = pd.read_parquet(layout.verdicts / "readings.parquet")
     accuracy = {model: float(readings.concept_right[readings.model == model].mean()) for model in (*POOLED, "ppd")}
     for seed in others:

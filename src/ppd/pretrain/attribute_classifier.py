@@ -1,14 +1,11 @@
-"""The factor reader: what evaluation measures generated stickers with.
+"""The attribute classifier: what evaluation measures generated stickers with.
 
 about 10 minutes on one core for the defaults; expect a concept accuracy of .99 on held-out renders
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,17 +13,17 @@ from ppd.diffusion.model.codec import ImageCodec
 from ppd.files import atomic_path
 from ppd.pretrain.degrade import degrade
 from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
-from ppd.pretrain.pictures import render_tensor, to_bytes
+from ppd.pretrain.pictures import render_tensor
 from ppd.seeding import generator
 from ppd.settings import Component
 from ppd.simulation import seeds
-from ppd.simulation.attribute_classifier import AttributeClassifier, read
+from ppd.simulation.attribute_classifier import AttributeClassifier
 from ppd.simulation.render import Atlas
 from ppd.simulation.world import sample_scenes
 
 
 class AttributeClassifierSettings(Component):
-    """Shape and training of the reader."""
+    """Shape and training of the classifier."""
 
     width: int = 32
     n_blocks: int = 1
@@ -45,12 +42,11 @@ def train_attribute_classifier(
     state_file: Path,
     device: torch.device,
 ) -> None:
-    """Train on fresh renders, two thirds of them degraded; writes the reader and its loss curve to `out`."""
+    """Train on fresh renders, two thirds of them degraded; writes the classifier and its loss curve to `out`."""
     loop = settings.loop
     torch.manual_seed(loop.seed)
-    classifier = AttributeClassifier(settings.width, settings.n_blocks).to(
-        device=device, memory_format=torch.channels_last
-    )
+    classifier = AttributeClassifier(settings.width, settings.n_blocks)
+    classifier.to(device=device, memory_format=torch.channels_last)
     codec = codec.to(device).eval()
 
     def loss_at(step: int) -> Tensor:
@@ -58,11 +54,11 @@ def train_attribute_classifier(
         images = degrade(render_tensor(atlas, scenes).to(device), codec, generator("reader", loop.seed, step))
         with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
             concept, style, factors = classifier(images)
-        wanted = torch.from_numpy(scenes.factors).float().to(device)
+        truth = torch.from_numpy(scenes.factors).float().to(device)
         return (
             functional.cross_entropy(concept.float(), torch.from_numpy(scenes.concept).to(device))
             + functional.cross_entropy(style.float(), torch.from_numpy(scenes.style).to(device))
-            + settings.factor_weight * functional.mse_loss(factors.float(), wanted)
+            + settings.factor_weight * functional.mse_loss(factors.float(), truth)
         )
 
     def publish(curve: Curve) -> None:
@@ -72,33 +68,3 @@ def train_attribute_classifier(
             save_curve(curve, fresh, title="reader: cross-entropies + weighted MSE of the factors")
 
     fit(classifier, loss_at, loop, state_file, publish, title="reader")
-
-
-@dataclass(frozen=True)
-class ClassifierQuality:
-    """How well n scenes are read. factor_r2 [5]; the others say scene by scene what was right: [n], [n], [n, 5]."""
-
-    concept_right: NDArray[np.bool_]
-    style_right: NDArray[np.bool_]
-    side_right: NDArray[np.bool_]
-    """Is a factor read on the right side of 0?"""
-    factor_r2: NDArray[np.float64]
-
-
-def classifier_quality(
-    classifier: AttributeClassifier, atlas: Atlas, codec: ImageCodec | None, n: int = 2048
-) -> ClassifierQuality:
-    """Quality on `n` renders of the evaluation stream; with a codec, after a round trip through it."""
-    scenes = sample_scenes(seeds.rng("evaluation", "reader"), n)
-    images = render_tensor(atlas, scenes)
-    if codec is not None:
-        with torch.inference_mode():
-            images = torch.cat([codec(part) for part in images.split(128)])
-    seen = read(classifier, to_bytes(images))
-    residual = ((seen.factors - scenes.factors) ** 2).mean(axis=0)
-    return ClassifierQuality(
-        concept_right=seen.concept.argmax(axis=1) == scenes.concept,
-        style_right=seen.style.argmax(axis=1) == scenes.style,
-        side_right=np.sign(seen.factors) == np.sign(scenes.factors),
-        factor_r2=1 - residual / scenes.factors.var(axis=0),
-    )

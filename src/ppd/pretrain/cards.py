@@ -3,10 +3,11 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from ppd.files import atomic_path
-from ppd.pretrain.quality import Measure, as_json, as_markdown
+from ppd.pretrain.quality import Measure, as_markdown
 
 COMMON = """Trained from scratch on renders of the sticker world (`ppd.simulation`): emoji art of Noto Emoji
 (Apache-2.0) and Fluent Emoji (MIT), drawn by `ppd.simulation.render`. Every scene of training comes from the seed
@@ -92,6 +93,7 @@ ratios and whatever has several cases a person (by person).
 {json.dumps(settings, indent=1)}
 ```
 """
-    for file_name, text in (("README.md", card), ("quality.json", json.dumps(as_json(measures), indent=1))):
+    figures = json.dumps([asdict(measure) for measure in measures], indent=1)
+    for file_name, text in (("README.md", card), ("quality.json", figures)):
         with atomic_path(folder / file_name) as fresh:
             fresh.write_text(text)

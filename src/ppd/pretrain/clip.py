@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
@@ -18,11 +17,10 @@ from ppd.pretrain.degrade import degrade
 from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
 from ppd.pretrain.pictures import render_tensor
 from ppd.pretrain.text import caption_tokenizer, text_config, tokenize
-from ppd.rewards.clip_score import ClipScorer
 from ppd.seeding import generator
 from ppd.settings import Component
 from ppd.simulation import seeds
-from ppd.simulation.render import Atlas, render
+from ppd.simulation.render import Atlas
 from ppd.simulation.world import CONCEPTS, IMAGE_PX, caption, sample_scenes
 
 CAPTIONS: tuple[str, ...] = tuple(caption(concept) for concept in range(len(CONCEPTS)))
@@ -95,10 +93,3 @@ def train_clip(
             save_curve(curve, fresh, title="nano CLIP: InfoNCE among the 32 concepts")
 
     fit(clip, loss_at, loop, state_file, publish, title="clip")
-
-
-def right_caption_first(scorer: ClipScorer, atlas: Atlas, n: int = 1024) -> NDArray[np.bool_]:
-    """For `n` held-out renders: does the image's own caption score highest of all 32? [n]"""
-    scenes = sample_scenes(seeds.rng("evaluation", "clip"), n)
-    scores = scorer.table(render(atlas, scenes), CAPTIONS)
-    return scores.argmax(axis=1) == scenes.concept

@@ -11,13 +11,14 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeElapsedColumn
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ppd.errors import InputError
 from ppd.files import atomic_path
+from ppd.progress import progress_bar
 from ppd.settings import Component
 
 
@@ -76,7 +77,7 @@ def fit(
     """Minimise `loss_at(step)` over the parameters of `network`; returns the loss curve.
 
     `loss_at` must draw its batch and noise from the step alone: then N + M steps equal N, a kill, and M more. All state
-    lies in `state_file`, written every `checkpoint_every_s`. `publish(curve)` is called with the averaged weights in
+    is in `state_file`, written every `checkpoint_every_s`. `publish(curve)` is called with the averaged weights in
     `network`, every `publish_every_s` and at the end. A state of other settings raises InputError (`steps`, the time
     limits and the decay may change). FloatingPointError at a loss or gradient that is not finite, before the update.
     """
@@ -93,8 +94,7 @@ def fit(
     started = checkpointed = published = time.monotonic()
     recent: list[tuple[float, float]] = []
     console = Console()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn(title), *columns, TextColumn("{task.fields[loss]}"), console=console) as progress:
+    with progress_bar(TimeElapsedColumn(), TextColumn("{task.fields[loss]}"), console=console) as progress:
         bar = progress.add_task(title, total=settings.steps, completed=done, loss="")
         for step in range(done, settings.steps):
             network.train()
@@ -103,9 +103,8 @@ def fit(
             loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
             if not torch.isfinite(loss) or not torch.isfinite(grad_norm):
-                raise FloatingPointError(
-                    f"{title}: loss {loss.item()}, gradient norm {grad_norm.item()} at step {step}"
-                )
+                found = f"loss {loss.item()}, gradient norm {grad_norm.item()}"
+                raise FloatingPointError(f"{title}: {found} at step {step}")
             optimizer.param_groups[0]["lr"] = rate = learning_rate_at(step, settings)
             optimizer.step()
             _update_average(average, network, min(settings.ema_decay, (step + 1) / (step + 10)))
@@ -124,9 +123,8 @@ def fit(
                 checkpointed = time.monotonic()
                 if not console.is_terminal:
                     eta_min = (now - started) / (step + 1 - done) * (settings.steps - step - 1) / 60
-                    console.print(
-                        f"{title}: step {step + 1}/{settings.steps}, loss {losses:.4f}, {eta_min:.1f} min left"
-                    )
+                    at = f"step {step + 1}/{settings.steps}, loss {losses:.4f}"
+                    console.print(f"{title}: {at}, {eta_min:.1f} min left")
             if not last and now - published >= settings.publish_every_s:
                 _with_weights(network, average, lambda: publish(curve))
                 published = time.monotonic()
@@ -190,13 +188,12 @@ def _load_state(
     """Put a saved state back in place and return its curve."""
     with safe_open(file, framework="pt") as saved:
         about = saved.metadata()
-        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118 (no mapping)
+    tensors = load_file(file)
     before, now = json.loads(about["settings"]), json.loads(settings.model_dump_json())
     changed = sorted(name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name])
     if changed:
-        raise InputError(
-            f"holds a run with other settings ({', '.join(changed)})", file=file, fix="Delete it to start anew"
-        )
+        what = f"holds a run with other settings ({', '.join(changed)})"
+        raise InputError(what, file=file, fix="Delete it to start anew")
     network.load_state_dict(_under("network.", tensors))
     for name, value in _under("average.", tensors).items():
         average[name].copy_(value)
@@ -210,9 +207,7 @@ def _load_state(
 
 def averaged_weights(file: Path) -> dict[str, Tensor]:
     """The averaged weights of a run, from its state file: what `publish` sees."""
-    with safe_open(file, framework="pt") as saved:
-        names = [name for name in saved.keys() if name.startswith("average.")]  # noqa: SIM118 (no mapping)
-        return {name.removeprefix("average."): saved.get_tensor(name) for name in names}
+    return _under("average.", load_file(file))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

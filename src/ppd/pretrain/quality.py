@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,15 @@ from scipy.stats import norm
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.sampling.sampler import Request, sample
-from ppd.pretrain.attribute_classifier import classifier_quality
-from ppd.pretrain.clip import right_caption_first
+from ppd.pretrain.clip import CAPTIONS
 from ppd.pretrain.codec import heldout_psnr_db
+from ppd.pretrain.pictures import render_tensor, to_bytes
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import SamplingSettings
 from ppd.simulation import seeds
 from ppd.simulation.attribute_classifier import AttributeClassifier, embed, read
 from ppd.simulation.render import Atlas, render
-from ppd.simulation.world import CONCEPTS, FACTOR_SD, FACTORS, STYLES, caption, sample_scenes
+from ppd.simulation.world import CONCEPTS, FACTOR_SD, FACTORS, STYLES, sample_scenes
 from ppd.statistics.precision import precision
 
 Z95 = float(norm.ppf(0.975))
@@ -65,9 +65,7 @@ def prior_quality(
     """
     backbone = StableCascadeBackbone.from_pretrained(folder, precision="bf16")  # as params.yaml samples
     concepts = np.repeat(np.arange(len(CONCEPTS)), images_per_caption)
-    requests = [
-        Request(caption(int(concept)), seed) for concept in range(len(CONCEPTS)) for seed in range(images_per_caption)
-    ]
+    requests = [Request(caption, seed) for caption in CAPTIONS for seed in range(images_per_caption)]
     started = time.perf_counter()
     images = np.stack(list(sample(backbone, requests, sampling)))
     seconds = (time.perf_counter() - started) / len(images)
@@ -98,46 +96,53 @@ def _sd(name: str, values: NDArray[np.floating], wanted: str) -> Measure:
     return Measure(name, float(values.std()), float(low), float(high), len(values), wanted)
 
 
+@torch.inference_mode()
 def attribute_classifier_measures(
     classifier: AttributeClassifier, codec: ImageCodec, atlas: Atlas, n: int
 ) -> list[Measure]:
-    """Reading held-out renders as they are, and after the codec."""
+    """Reading held-out renders as they are, and after a round trip through the codec."""
+    scenes = sample_scenes(seeds.rng("evaluation", "reader"), n)
+    clean = render_tensor(atlas, scenes)
+    coded = torch.cat([codec(part) for part in clean.split(128)])
     measures = []
-    for label, through in (("clean", None), ("through the codec", codec)):
-        quality = classifier_quality(classifier, atlas, through, n)
-        measures.append(share(f"concept accuracy, {label}", quality.concept_right, ">= .98" if through is None else ""))
-        measures.append(share(f"style accuracy, {label}", quality.style_right))
-        for factor, r2, side in zip(FACTORS, quality.factor_r2, quality.side_right.T, strict=True):
+    for label, images, wanted in (("clean", clean, ">= .98"), ("through the codec", coded, "")):
+        seen = read(classifier, to_bytes(images))
+        measures.append(share(f"concept accuracy, {label}", seen.concept.argmax(axis=1) == scenes.concept, wanted))
+        measures.append(share(f"style accuracy, {label}", seen.style.argmax(axis=1) == scenes.style))
+        for factor, found, truth in zip(FACTORS, seen.factors.T, scenes.factors.T, strict=True):
+            r2 = float(1 - ((found - truth) ** 2).mean() / truth.var())
             measures.append(Measure(f"{factor.name} R², {label}", r2, r2, r2, n))
-            measures.append(share(f"{factor.name} side right, {label}", side))
+            measures.append(share(f"{factor.name} side right, {label}", np.sign(found) == np.sign(truth)))
     return measures
 
 
 def clip_measures(scorer: ClipScorer, atlas: Atlas, n: int) -> list[Measure]:
-    """Does the right caption score highest of all 32?"""
-    return [share("right caption first of 32", right_caption_first(scorer, atlas, n))]
+    """For `n` held-out renders: does the image's own caption score highest of all 32?"""
+    scenes = sample_scenes(seeds.rng("evaluation", "clip"), n)
+    scores = scorer.table(render(atlas, scenes), CAPTIONS)
+    return [share("right caption first of 32", scores.argmax(axis=1) == scenes.concept)]
+
+
+HEADER = ("measure", "value", "95 % interval", "n", "wanted")
+
+
+def _cells(measure: Measure) -> tuple[str, ...]:
+    interval = f"{measure.low:.3f} – {measure.high:.3f}" if measure.low != measure.high else ""
+    return measure.name, f"{measure.value:.3f}", interval, str(measure.n), measure.wanted
 
 
 def table(title: str, measures: Iterable[Measure]) -> Table:
     """For the terminal."""
-    rich = Table("measure", "value", "95 % interval", "n", "wanted", title=title)
-    for m in measures:
-        interval = f"{m.low:.3f} – {m.high:.3f}" if m.low != m.high else ""
-        rich.add_row(m.name, f"{m.value:.3f}", interval, str(m.n), m.wanted)
+    rich = Table(*HEADER, title=title)
+    for measure in measures:
+        rich.add_row(*_cells(measure))
     return rich
 
 
 def as_markdown(measures: Iterable[Measure]) -> str:
     """For a model card."""
-    rows = ["| measure | value | 95 % interval | n | wanted |", "|---|---|---|---|---|"]
-    for m in measures:
-        interval = f"{m.low:.3f} – {m.high:.3f}" if m.low != m.high else ""
-        rows.append(f"| {m.name} | {m.value:.3f} | {interval} | {m.n} | {m.wanted} |")
-    return "\n".join(rows)
-
-
-def as_json(measures: Iterable[Measure]) -> list[dict[str, object]]:
-    return [asdict(m) for m in measures]
+    head, *rows = (f"| {' | '.join(row)} |" for row in (HEADER, *map(_cells, measures)))
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
 
 
 def contact_sheet(images: NDArray[np.uint8], columns: int, scale: int = 2) -> Image.Image:

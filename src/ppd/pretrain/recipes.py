@@ -14,6 +14,7 @@ from ppd.params import load_model
 from ppd.pretrain.attribute_classifier import AttributeClassifierSettings, train_attribute_classifier
 from ppd.pretrain.cards import write_card
 from ppd.pretrain.clip import ClipSettings, train_clip
+from ppd.pretrain.loop import LoopSettings
 from ppd.pretrain.prior import PriorSettings, train_prior
 from ppd.pretrain.quality import (
     Measure,
@@ -33,28 +34,22 @@ from ppd.simulation.world import CONCEPTS
 from ppd.vlm.transformers_backend import TransformersVlm
 
 Name = Literal["prior", "vlm", "attribute-classifier", "clip"]
-Recipe = TypeVar("Recipe", PriorSettings, AttributeClassifierSettings, ClipSettings)
+Recipe = TypeVar("Recipe", PriorSettings, VlmSettings, AttributeClassifierSettings, ClipSettings)
 ATLAS = Path("data/stickers")
 MODELS = Path("data/models")
 UNFINISHED = Path("runs/pretrain")
 
 
 def recipe_settings(model: type[Recipe], file: Path | None, steps: int | None) -> Recipe:
-    """The recipe's settings: its defaults or those of a file (YAML or JSON), with another number of steps if given."""
+    """The recipe's settings: its defaults or those of a file (YAML or JSON).
+
+    steps: how long its training takes instead, or each of its trainings, if it has several.
+    """
     settings = load_model(file, model) if file is not None else model()
     if steps is None:
         return settings
-    return settings.model_copy(update={"loop": settings.loop.model_copy(update={"steps": steps})})
-
-
-def vlm_settings(file: Path | None, steps: int | None) -> VlmSettings:
-    """The same for the vision-language model, both of whose parts then take `steps`."""
-    settings = load_model(file, VlmSettings) if file is not None else VlmSettings()
-    if steps is None:
-        return settings
-    shorter = {"steps": steps}
-    sight, judgement = settings.sight.model_copy(update=shorter), settings.judgement.model_copy(update=shorter)
-    return settings.model_copy(update={"sight": sight, "judgement": judgement})
+    loops = {name: loop for name, loop in settings if isinstance(loop, LoopSettings)}
+    return settings.model_copy(update={name: loop.model_copy(update={"steps": steps}) for name, loop in loops.items()})
 
 
 def pretrain(name: Name, out: Path, device: str, settings_file: Path | None, steps: int | None) -> None:
@@ -69,11 +64,10 @@ def pretrain(name: Name, out: Path, device: str, settings_file: Path | None, ste
         case "prior":
             train_prior(atlas, recipe_settings(PriorSettings, settings_file, steps), out, work, where)
         case "vlm":
-            train_vlm(atlas, vlm_settings(settings_file, steps), out, work, where)
+            train_vlm(atlas, recipe_settings(VlmSettings, settings_file, steps), out, work, where)
         case "attribute-classifier":
-            train_attribute_classifier(
-                atlas, _codec(), recipe_settings(AttributeClassifierSettings, settings_file, steps), out, state, where
-            )
+            recipe = recipe_settings(AttributeClassifierSettings, settings_file, steps)
+            train_attribute_classifier(atlas, _codec(), recipe, out, state, where)
         case "clip":
             train_clip(atlas, _codec(), recipe_settings(ClipSettings, settings_file, steps), out, state, where)
     for finished in work.glob("*.safetensors"):
@@ -87,10 +81,9 @@ def check(name: Name, folder: Path, n: int, text_guidance: float) -> list[Measur
     match name:
         case "prior":
             command += f" --text-guidance {text_guidance:g}"
-            sampling = SamplingSettings(steps=20, text_guidance=text_guidance)
-            measures, images = prior_quality(
-                _there(folder), _attribute_classifier(), atlas, sampling, max(1, n // len(CONCEPTS))
-            )
+            sampling = SamplingSettings(precision="fp32", steps=20, text_guidance=text_guidance)
+            each = max(1, n // len(CONCEPTS))
+            measures, images = prior_quality(_there(folder), _attribute_classifier(), atlas, sampling, each)
             _save_samples(images, folder / "samples.png")
         case "vlm":
             measures = vlm_measures(TransformersVlm.load(_there(folder)), atlas, PeopleSettings(), n)

@@ -9,6 +9,7 @@ at 1,100, .874 at the end.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from ppd.simulation import seeds
 from ppd.simulation.render import Atlas
 from ppd.vlm.processor import ImageTextProcessor
 
+_saved_often = partial(LoopSettings, checkpoint_every_s=60)
+
 
 class VlmSettings(Component):
     """Everything the recipe needs; written beside the weights."""
@@ -38,23 +41,11 @@ class VlmSettings(Component):
     """Renders for each part; the second part's are other ones than the first's."""
     held_out_pictures: int = 2000
     held_out_people: int = 512
-    sight: LoopSettings = LoopSettings(
-        steps=2000,
-        batch_size=128,
-        learning_rate=1.5e-3,
-        warmup_steps=50,
-        decay_share=0.6,
-        ema_decay=0.99,
-        checkpoint_every_s=60,
+    sight: LoopSettings = _saved_often(
+        steps=2000, batch_size=128, learning_rate=1.5e-3, warmup_steps=50, decay_share=0.6, ema_decay=0.99
     )
-    judgement: LoopSettings = LoopSettings(
-        steps=3000,
-        batch_size=32,
-        learning_rate=1e-3,
-        warmup_steps=100,
-        decay_share=0.5,
-        ema_decay=0.995,
-        checkpoint_every_s=60,
+    judgement: LoopSettings = _saved_often(
+        steps=3000, batch_size=32, learning_rate=1e-3, warmup_steps=100, decay_share=0.5, ema_decay=0.995
     )
     pairs_per_user: int = 8
     real_question_share: float = 0.5
@@ -101,37 +92,28 @@ def train_judgement(
     device: torch.device,
 ) -> None:
     """Train the language model of `model` in place on what `sight` makes of fresh renders; publishes to `out`."""
-    reader, loop, state = (
-        Reader(model, processor.tokenizer).to(device),
-        settings.judgement,
-        work / "judgement.safetensors",
-    )
+    reader = Reader(model, processor.tokenizer).to(device)
+    loop, state = settings.judgement, work / "judgement.safetensors"
     cache, n_pairs = PopulationCache(settings.people), settings.pairs_per_user
     render_cache = RenderCache(atlas, seeds.rng("pretrain", "vlm", "shelf", loop.seed), settings.render_cache_size)
     held_out = RenderCache(atlas, seeds.rng("evaluation", "vlm", "shelf", loop.seed), settings.render_cache_size)
     pool, held_out_pool = ScenePool.of(render_cache.scenes), ScenePool.of(held_out.scenes)
     sights, held_out_sights = see(sight, render_cache, device)[:, 0], see(sight, held_out, device)[:, 0]
-    exam_plan = layout(n_pairs, (1, 2, min(4, n_pairs), n_pairs), (2, n_pairs))
-    exam = sample_batch(
-        seeds.rng("evaluation", "vlm", "exam"),
-        cache,
-        held_out_pool,
-        settings.held_out_people,
-        n_pairs,
-        np.array(exam_plan.asked_after),
-        real_share=1.0,
-    )
+    fixed = layout(n_pairs, (1, 2, min(4, n_pairs), n_pairs), (2, n_pairs))
+    questions_after = np.array(fixed.questions_after)
+    rng = seeds.rng("evaluation", "vlm", "exam")
+    test = sample_batch(rng, cache, held_out_pool, settings.held_out_people, n_pairs, questions_after, real_share=1.0)
 
     def loss_at(step: int) -> Tensor:
         rng = seeds.rng("pretrain", "vlm", "people", loop.seed, step)
         plan = sample_packing(rng, n_pairs)
-        asked_after = np.array(plan.asked_after)
-        batch = sample_batch(rng, cache, pool, loop.batch_size, n_pairs, asked_after, settings.real_question_share)
+        questions_after = np.array(plan.questions_after)
+        batch = sample_batch(rng, cache, pool, loop.batch_size, n_pairs, questions_after, settings.real_question_share)
         hidden = read(reader, batch, plan, pool, sights, bf16=loop.bf16)
         return batch_loss(reader, hidden, batch, plan, pool)["total"]
 
     def publish(curve: Curve) -> None:
-        quality = population_quality(reader, cache, held_out_pool, held_out_sights, exam, exam_plan)
+        quality = population_quality(reader, cache, held_out_pool, held_out_sights, test, fixed)
         _log(work / "judgement.jsonl", curve, quality)
         _save(settings, model, processor, curve, out)
 

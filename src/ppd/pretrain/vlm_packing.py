@@ -34,8 +34,8 @@ class Packing:
     """
 
     n_pairs: int
-    asked_after: tuple[int, ...]
-    told_after: tuple[int, ...]
+    questions_after: tuple[int, ...]
+    profiles_after: tuple[int, ...]
     images: Tensor
     preferred: Tensor
     rejected: Tensor
@@ -50,10 +50,10 @@ class Packing:
         return len(self.positions)
 
 
-def layout(n_pairs: int, asked_after: tuple[int, ...], told_after: tuple[int, ...]) -> Packing:
-    """Lay out `n_pairs` pairs, a question for each of `asked_after` pairs and a profile for each of `told_after`."""
+def layout(n_pairs: int, questions_after: tuple[int, ...], profiles_after: tuple[int, ...]) -> Packing:
+    """Lay out `n_pairs` pairs, a question after each of these numbers of pairs, and a profile after each of those."""
     shared = 1 + n_pairs * PAIR
-    starts = [(known, QUESTION) for known in asked_after] + [(known, PROFILE) for known in told_after]
+    starts = [(known, QUESTION) for known in questions_after] + [(known, PROFILE) for known in profiles_after]
     length = shared + sum(size for _, size in starts)
     seen = torch.zeros(length, length, dtype=torch.bool)
     seen[:shared, :shared] = torch.ones(shared, shared, dtype=torch.bool).tril()
@@ -68,19 +68,19 @@ def layout(n_pairs: int, asked_after: tuple[int, ...], told_after: tuple[int, ..
         begins.append(at)
         at += size
     pairs = 1 + PAIR * torch.arange(n_pairs)
-    questions = torch.tensor(begins[: len(asked_after)], dtype=torch.long)
-    told = torch.tensor(begins[len(asked_after) :], dtype=torch.long)
+    questions = torch.tensor(begins[: len(questions_after)], dtype=torch.long)
+    profiles = torch.tensor(begins[len(questions_after) :], dtype=torch.long)
     blocks = torch.cat([pairs, questions])
     return Packing(
         n_pairs,
-        asked_after,
-        told_after,
+        questions_after,
+        profiles_after,
         images=(blocks[:, None] + torch.tensor([2, 5])).flatten(),
         preferred=pairs + 4,
         rejected=pairs + 7,
         seconds=questions + 7,
         answers=questions + 9,
-        profiles=told + 1,
+        profiles=profiles + 1,
         positions=positions,
         mask=seen,
     )
@@ -101,26 +101,17 @@ class Words:
         self.likes, self.and_, self.end, self.user, self.pad = (ids(w)[0] for w in ("likes", "and", END, USER, PAD))
         self.first, self.second = (ids(w)[0] for w in ("first", "second"))
 
-    def pack(self, plan: Packing, pair_concepts: Ints, question_concepts: Ints, told: Ints) -> Tensor:
-        """Token ids [N, length]: concepts [N, K] and [N, B]; told [N, 2] the profiles' traits (len(TRAITS): none)."""
+    def pack(self, plan: Packing, pair_concepts: Ints, question_concepts: Ints, traits: Ints) -> Tensor:
+        """Token ids [N, length]: concepts [N, K] and [N, B]; traits [N, 2] of the profiles (len(TRAITS): none)."""
         n = len(pair_concepts)
 
         def blocks(concepts: Ints, words: Ints) -> Ints:
             tail = np.broadcast_to(words, (*concepts.shape, len(words)))
             return np.concatenate([self.captions[concepts], tail], axis=-1).reshape(n, -1)
 
-        trait = np.append(self.traits, self.pad)[told]
-        and_ = np.where(told[:, 1:] < len(self.traits), self.and_, self.pad)
+        trait = np.append(self.traits, self.pad)[traits]
+        and_ = np.where(traits[:, 1:] < len(self.traits), self.and_, self.pad)
         profile = np.concatenate([np.tile(self.describe, (n, 1)), trait[:, :1], and_, trait[:, 1:]], axis=1)
-        user = np.full((n, 1), self.user)
-        return torch.from_numpy(
-            np.concatenate(
-                [
-                    user,
-                    blocks(pair_concepts, self.pair),
-                    blocks(question_concepts, self.question),
-                    np.tile(profile, (1, len(plan.told_after))),
-                ],
-                axis=1,
-            )
-        )
+        branches = [blocks(question_concepts, self.question), np.tile(profile, (1, len(plan.profiles_after)))]
+        user, pairs = np.full((n, 1), self.user), blocks(pair_concepts, self.pair)
+        return torch.from_numpy(np.concatenate([user, pairs, *branches], axis=1))

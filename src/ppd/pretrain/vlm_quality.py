@@ -1,7 +1,7 @@
-"""What the nano VLM makes of people it has never met, beside what the exact posterior makes of the same choices.
+"""What the nano VLM makes of people that it was not trained on, beside the exact posterior of the same choices.
 
 Everything goes through the library as a user would: encoded pictures in, verdicts, hidden states and text out. The
-pairs that describe a person and those that are asked about have different captions.
+pairs that describe a person and those of the questions have different captions.
 """
 
 import io
@@ -19,7 +19,7 @@ from ppd.simulation.posterior import predict_choice
 from ppd.simulation.render import Atlas, render
 from ppd.simulation.users import TRAITS
 from ppd.simulation.world import CONCEPTS, caption, sample_scenes
-from ppd.statistics.bootstrap import clustered_mean
+from ppd.statistics.bootstrap import clustered_ratio
 from ppd.users.support import Pair
 from ppd.users.whitening import Whitening
 from ppd.vlm.conversation import Candidates
@@ -33,8 +33,8 @@ Ints = NDArray[np.int64]
 PAIR_COUNTS = (1, 2, 4, 8)
 N_QUESTIONS = 4
 N_IDENTIFIED = 64
-TOLD = np.arange(0, len(CONCEPTS) - 8)  # captions that people are described with
-ASKED = np.arange(len(CONCEPTS) - 8, len(CONCEPTS))  # captions that are asked about
+DESCRIBING = np.arange(0, len(CONCEPTS) - 8)  # captions that people are described with
+QUESTIONED = np.arange(len(CONCEPTS) - 8, len(CONCEPTS))  # captions of the questions
 SURE = 0.8
 RIDGE = np.logspace(-4, 4, 17)
 
@@ -56,17 +56,17 @@ class Gallery:
             Image.fromarray(pixels).save(buffer, "WEBP", quality=80)
             self._encoded[row] = buffer.getvalue()
 
-    def reported_tags(self, rows: Ints) -> tuple[str, bytes, bytes]:
+    def _shown(self, rows: Ints) -> tuple[str, bytes, bytes]:
         one, other = rows.tolist()
         return caption(int(self.pool.scenes.concept[one])), self._encoded[one], self._encoded[other]
 
     def pairs(self, rows: Ints) -> list[Pair]:
         """[k, 2] preferred and rejected scenes -> k pairs."""
-        return [Pair(*self.reported_tags(row)) for row in rows]
+        return [Pair(*self._shown(row)) for row in rows]
 
     def candidates(self, rows: Ints) -> list[Candidates]:
         """[q, 2] -> q questions."""
-        return [Candidates(*self.reported_tags(row)) for row in rows]
+        return [Candidates(*self._shown(row)) for row in rows]
 
 
 def vlm_measures(vlm: TransformersVlm, atlas: Atlas, people: PeopleSettings, n: int) -> list[Measure]:
@@ -77,47 +77,45 @@ def vlm_measures(vlm: TransformersVlm, atlas: Atlas, people: PeopleSettings, n: 
     gallery = Gallery(atlas, rng, 40 * n)
     pool = gallery.pool
     kinds, probe_kinds = cache.sample(rng, n), cache.sample(rng, 2 * n)
-    told = choose(rng, cache, pool, kinds, max(PAIR_COUNTS), TOLD)
-    again = choose(rng, cache, pool, kinds, 4 + N_QUESTIONS, ASKED)
+    pairs = choose(rng, cache, pool, kinds, max(PAIR_COUNTS), DESCRIBING)
+    again = choose(rng, cache, pool, kinds, 4 + N_QUESTIONS, QUESTIONED)
     again, chosen = again[:, :4], again[:, 4:]
-    asked = np.where(rng.random((n, N_QUESTIONS, 1)) < 0.5, chosen, chosen[..., ::-1])
-    probe_told = choose(rng, cache, pool, probe_kinds, 4, TOLD)
-    for rows in (told, again, asked, probe_told):
+    questions = np.where(rng.random((n, N_QUESTIONS, 1)) < 0.5, chosen, chosen[..., ::-1])
+    probe_pairs = choose(rng, cache, pool, probe_kinds, 4, DESCRIBING)
+    for rows in (pairs, again, questions, probe_pairs):
         gallery.show(np.unique(rows))
-    settings = EmbeddingSettings(batch_size=vlm.batch_size)
-    first = embed(vlm, [gallery.pairs(rows[:4]) for rows in told], settings)
-    second = embed(vlm, [gallery.pairs(rows) for rows in again], settings)
-    probe = embed(vlm, [gallery.pairs(rows) for rows in probe_told], settings)
+    settings = EmbeddingSettings(rows=None, batch_size=vlm.batch_size)
+    first, second, probe = (
+        embed(vlm, [gallery.pairs(rows) for rows in group], settings) for group in (pairs[:, :4], again, probe_pairs)
+    )
     return [
-        *_judging(vlm, gallery, cache, told, asked, chosen[..., 0]),
+        *_judging(vlm, gallery, cache, pairs, questions, chosen[..., 0]),
         *_taste(cache, pool, probe, probe_kinds, second, again, kinds),
-        *_identity(cache, pool, probe, probe_kinds, first, told[:, :4], second, again),
-        *_profile(vlm, gallery, cache, kinds, told, settings),
+        *_identity(cache, pool, probe, probe_kinds, first, pairs[:, :4], second, again),
+        *_profile(vlm, gallery, cache, kinds, pairs, settings),
     ]
 
 
 def _judging(
-    vlm: TransformersVlm, gallery: Gallery, cache: PopulationCache, told: Ints, asked: Ints, preferred: Ints
+    vlm: TransformersVlm, gallery: Gallery, cache: PopulationCache, pairs: Ints, questions: Ints, preferred: Ints
 ) -> Iterable[Measure]:
-    """Accuracy against what people really chose. asked [N, Q, 2]; preferred [N, Q] is the row of the chosen scene."""
+    """Accuracy against what people really chose. questions [N, Q, 2]; preferred [N, Q]: rows of the chosen scenes."""
     judge = VlmJudge(vlm, JudgeSettings(batch_size=vlm.batch_size))
-    pool = gallery.pool
-    looks = pool.features[asked]
-    beliefs = cache.beliefs(pool.features[told[..., 0]], pool.features[told[..., 1]])
-    right_first = asked[..., 0] == preferred
+    shown, beliefs = gallery.pool.features[questions], cache.beliefs(gallery.pool.features[pairs])
+    right_first = questions[..., 0] == preferred
     hits: dict[int, NDArray[np.bool_]] = {}
     for k in PAIR_COUNTS:
         verdicts: list[list[Verdict]] = [
-            judge(gallery.pairs(rows[:k]), gallery.candidates(questions))
-            for rows, questions in zip(told, asked, strict=True)
+            judge(gallery.pairs(known[:k]), gallery.candidates(rows))
+            for known, rows in zip(pairs, questions, strict=True)
         ]
         p_first = np.array([[verdict.p_a for verdict in row] for row in verdicts])
-        exact = predict_choice(cache.people, cache.settings, beliefs[:, k, None], looks[:, :, 0], looks[:, :, 1])
+        exact = predict_choice(cache.people, cache.settings, beliefs[:, k, None], shown[:, :, 0], shown[:, :, 1])
         hits[k] = (p_first > 0.5) == right_first
         best = (exact > 0.5) == right_first
         yield _clustered(f"judge, {k} pairs", hits[k])
         yield _clustered(f"exact posterior, {k} pairs", best)
-        yield _ratio(f"judge / exact, {k} pairs", hits[k], best, ">= 0.95" if k == 4 else "")
+        yield _clustered(f"judge / exact, {k} pairs", hits[k], ">= 0.95" if k == 4 else "", over=best)
         if k == 4:
             same = np.array([[verdict.winner != "tie" for verdict in row] for row in verdicts])
             yield _clustered("same verdict when positions are swapped, 4 pairs", same, ">= 0.93")
@@ -134,17 +132,14 @@ def _taste(
     kinds: Ints,
 ) -> Iterable[Measure]:
     """R² of a linear probe to the true taste: fitted on other people and other captions."""
-    truth = cache.people.tastes[kinds]
-    prior_mean = cache.people.prior @ cache.people.tastes
-    belief = cache.beliefs(pool.features[pairs[..., 0]], pool.features[pairs[..., 1]])[:, -1]
-    guess = _linear_probe(probe, cache.people.tastes[probe_kinds], embedded)
-    errors = np.stack([((mean - truth) ** 2).sum(1) for mean in (guess, belief @ cache.people.tastes)])
-    spread = ((truth - prior_mean) ** 2).sum(1)
-    draws = [*_bootstrap(len(kinds)), np.arange(len(kinds))]
-    r2 = np.array([1 - errors[:, rows].sum(1) / spread[rows].sum() for rows in draws])
-    named = (("embedding, R² to the true taste, 4 pairs", r2[:, 0], ""), ("posterior mean, R²", r2[:, 1], ""))
-    for name, values, wanted in (*named, ("embedding / posterior mean, R²", r2[:, 0] / r2[:, 1], ">= 0.7")):
-        yield _resampled(name, values[-1], values[:-1], len(kinds), wanted)
+    tastes = cache.people.tastes
+    truth, belief = tastes[kinds], cache.beliefs(pool.features[pairs])[:, -1]
+    guess = _linear_probe(probe, tastes[probe_kinds], embedded)
+    spread = ((truth - cache.people.prior @ tastes) ** 2).sum(1)
+    ours, exact = (spread - ((mean - truth) ** 2).sum(1) for mean in (guess, belief @ tastes))
+    yield _clustered("embedding, R² to the true taste, 4 pairs", ours, over=spread)
+    yield _clustered("posterior mean, R²", exact, over=spread)
+    yield _clustered("embedding / posterior mean, R²", ours, ">= 0.7", over=exact)
 
 
 def _linear_probe(probe: Embedded, targets: Floats, embedded: Embedded) -> Floats:
@@ -176,15 +171,13 @@ def _identity(
     plain = Whitening.fit(probe.hidden[:, -1:])
     by_cosine = [_unit(plain(e.hidden[:, -1:])[:, 0].numpy()) for e in (known, unknown)]
     by_taste = [_unit(_linear_probe(probe, tastes, e)) for e in (known, unknown)]
-    before, after = (
-        cache.beliefs(pool.features[p[..., 0]], pool.features[p[..., 1]])[:, -1] for p in (known_pairs, unknown_pairs)
-    )
+    before, after = (cache.beliefs(pool.features[pairs])[:, -1] for pairs in (known_pairs, unknown_pairs))
     likelihood = after / cache.people.prior
     ours, plainly, best = (_top_5(*both) for both in (by_taste, by_cosine, (before, likelihood)))
     yield share(f"top 5 of {N_IDENTIFIED}: embedding, linear readout", ours)
     yield share(f"top 5 of {N_IDENTIFIED}: embedding, whitened cosine", plainly)
     yield share(f"top 5 of {N_IDENTIFIED}: exact posterior", best)
-    yield _ratio("top 5: linear readout / exact", ours, best, ">= 0.7")
+    yield _clustered("top 5: linear readout / exact", ours, ">= 0.7", over=best)
 
 
 def _unit(x: Floats) -> Floats:
@@ -203,16 +196,16 @@ def _profile(
     gallery: Gallery,
     cache: PopulationCache,
     kinds: Ints,
-    told: Ints,
+    pairs: Ints,
     settings: EmbeddingSettings,
 ) -> Iterable[Measure]:
     """Does the written profile name the strongest trait, where the exact posterior is sure of it?"""
     strongest = np.eye(len(TRAITS))[cache.people.strongest]
-    beliefs = cache.beliefs(gallery.pool.features[told[..., 0]], gallery.pool.features[told[..., 1]])
+    beliefs = cache.beliefs(gallery.pool.features[pairs])
     for k in (4, 8):
         certainty = (beliefs[:, k] @ strongest).max(axis=1)
         sure = np.flatnonzero(certainty >= SURE)
-        profiles = embed(vlm, [gallery.pairs(told[i, :k]) for i in sure], settings).profiles
+        profiles = embed(vlm, [gallery.pairs(pairs[i, :k]) for i in sure], settings).profiles
         names = [TRAITS[cache.people.strongest[kind]] for kind in kinds[sure]]
         hits = np.array([name in profile for name, profile in zip(names, profiles, strict=True)])
         yield share(f"profile names the strongest trait, {k} pairs, posterior sure", hits, ">= 0.6" if k == 4 else "")
@@ -223,24 +216,11 @@ def _profile(
             yield share("exact posterior's strongest trait is right, 4 pairs", exact)
 
 
-def _clustered(name: str, values: NDArray[np.generic], wanted: str = "") -> Measure:
-    """Mean of [N, Q], its interval clustered by person."""
-    people = np.repeat(np.arange(len(values)), values.shape[1])
-    interval = clustered_mean(values.astype(float).reshape(-1), people)
-    return Measure(name, interval.mean, interval.low, interval.high, values.size, wanted)
-
-
-def _ratio(name: str, ours: NDArray[np.bool_], best: NDArray[np.bool_], wanted: str) -> Measure:
-    """Ratio of two shares of the same cases [N, ...], resampling people."""
-    draws = np.array([ours[rows].mean() / best[rows].mean() for rows in _bootstrap(len(ours))])
-    return _resampled(name, ours.mean() / best.mean(), draws, ours.size, wanted)
-
-
-def _resampled(name: str, value: float, draws: Floats, n: int, wanted: str) -> Measure:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Measure(name, float(value), float(low), float(high), n, wanted)
-
-
-def _bootstrap(n: int) -> Iterable[Ints]:
-    rng = np.random.default_rng(0)
-    return (rng.integers(n, size=n) for _ in range(2000))
+def _clustered(
+    name: str, values: NDArray[np.generic], wanted: str = "", *, over: NDArray[np.generic] | None = None
+) -> Measure:
+    """The mean of [N, ...], or its ratio to the mean of `over`, with an interval that resamples people (N)."""
+    people = np.repeat(np.arange(len(values)), values[0].size)
+    below = np.ones(values.size) if over is None else over.astype(float).reshape(-1)
+    found = clustered_ratio(values.astype(float).reshape(-1), below, people)
+    return Measure(name, found.mean, found.low, found.high, values.size, wanted)

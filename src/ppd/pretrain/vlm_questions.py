@@ -60,11 +60,10 @@ class Reader(nn.Module):
 def read(
     reader: Reader, batch: Batch, plan: Packing, pool: ScenePool, sights: Tensor, *, bf16: bool
 ) -> tuple[Tensor, ...]:
-    """Hidden states [N, length, width] of every layer; sights [scenes, width] are the image tokens of the shelf."""
+    """Hidden states [N, length, width] of every layer; sights [scenes, width] are the image tokens of the pool."""
     concepts = pool.scenes.concept
-    tokens = reader.words.pack(
-        plan, concepts[batch.pairs[..., 0]], concepts[batch.questions[..., 0]], batch.own_profile
-    )
+    pairs, questions = (concepts[rows[..., 0]] for rows in (batch.pairs, batch.questions))
+    tokens = reader.words.pack(plan, pairs, questions, batch.own_profile)
     rows = np.concatenate([batch.pairs, batch.questions], axis=1).reshape(len(batch.kinds), -1)
     with torch.autocast(reader.newline.device.type, torch.bfloat16, enabled=bf16):
         return reader(plan, tokens, sights[rows])
@@ -77,7 +76,7 @@ def batch_loss(
     features = torch.from_numpy(pool.features).float()
     parts: dict[str, Tensor] = {}
     # Belief after each pair and where the profile begins, against the exact posterior.
-    known = torch.cat([torch.arange(1, plan.n_pairs + 1), torch.tensor(plan.told_after)])
+    known = torch.cat([torch.arange(1, plan.n_pairs + 1), torch.tensor(plan.profiles_after)])
     where = torch.cat([plan.rejected, plan.profiles])
     taste = torch.from_numpy(batch.taste).float()[:, known]
     profile = torch.from_numpy(batch.profile).float()[:, known].flatten(2)
@@ -107,7 +106,7 @@ def batch_loss(
 def _words_loss(reader: Reader, last: Tensor, batch: Batch, plan: Packing) -> Tensor:
     """Cross-entropy of the written profile, word by word, against the posterior of each next word."""
     words, n_traits = reader.words, len(TRAITS)
-    joint = torch.from_numpy(batch.profile).float()[:, torch.tensor(plan.told_after)]  # [N, P, first, second]
+    joint = torch.from_numpy(batch.profile).float()[:, torch.tensor(plan.profiles_after)]  # [N, P, first, second]
     own = torch.from_numpy(batch.own_profile)
     strongest = joint.sum(-1)
     rows = torch.arange(len(own))
@@ -127,8 +126,8 @@ def _words_loss(reader: Reader, last: Tensor, batch: Batch, plan: Packing) -> Te
 
 def sample_packing(rng: np.random.Generator, n_pairs: int) -> Packing:
     """Questions after 4, all and two random numbers of pairs; profiles after 4 and after a random number."""
-    asked = (min(4, n_pairs), n_pairs, *(int(k) for k in rng.integers(1, n_pairs + 1, size=2)))
-    return layout(n_pairs, asked, (min(4, n_pairs), int(rng.integers(1, n_pairs + 1))))
+    questions_after = (min(4, n_pairs), n_pairs, *(int(k) for k in rng.integers(1, n_pairs + 1, size=2)))
+    return layout(n_pairs, questions_after, (min(4, n_pairs), int(rng.integers(1, n_pairs + 1))))
 
 
 def answers_of(reader: Reader, hidden: tuple[Tensor, ...], plan: Packing) -> Tensor:
@@ -137,30 +136,28 @@ def answers_of(reader: Reader, hidden: tuple[Tensor, ...], plan: Packing) -> Ten
     return logits[..., reader.words.first] - logits[..., reader.words.second]
 
 
+@torch.no_grad()
 def population_quality(
     reader: Reader, cache: PopulationCache, pool: ScenePool, sights: Tensor, batch: Batch, plan: Packing
 ) -> dict[str, float]:
     """Quick measurement while training: judge and exact judge on the same real choices, R² of the taste head."""
     quality: dict[str, float] = {}
-    with torch.no_grad():
-        parts = []
-        tastes = []
-        for at in range(0, len(batch.kinds), 64):
-            some = batch.rows(slice(at, at + 64))
-            hidden = read(reader, some, plan, pool, sights, bf16=False)
-            parts.append(answers_of(reader, hidden, plan))
-            tastes.append(reader.taste[-1](hidden[-1][:, plan.profiles]).cpu())
+    parts, tastes = [], []
+    for at in range(0, len(batch.kinds), 64):
+        hidden = read(reader, batch.rows(slice(at, at + 64)), plan, pool, sights, bf16=False)
+        parts.append(answers_of(reader, hidden, plan))
+        tastes.append(reader.taste[-1](hidden[-1][:, plan.profiles]).cpu())
     odds, taste = torch.cat(parts).numpy(), torch.cat(tastes).numpy()
     truth = cache.people.tastes[batch.kinds]
-    looks = pool.features[batch.questions]
-    gap = np.einsum("nbd,nd->nb", looks[:, :, 0] - looks[:, :, 1], truth)
+    shown = pool.features[batch.questions]
+    gap = np.einsum("nbd,nd->nb", shown[:, :, 0] - shown[:, :, 1], truth)
     # Expected accuracy against the person's own choice, which is drawn from gap and temperature.
     p_first = 1 / (1 + np.exp(-gap / cache.people.temperature[batch.kinds][:, None]))
-    for b, known in enumerate(plan.asked_after):
+    for b, known in enumerate(plan.questions_after):
         for name, says in (("model", odds[:, b] > 0), ("exact", batch.answers[:, b] > 0.5)):
             quality[f"{name}_{known}"] = round(float(np.where(says, p_first[:, b], 1 - p_first[:, b]).mean()), 4)
     spread = ((truth - truth.mean(0)) ** 2).sum()
-    for p, known in enumerate(plan.told_after):
+    for p, known in enumerate(plan.profiles_after):
         for name, mean in (("model", taste[:, p]), ("exact", batch.taste[:, known])):
             quality[f"r2_{name}_{known}"] = round(float(1 - ((truth - mean) ** 2).sum() / spread), 4)
     return quality

@@ -4,7 +4,7 @@ The language model is trained on the observer's *probabilities* (the exact poste
 to choose: the same optimum at a fraction of the variance.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,26 +12,26 @@ from scipy.special import logsumexp
 
 from ppd.settings import PeopleSettings
 from ppd.simulation.posterior import choice_log_likelihood, opinion_rate, predict_choice
-from ppd.simulation.users import TRAITS, Population, opinion_probability, population, preference_probability
-from ppd.simulation.world import N_FEATURES, STYLES, Scenes, scene_features
+from ppd.simulation.users import (
+    TRAITS,
+    Population,
+    opinion_probability,
+    population,
+    preference_probability,
+    trait_directions,
+)
+from ppd.simulation.world import Scenes, scene_features
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 N_TRAITS = len(TRAITS)
-N_DRAWS = 128  # candidate pairs a person looks at; more than enough of them meet an opinion
+N_DRAWS = 128  # candidate pairs a person sees; they have an opinion on more than enough of them
 
 
 def profiles(people: Population) -> Ints:
     """The strongest and the second trait of each kind of person: [H, 2]; `N_TRAITS` means there is no second one."""
-    directions = np.zeros((N_TRAITS, N_FEATURES))
-    for trait in range(N_TRAITS):
-        if trait < len(STYLES):
-            directions[trait, trait] = 1
-        else:
-            factor, pole = divmod(trait - len(STYLES), 2)
-            directions[trait, len(STYLES) + factor] = 1 if pole else -1
-    weights = people.tastes @ directions.T
+    weights = people.tastes @ trait_directions().T
     rest = weights.copy()
     rest[np.arange(len(rest)), people.strongest] = 0
     second = np.where(rest.max(axis=1) > 0, rest.argmax(axis=1), N_TRAITS)
@@ -54,10 +54,11 @@ class PopulationCache:
         """`n` people (indices of kinds) from the prior."""
         return rng.choice(len(self.people.prior), size=n, p=self.people.prior)
 
-    def beliefs(self, preferred: Floats, rejected: Floats) -> Floats:
-        """The exact posterior after 0, 1, …, k of the choices: features [N, k, 9] twice -> [N, k + 1, H]."""
-        log_p = np.zeros((len(preferred), preferred.shape[1] + 1, len(self.people.prior)))
-        log_p[:, 1:] = choice_log_likelihood(self.people, self.settings, self.rate, preferred, rejected).cumsum(axis=1)
+    def beliefs(self, chosen: Floats) -> Floats:
+        """The exact posterior after 0, 1, …, k choices: features [N, k, preferred and rejected, 9] -> [N, k + 1, H]."""
+        log_p = np.zeros((len(chosen), chosen.shape[1] + 1, len(self.people.prior)))
+        shown = chosen[:, :, 0], chosen[:, :, 1]
+        log_p[:, 1:] = choice_log_likelihood(self.people, self.settings, self.rate, *shown).cumsum(axis=1)
         log_p += np.log(self.people.prior)
         return np.asarray(np.exp(log_p - logsumexp(log_p, axis=-1, keepdims=True)))
 
@@ -97,11 +98,11 @@ def choose(
 ) -> Ints:
     """`n_pairs` choices of each person, as people make them (on pairs they have an opinion on).
 
-    -> rows of the shelf [N, n_pairs, 2]: the preferred scene, then the rejected one.
+    -> rows of the pool [N, n_pairs, 2]: the preferred scene, then the rejected one.
     """
     drawn = pool.sample_pairs(rng, (len(kinds), N_DRAWS), concepts)
-    looks = pool.features[drawn]
-    gap = np.einsum("nmd,nd->nm", looks[:, :, 0] - looks[:, :, 1], cache.people.tastes[kinds])
+    shown = pool.features[drawn]
+    gap = np.einsum("nmd,nd->nm", shown[:, :, 0] - shown[:, :, 1], cache.people.tastes[kinds])
     accepted = rng.random(gap.shape) < opinion_probability(gap, cache.settings)
     if accepted.sum(axis=1).min() < n_pairs:
         raise RuntimeError(f"a person has fewer than {n_pairs} opinions on {N_DRAWS} pairs")
@@ -113,11 +114,11 @@ def choose(
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of N people with K choices and B questions, and the exact answers. Rows are of the shelf.
+    """A batch of N people with K choices and B questions, and the exact answers. Rows are of the pool.
 
     kinds [N]; pairs [N, K, 2] preferred and rejected; taste [N, K + 1, 9] posterior mean after 0..K choices; profile
-    [N, K + 1, traits, traits + 1] posterior of strongest and second trait; asked_after [B] number of choices known at
-    each question; questions [N, B, 2] first and second candidate; answers [N, B] p(the first is preferred);
+    [N, K + 1, traits, traits + 1] posterior of strongest and second trait; questions_after [B] number of choices known
+    at each question; questions [N, B, 2] first and second candidate; answers [N, B] p(the first is preferred);
     own_profile [N, 2] the person's strongest and second trait.
     """
 
@@ -125,23 +126,15 @@ class Batch:
     pairs: Ints
     taste: Floats
     profile: Floats
-    asked_after: Ints
+    questions_after: Ints
     questions: Ints
     answers: Floats
     own_profile: Ints
 
     def rows(self, some: slice) -> "Batch":
         """The same questions to some of the people."""
-        return Batch(
-            self.kinds[some],
-            self.pairs[some],
-            self.taste[some],
-            self.profile[some],
-            self.asked_after,
-            self.questions[some],
-            self.answers[some],
-            self.own_profile[some],
-        )
+        of_people = ("kinds", "pairs", "taste", "profile", "questions", "answers", "own_profile")
+        return replace(self, **{name: getattr(self, name)[some] for name in of_people})
 
 
 def sample_batch(
@@ -150,20 +143,20 @@ def sample_batch(
     pool: ScenePool,
     n_users: int,
     n_pairs: int,
-    asked_after: Ints,
+    questions_after: Ints,
     real_share: float = 0.5,
 ) -> Batch:
     """A batch of people; `real_share` of the questions are pairs that the person has an opinion on, others any pair."""
     kinds = cache.sample(rng, n_users)
-    n_questions = len(asked_after)
+    n_questions = len(questions_after)
     chosen = choose(rng, cache, pool, kinds, n_pairs + n_questions)
     pairs = chosen[:, :n_pairs]
-    belief = cache.beliefs(pool.features[pairs[..., 0]], pool.features[pairs[..., 1]])
+    belief = cache.beliefs(pool.features[pairs])
     any_pair = pool.sample_pairs(rng, (n_users, n_questions))
     real = np.where(rng.random((n_users, n_questions, 1)) < 0.5, chosen[:, n_pairs:], chosen[:, n_pairs:, ::-1])
     questions = np.where(rng.random((n_users, n_questions, 1)) < real_share, real, any_pair)
-    looks = pool.features[questions]
-    answers = predict_choice(cache.people, cache.settings, belief[:, asked_after], looks[:, :, 0], looks[:, :, 1])
+    shown = pool.features[questions]
+    answers = predict_choice(cache.people, cache.settings, belief[:, questions_after], shown[:, :, 0], shown[:, :, 1])
     taste = belief @ cache.people.tastes
     profile = (belief @ cache.profile_one_hot).reshape(*belief.shape[:2], N_TRAITS, N_TRAITS + 1)
-    return Batch(kinds, pairs, taste, profile, asked_after, questions, answers, cache.profiles[kinds])
+    return Batch(kinds, pairs, taste, profile, questions_after, questions, answers, cache.profiles[kinds])

@@ -1,7 +1,7 @@
 """A log of choices by simulated people, in the schema of Pick-a-Pic v2, and the truth behind it in files of its own.
 
 People use an app: they name a subject, see two stickers of it, and choose, call it a tie, or move on. Now and then the
-winner stays and meets a new picture. Like a real log it holds some dirt: rows sent twice, broken images, rounds left
+winner stays beside a new picture. Like a real log it holds some dirt: rows sent twice, broken images, rounds left
 without a label, people who gave up after a few rounds.
 """
 
@@ -22,9 +22,8 @@ from ppd.settings import LogSettings, PeopleSettings
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas, render
 from ppd.simulation.users import TRAITS, Population, opinion_probability, population, preference_probability
-from ppd.simulation.world import CONCEPTS, FACTORS, STYLES, Scenes, caption, sample_scenes, scene_features
+from ppd.simulation.world import CONCEPTS, FACTORS, FEATURES, Scenes, caption, sample_scenes, scene_features
 
-FEATURE_NAMES: tuple[str, ...] = (*STYLES, *(factor.name for factor in FACTORS))
 N_FILES = 4
 FIRST_DAY = datetime(2026, 1, 1)
 
@@ -43,7 +42,7 @@ class _Log:
         return len(self.uids) - 1
 
 
-def _simulate_person(
+def _simulate_user(
     log: _Log,
     rng: np.random.Generator,
     settings: LogSettings,
@@ -53,20 +52,17 @@ def _simulate_person(
     user_id: int,
     n_rows: int,
 ) -> None:
-    """Let one person use the app until they left `n_rows` rows."""
-    moment = FIRST_DAY + timedelta(minutes=float(rng.uniform(0, 60 * 24 * 180)))
+    """Let one user use the app until they left `n_rows` rows."""
+    timestamp = FIRST_DAY + timedelta(minutes=float(rng.uniform(0, 60 * 24 * 180)))
     kept: int | None = None
     done = 0
     while done < n_rows:
         concept = log.scenes[kept].concept if kept is not None else rng.integers(len(CONCEPTS), size=1)
         pair = sample_scenes(rng, 2, concepts=np.repeat(concept, 2))
         if kept is not None:
-            pair = Scenes(
-                *(np.concatenate([getattr(log.scenes[kept], f), getattr(pair, f)[1:]]) for f in pair.__annotations__)
-            )
+            pair = Scenes.concatenate([log.scenes[kept], pair[1:]])
         swap = bool(rng.random() < 0.5)
-        order = np.array([1, 0]) if swap else np.array([0, 1])
-        pair = pair[order]
+        pair = pair[::-1] if swap else pair
         gap = float(np.diff(scene_features(pair)[::-1] @ taste)[0])
         opinion = rng.random() < opinion_probability(np.array(gap), people)
         if not opinion and rng.random() > settings.tie_rate:
@@ -79,12 +75,12 @@ def _simulate_person(
         labelled = rng.random() > settings.unlabelled_share
         first = bool(rng.random() < preference_probability(np.array(gap), temperature))
         label_0 = 0.5 if not opinion else float(first)
-        moment += timedelta(seconds=float(rng.uniform(4, 40)))
+        timestamp += timedelta(seconds=float(rng.uniform(4, 40)))
         winner = images[0] if first else images[1]
         log.rows.append(
             {
                 "caption": caption(int(pair.concept[0])),
-                "created_at": moment,
+                "created_at": timestamp,
                 "has_label": labelled,
                 "are_different": True,
                 "images": images,
@@ -128,7 +124,7 @@ def _pick_a_pic_table(rows: list[dict[str, object]], uids: list[str], jpgs: list
 
 
 def simulate(settings: LogSettings, people: PeopleSettings, atlas: Atlas, choices: Path, truth: Path) -> None:
-    """Write the log to `choices` (parquet shards) and what nobody but evaluation may know to `truth`.
+    """Write the log to `choices` (parquet shards) and what only evaluation may know to `truth`.
 
     truth/people.parquet: user_id, temperature, strongest (name of the trait), and the utility per unit of each feature.
     truth/images.parquet: image_uid, digest of its bytes, and the scene it shows. Deterministic in the settings.
@@ -142,30 +138,26 @@ def simulate(settings: LogSettings, people: PeopleSettings, atlas: Atlas, choice
     n_rows[settings.n_users :] = rng.integers(1, 4, size=n_given_up)
     log = _Log()
     for kind, user_id, n in zip(who, user_ids, n_rows, strict=True):
-        _simulate_person(
+        _simulate_user(
             log, rng, settings, people, everyone.tastes[kind], everyone.temperature[kind], int(user_id), int(n)
         )
     log.rows.sort(key=lambda row: (row["created_at"], row["user_id"]))
-    scenes = Scenes(*(np.concatenate([getattr(s, f) for s in log.scenes]) for f in Scenes.__annotations__))
+    scenes = Scenes.concatenate(log.scenes)
     jpgs = [_encode(pixels, settings.image_quality) for pixels in render(atlas, scenes)]
     _corrupt(rng, settings, log.rows, jpgs)
     with atomic_path(choices) as folder:
         folder.mkdir()
         for k, part in enumerate(np.array_split(np.arange(len(log.rows)), N_FILES)):
             table = _pick_a_pic_table([log.rows[i] for i in part], log.uids, jpgs)
-            pq.write_table(
-                table, folder / f"train-{k:05d}-of-{N_FILES:05d}.parquet", compression="zstd", row_group_size=4096
-            )
+            file = folder / f"train-{k:05d}-of-{N_FILES:05d}.parquet"
+            pq.write_table(table, file, compression="zstd", row_group_size=4096)
     with atomic_path(truth) as folder:
         folder.mkdir()
-        tastes = dict(zip(FEATURE_NAMES, everyone.tastes[who].T, strict=True))
+        tastes = dict(zip(FEATURES, everyone.tastes[who].T, strict=True))
         strongest = [TRAITS[t] for t in everyone.strongest[who]]
         ids = pa.array([str(u) for u in user_ids])
-        temperature = everyone.temperature[who]
-        pq.write_table(
-            pa.table({"user_id": ids, "temperature": temperature, "strongest": strongest, **tastes}),
-            folder / "people.parquet",
-        )
+        users = {"user_id": ids, "temperature": everyone.temperature[who], "strongest": strongest, **tastes}
+        pq.write_table(pa.table(users), folder / "people.parquet")
         shown = dict(zip((factor.name for factor in FACTORS), scenes.factors.T, strict=True))
         images = {"image_uid": log.uids, "concept": scenes.concept, "style": scenes.style, **shown, "seed": scenes.seed}
         images["digest"] = [digest(jpg) for jpg in jpgs]  # by which the truth knows its images again under other names

@@ -41,15 +41,16 @@ class Population:
     strongest: NDArray[np.int64]
 
 
-def _trait_direction(trait: int) -> Floats:
-    """The unit utility of one trait over the features."""
-    direction = np.zeros(N_FEATURES)
-    if trait < len(STYLES):
-        direction[trait] = 1.0
-    else:
-        factor, pole = divmod(trait - len(STYLES), 2)
-        direction[len(STYLES) + factor] = 1.0 if pole else -1.0
-    return direction
+def trait_directions() -> Floats:
+    """The unit utility of each trait over the features: [len(TRAITS), N_FEATURES]."""
+    directions = np.zeros((len(TRAITS), N_FEATURES))
+    for trait in range(len(TRAITS)):
+        if trait < len(STYLES):
+            directions[trait, trait] = 1.0
+        else:
+            factor, pole = divmod(trait - len(STYLES), 2)
+            directions[trait, len(STYLES) + factor] = 1.0 if pole else -1.0
+    return directions
 
 
 def _axis(trait: int) -> int:
@@ -59,20 +60,18 @@ def _axis(trait: int) -> int:
 
 def population(settings: PeopleSettings) -> Population:
     """The prior over people: one strong trait, or a strong and a second one on another axis, each reliable or not."""
-    single = [((t,), 1.0) for t in range(len(TRAITS))]
-    double = [((s, t), 1.0) for s, t in itertools.permutations(range(len(TRAITS)), 2) if _axis(s) != _axis(t)]
+    single: list[tuple[int, ...]] = [(t,) for t in range(len(TRAITS))]
+    double = [(s, t) for s, t in itertools.permutations(range(len(TRAITS)), 2) if _axis(s) != _axis(t)]
+    directions = trait_directions()
     rows: list[tuple[Floats, float, float, int]] = []
     for group, share in ((single, 1 - settings.two_trait_share), (double, settings.two_trait_share)):
         # Axes are equally likely to matter, whatever the number of their poles.
-        weights = np.array(
-            [np.prod([1 / (len(STYLES) if t < len(STYLES) else 2) for t in traits]) for traits, _ in group]
-        )
+        weights = np.array([np.prod([1 / (len(STYLES) if t < len(STYLES) else 2) for t in traits]) for traits in group])
         weights *= share / weights.sum()
-        for (traits, _), weight in zip(group, weights, strict=True):
-            strengths = itertools.product(settings.strong, *([settings.second] * (len(traits) - 1)))
-            combos = list(strengths)
+        for traits, weight in zip(group, weights, strict=True):
+            combos = list(itertools.product(settings.strong, *([settings.second] * (len(traits) - 1))))
             for combo in combos:
-                taste = sum((s * _trait_direction(t) for s, t in zip(combo, traits, strict=True)), np.zeros(N_FEATURES))
+                taste = sum((s * directions[t] for s, t in zip(combo, traits, strict=True)), np.zeros(N_FEATURES))
                 for temperature, reliability in (
                     (settings.temperature, 1 - settings.unreliable_share),
                     (settings.unreliable_temperature, settings.unreliable_share),

@@ -1,9 +1,10 @@
 """The sticker world: what a picture shows (its concept, which the caption names) and what it leaves free.
 
 A caption names the concept only. Drawing style and five two-sided factors are free, each equally likely and
-independent; they are what people differ in.
+independent; they are what users differ in.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ STYLES: tuple[str, ...] = ("paper", "glossy", "ink", "pixel")
 
 @dataclass(frozen=True)
 class Factor:
-    """A two-sided free factor: its value lies in [-1, -0.25] (low) or [0.25, 1] (high)."""
+    """A two-sided free factor: its value is in [-1, -0.25] (low) or [0.25, 1] (high)."""
 
     name: str
     low: str
@@ -38,7 +39,8 @@ FACTORS: tuple[Factor, ...] = (
     Factor("size", "small", "large", "subject"),
     Factor("pattern", "dotted", "ringed", "background"),
 )
-N_FEATURES = len(STYLES) + len(FACTORS)
+FEATURES: tuple[str, ...] = (*STYLES, *(factor.name for factor in FACTORS))
+N_FEATURES = len(FEATURES)
 WEAKEST_FACTOR = 0.25  # both sides are told apart by eye
 FACTOR_SD = ((1 - WEAKEST_FACTOR**3) / (3 * (1 - WEAKEST_FACTOR))) ** 0.5
 IMAGE_PX = 64
@@ -58,6 +60,10 @@ class Scenes:
 
     def __getitem__(self, rows: "slice | NDArray[np.integer] | NDArray[np.bool_]") -> "Scenes":
         return Scenes(self.concept[rows], self.style[rows], self.factors[rows], self.seed[rows])
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Scenes]") -> "Scenes":
+        return Scenes(*(np.concatenate([getattr(part, column) for part in parts]) for column in Scenes.__annotations__))
 
 
 def caption(concept: int) -> str:

@@ -1,7 +1,7 @@
 """Users' embeddings as the vision-language model left them: a parquet file a shard."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,18 @@ SCHEMA = pa.schema(
 """embeddings.parquet: `key` names all that the embedding depends on; `hidden` is [rows, dim] flat, not whitened."""
 
 
-def write_rows(file: Path, rows: Sequence[dict[str, object]]) -> None:
-    """Write rows of `SCHEMA`, whole or not at all."""
+@dataclass(frozen=True)
+class VlmRef:
+    """The vision-language model that embeddings come from: where it was, and a hash or commit of its content."""
+
+    id: str
+    revision: str
+
+
+def write_rows(file: Path, rows: Sequence[dict[str, object]], vlm: VlmRef) -> None:
+    """Write rows of `SCHEMA`, all of them by one model, whole or not at all."""
     with atomic_path(file) as fresh:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), fresh)
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(asdict(vlm))), fresh)
 
 
 def read_rows(files: Iterable[Path]) -> list[dict[str, object]]:
@@ -46,12 +54,20 @@ def read_rows(files: Iterable[Path]) -> list[dict[str, object]]:
     return rows
 
 
+def _model_of(file: Path) -> VlmRef:
+    metadata = pq.read_schema(file).metadata or {}
+    if b"revision" not in metadata:
+        raise InputError("it does not say which model made it", file=file, fix="Run `ppd stage embed` for it again")
+    return VlmRef(metadata[b"id"].decode(), metadata[b"revision"].decode())
+
+
 @dataclass(frozen=True)
 class UserEmbeddings:
     """Embeddings [groups, rows, dim] of each user, in the order of their support groups, and their written profiles."""
 
     hidden: dict[str, Tensor]
     profiles: dict[str, tuple[str, ...]]
+    vlm: VlmRef
 
 
 def load_embeddings(files: Iterable[str | Path]) -> UserEmbeddings:
@@ -60,10 +76,13 @@ def load_embeddings(files: Iterable[str | Path]) -> UserEmbeddings:
     for path in paths:
         if not path.exists():
             raise InputError("no embeddings here", file=path, fix="Run `ppd stage embed` for every shard first")
+    models = {_model_of(path) for path in paths}
     rows = sorted(read_rows(paths), key=lambda row: (row["user_id"], row["support_group"]))
     shapes: set[tuple[int, ...]] = {tuple(row["shape"]) for row in rows}  # type: ignore[arg-type]
     if len(shapes) > 1:
         raise InputError(f"shards hold embeddings of different shapes {sorted(shapes)}", fix="Embed every shard again")
+    if len(models) != 1:
+        raise InputError(f"shards hold embeddings of {len(models)} models", fix="Embed every shard again")
     hidden: dict[str, list[Tensor]] = {}
     profiles: dict[str, list[str]] = {}
     for row in rows:
@@ -74,4 +93,5 @@ def load_embeddings(files: Iterable[str | Path]) -> UserEmbeddings:
     return UserEmbeddings(
         {user: torch.stack(groups) for user, groups in hidden.items()},
         {user: tuple(texts) for user, texts in profiles.items()},
+        models.pop(),
     )

@@ -4,8 +4,8 @@ from threading import Lock
 
 from ppd.errors import InputError
 from ppd.settings import ServerSettings
-from ppd.vlm.chat_client import Reply
 from ppd.vlm.conversation import Conversation
+from ppd.vlm.reply import Reply
 
 _CHARACTERS_PER_TOKEN = 3
 """English has about four; an estimate should rather be too high."""

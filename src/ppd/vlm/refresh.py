@@ -56,7 +56,7 @@ def refresh(
     with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
         task = progress.add_task("embed", total=total)
         while chunk := list(islice(remaining, CHUNK)):
-            keys = [support_key(group.pairs, vlm.revision, settings) for group in chunk]
+            keys = [support_key(group.pairs, vlm.ref.revision, settings) for group in chunk]
             wanted += [(group.user_id, group.support_group, key) for group, key in zip(chunk, keys, strict=True)]
             missing = {key: group for group, key in zip(chunk, keys, strict=True) if key not in known}
             progress.advance(task, len(chunk) - len(missing))
@@ -66,10 +66,10 @@ def refresh(
                 embedded += 1
                 progress.advance(task)
                 if time.monotonic() - saved > save_every_s:
-                    write_rows(unfinished / f"{fresh[0]['key']}.parquet", fresh)
+                    write_rows(unfinished / f"{fresh[0]['key']}.parquet", fresh, vlm.ref)
                     fresh, saved = [], time.monotonic()
     rows = [known[key] | {"user_id": user, "support_group": group} for user, group, key in wanted]
-    write_rows(file, rows)
+    write_rows(file, rows, vlm.ref)
     shutil.rmtree(unfinished)
     return Refreshed(embedded, len(wanted) - embedded)
 

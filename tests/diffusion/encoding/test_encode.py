@@ -30,7 +30,7 @@ def preferences(simulated: Path) -> Preferences:
 def test_every_trained_or_measured_image_has_its_latent_and_no_other(
     preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path
 ) -> None:
-    encode(preferences, backbone, tmp_path / "latents", image_px=PX, batch_size=50)
+    encode(preferences, backbone, tmp_path / "latents", tmp_path / "work", image_px=PX, batch_size=50)
     encoded = Encoded.open(tmp_path / "latents")
     used = preferences.pairs[preferences.pairs.role.isin(["train", "eval"])]
     assert set(encoded.image_row.index) == {*used.chosen_uid, *used.rejected_uid}
@@ -70,20 +70,20 @@ def test_what_is_known_by_content_is_not_encoded_again(
 ) -> None:
     """And the result is that of a fresh run, to the last bit."""
     out = tmp_path / "latents"
-    first = encode(preferences, backbone, out, image_px=PX, batch_size=50)
+    first = encode(preferences, backbone, out, tmp_path / "work", image_px=PX, batch_size=50)
     n_captions = len(preferences.captions)
     assert (first.kept_images, first.captions, first.kept_captions) == (0, n_captions, 0)
     before = contents(out)
-    again = encode(preferences, backbone, out, image_px=PX, batch_size=50)
+    again = encode(preferences, backbone, out, tmp_path / "work", image_px=PX, batch_size=50)
     assert (again.images, again.kept_images, again.captions) == (0, first.images, 0)
     assert contents(out) == before
 
     later = grown(preferences, tmp_path / "later")
-    fourth = encode(later, backbone, out, image_px=PX, batch_size=50)
+    fourth = encode(later, backbone, out, tmp_path / "work", image_px=PX, batch_size=50)
     assert (fourth.images, fourth.kept_images) == (3, first.images - 3)
     assert (fourth.captions, fourth.kept_captions) == (1, n_captions)
     assert contents(out) != before
-    encode(later, backbone, tmp_path / "fresh", image_px=PX, batch_size=50)
+    encode(later, backbone, tmp_path / "fresh", tmp_path / "work", image_px=PX, batch_size=50)
     assert contents(out) == contents(tmp_path / "fresh")
 
 
@@ -91,12 +91,12 @@ def test_other_encoders_or_another_size_encode_everything_again(
     preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "latents"
-    n = encode(preferences, backbone, out, image_px=PX, batch_size=50).images
-    assert encode(preferences, backbone, out, image_px=2 * PX, batch_size=50).images == n
+    n = encode(preferences, backbone, out, tmp_path / "work", image_px=PX, batch_size=50).images
+    assert encode(preferences, backbone, out, tmp_path / "work", image_px=2 * PX, batch_size=50).images == n
     monkeypatch.setattr(backbone.codec, "encoder_fingerprint", "another")
-    assert encode(preferences, backbone, out, image_px=2 * PX, batch_size=50).images == n
+    assert encode(preferences, backbone, out, tmp_path / "work", image_px=2 * PX, batch_size=50).images == n
     backbone.text_encoder.text_projection.weight.data *= 1.1
-    assert encode(preferences, backbone, out, image_px=2 * PX, batch_size=50).kept_captions == 0
+    assert encode(preferences, backbone, out, tmp_path / "work", image_px=2 * PX, batch_size=50).kept_captions == 0
 
 
 class Killed(Exception):
@@ -106,7 +106,7 @@ class Killed(Exception):
 def test_a_killed_run_goes_on_and_ends_the_same(
     preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode(preferences, backbone, tmp_path / "whole", image_px=PX, batch_size=50)
+    encode(preferences, backbone, tmp_path / "whole", tmp_path / "work", image_px=PX, batch_size=50)
     read: list[int] = []
     images = Preferences.images
 
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
 
     monkeypatch.setattr(Preferences, "images", dying)
     with pytest.raises(Killed):
-        encode(preferences, backbone, tmp_path / "latents", image_px=PX, batch_size=50)
+        encode(preferences, backbone, tmp_path / "latents", tmp_path / "work", image_px=PX, batch_size=50)
     assert not (tmp_path / "latents").exists()
 
     def counting(self: Preferences, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
@@ -127,7 +127,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
             yield image
 
     monkeypatch.setattr(Preferences, "images", counting)
-    encode(preferences, backbone, tmp_path / "latents", image_px=PX, batch_size=50)
+    encode(preferences, backbone, tmp_path / "latents", tmp_path / "work", image_px=PX, batch_size=50)
     whole = Encoded.open(tmp_path / "whole")
     assert len(read) == len(whole.latents) - 100, "two batches were kept"
     assert (tmp_path / "latents" / LATENTS).read_bytes() == (tmp_path / "whole" / LATENTS).read_bytes()

@@ -10,7 +10,7 @@ from ppd.diffusion.sampling.run import sample_images
 from ppd.diffusion.sampling.store import read_samples
 from ppd.settings import SamplingSettings
 
-SETTINGS = SamplingSettings(steps=2, batch_size=2, latent_size=(4, 4))
+SETTINGS = SamplingSettings(precision="fp32", steps=2, batch_size=2, latent_size=(4, 4))
 REQUESTS = pd.DataFrame(
     [("", caption, seed) for caption in ("a fox", "a tree", "a cat") for seed in range(5)],
     columns=["user_id", "caption", "seed"],

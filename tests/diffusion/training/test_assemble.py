@@ -20,7 +20,7 @@ def preferences(simulated: Path) -> Preferences:
 
 @pytest.fixture
 def encoded(preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path) -> Encoded:
-    encode(preferences, backbone, tmp_path / "latents", image_px=8, batch_size=256)
+    encode(preferences, backbone, tmp_path / "latents", tmp_path / "work", image_px=8, batch_size=256)
     return Encoded.open(tmp_path / "latents")
 
 

@@ -11,7 +11,7 @@ from ppd.diffusion.training.run import finetune
 from ppd.diffusion.training.trainer import Trainer
 from ppd.settings import FinetuneSettings
 
-SETTINGS = FinetuneSettings(steps=4, pairs_per_step=2, micro_batch_pairs=2, checkpoint_every_steps=1)
+SETTINGS = FinetuneSettings(precision="fp32", steps=4, pairs_per_step=2, micro_batch_pairs=2, checkpoint_every_steps=1)
 
 
 def made_up(backbone: StableCascadeBackbone) -> TrainingData:

@@ -59,6 +59,7 @@ def main(base: Path, out: Path, killed_at: int | None = None) -> None:
         content_hash="random",
     )
     settings = FinetuneSettings(
+        precision="fp32",
         steps=6,
         pairs_per_step=8,
         micro_batch_pairs=2,

@@ -11,8 +11,8 @@ from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings, PeopleSettings
 from ppd.simulation.truth.best_pick import judge_best_picks
 from ppd.simulation.truth.exact import ExactObserver, support_pairs
-from ppd.simulation.truth.utility import FEATURES, Tastes
-from ppd.simulation.world import sample_features
+from ppd.simulation.truth.utility import Tastes
+from ppd.simulation.world import FEATURES, sample_features
 
 SETTINGS = EvaluationSettings(n_unseen_users=6, n_seen_users=16, captions_per_user=4, n_seeds=5)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from bench.world_ceiling import ceilings, draw_choices
 from ppd.settings import PeopleSettings
-from ppd.simulation.truth.ceiling import ceilings, draw_choices
 from ppd.simulation.users import population
 
 

@@ -5,8 +5,7 @@ import torch
 
 import ppd.simulation.truth.readings as module
 from ppd.simulation.attribute_classifier import AttributeClassifier, Reading
-from ppd.simulation.truth.utility import FEATURES
-from ppd.simulation.world import CONCEPTS, STYLES, caption, features
+from ppd.simulation.world import CONCEPTS, FEATURES, STYLES, caption, features
 
 
 def test_a_picture_outside_the_world_is_worth_no_more_than_its_edge(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from ppd.evaluation.tables import IMAGE_KEY
 from ppd.evaluation.win_rates import win_rates
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings
-from ppd.simulation.truth.utility import FEATURES, Tastes, compare, judge
-from ppd.simulation.world import sample_features
+from ppd.simulation.truth.utility import Tastes, compare, judge
+from ppd.simulation.world import FEATURES, sample_features
 
 SETTINGS = EvaluationSettings(n_unseen_users=6, n_seen_users=8, captions_per_user=4, n_seeds=5)
 

@@ -1,7 +1,6 @@
-"""A trained adapter on disk: `adapter.safetensors` and `config.json`, and nothing else. No pickle."""
+"""An adapter on disk: `adapter.safetensors`, `config.json`, and once complete `whitening.safetensors`. No pickle."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone
 from ppd.errors import InputError
 from ppd.files import atomic_path
-from ppd.settings import Component, Method, UserAttentionSettings
+from ppd.provenance import code_commit
+from ppd.settings import Component, Method, SamplingSettings, UserAttentionSettings
+from ppd.users.whitening import EmbeddingRecipe
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
 
@@ -27,21 +28,28 @@ class BaseModelRef(Component):
     fingerprint: str
 
 
+class Inference(Component):
+    """What a trained adapter needs beside its weights and the base, to embed a user and to sample for them."""
+
+    embedding: EmbeddingRecipe
+    sampling: SamplingSettings
+
+
 class AdapterConfig(Component):
     """All that is needed to use an adapter, and where it came from."""
 
-    format_version: int = 1
+    format_version: int = 2
     method: Method
     base: BaseModelRef
     blocks: dict[str, int]
     """Attention blocks with a user branch, and their inner widths."""
     attention: UserAttentionSettings
     embedding_shape: tuple[int, int]
-    """(rows, dim) of a person's embedding."""
-    embedding_rows: tuple[int, ...] = ()
-    """Which layers of the vision-language model the rows are; empty where the embeddings come from elsewhere."""
+    """(rows, dim) of a user's embedding."""
     whitening: str = ""
-    """Names the whitening that was applied to the embeddings, so that a new person's get the same one."""
+    """Names the whitening that was applied to the embeddings, so that a new user's get the same one."""
+    inference: Inference | None = None
+    """None until the adapter has been completed (`ppd.diffusion.adapter.complete`)."""
     training: dict[str, Any] = Field(default_factory=dict)
     commit: str = ""
     data_hash: str = ""
@@ -50,6 +58,7 @@ class AdapterConfig(Component):
 def adapter_config(adapter: UserAttention, backbone: Backbone, method: Method, **origin: Any) -> AdapterConfig:
     """The config of an adapter trained on `backbone`; `origin` holds the fields that only the caller knows."""
     return AdapterConfig(
+        commit=code_commit(),
         method=method,
         base=BaseModelRef(id=backbone.base_id, revision=backbone.revision, fingerprint=backbone.fingerprint),
         blocks=adapter.block_dims,
@@ -71,10 +80,10 @@ def read_config(folder: str | Path) -> AdapterConfig:
     """The config of the adapter in `folder`. Raises InputError with the field and what is wrong with it."""
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise InputError("no such file", file=path, fix="A trained adapter is a folder with this file in it")
+        raise InputError("no such file", file=path, fix="An adapter is a folder with this file in it")
     try:
-        return AdapterConfig.model_validate(json.loads(path.read_text()))
-    except (json.JSONDecodeError, ValidationError) as error:
+        return AdapterConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValidationError) as error:
         raise InputError(f"not the config of an adapter: {error}", file=path) from error
 
 

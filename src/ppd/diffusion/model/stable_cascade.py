@@ -1,6 +1,6 @@
 """Stable Cascade's prior (Stage C) as a backbone, at any size: the checkpoint's config decides.
 
-Facts about the model that are easy to get wrong (METHOD of the project; checked in tests):
+Facts about the model that are easy to get wrong, each checked by a test:
 - the timestep stays in fp32: its embedding has phases up to 10,000 rad, which bf16 cannot hold;
 - fp16 overflows; bf16 is fine;
 - without `clip_img` the network drops the text tokens silently, so zeros are passed, as in its pipeline;

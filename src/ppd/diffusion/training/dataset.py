@@ -52,6 +52,12 @@ class TrainingData:
         return self.embeddings[self.first[user] + (u * n_groups).long().clamp(max=n_groups - 1)]
 
 
+def shuffled_users(users: Tensor) -> Tensor:
+    """For each of [N] users another one among them: everyone moves on to the next, so none stays unless it is alone."""
+    unique, index = torch.unique(users, return_inverse=True)
+    return unique.roll(-1)[index]
+
+
 @dataclass(frozen=True)
 class Draw:
     """Everything random about a batch of B pairs, on the CPU."""

@@ -1,12 +1,11 @@
-"""Whether a truth is that of a log's users: nobody is ever judged by somebody else's taste."""
+"""Whether a truth is that of a log's users: no user is ever judged by another's taste."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from ppd.errors import InputError
-from ppd.files import atomic_path
+from ppd.files import atomic_path, write_json
 from ppd.preferences.store import Preferences
 from ppd.simulation.truth.utility import IMAGES, USERS
 
@@ -37,7 +36,7 @@ def write_truth(preferences: Preferences, given: Path, out_dir: Path) -> str:
         if not why:
             users.to_parquet(fresh / USERS, index=False)
             images.to_parquet(fresh / IMAGES, index=False)
-        (fresh / "truth.json").write_text(json.dumps({"known": not why, "note": note}, indent=1) + "\n")
+        write_json(fresh / "truth.json", {"known": not why, "note": note})
     return note
 
 

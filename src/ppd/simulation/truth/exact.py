@@ -1,6 +1,6 @@
-"""What choices tell about users when nothing is lost: the true attributes of the shown images, and Bayes."""
+"""What choices say about users when nothing is lost: the true attributes of the shown images, and Bayes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 
 class ExactObserver:
-    """Infers tastes from pairs by Bayes. It knows the prior over users and how they choose, which no model is told."""
+    """Infers tastes from pairs by Bayes. It knows the prior over users and how they choose, which no model knows."""
 
     def __init__(self, truth: Path, settings: PeopleSettings) -> None:
         images = pd.read_parquet(truth / IMAGES).set_index("image_uid")
@@ -34,25 +34,20 @@ class ExactObserver:
 
     def beliefs(self, pairs: pd.DataFrame) -> dict[str, Floats]:
         """p(kind of person | their pairs) of each user_id in `pairs`: [H]."""
-        return {
-            str(user_id): posterior(
-                self._people,
-                self._settings,
-                self._rate,
-                self.features(rows.chosen_uid),
-                self.features(rows.rejected_uid),
-            )
-            for user_id, rows in pairs.groupby("user_id", sort=False)
-        }
+        known = self._people, self._settings, self._rate
+        return {user_id: posterior(*known, *shown) for user_id, shown in self._by_user(pairs)}
 
     def likelihoods(self, pairs: pd.DataFrame) -> dict[str, Floats]:
         """p(their pairs | kind of person) of each user_id in `pairs`, up to a factor of its own: [H]."""
         out = {}
-        for user_id, rows in pairs.groupby("user_id", sort=False):
-            shown = self.features(rows.chosen_uid), self.features(rows.rejected_uid)
+        for user_id, shown in self._by_user(pairs):
             log_p = choice_log_likelihood(self._people, self._settings, self._rate, *shown).sum(axis=0)
-            out[str(user_id)] = np.exp(log_p - log_p.max())
+            out[user_id] = np.exp(log_p - log_p.max())
         return out
+
+    def _by_user(self, pairs: pd.DataFrame) -> Iterator[tuple[str, tuple[Floats, Floats]]]:
+        for user_id, rows in pairs.groupby("user_id", sort=False):
+            yield str(user_id), (self.features(rows.chosen_uid), self.features(rows.rejected_uid))
 
     def tastes(self, beliefs: Mapping[str, Floats]) -> Tastes:
         """Each user's mean taste under what is believed of them."""

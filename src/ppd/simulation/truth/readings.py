@@ -7,8 +7,7 @@ import pandas as pd
 from ppd.diffusion.sampling.store import read_samples
 from ppd.evaluation.tables import IMAGE_KEY, Pixels
 from ppd.simulation.attribute_classifier import AttributeClassifier, read
-from ppd.simulation.truth.utility import FEATURES
-from ppd.simulation.world import CONCEPTS, caption, features
+from ppd.simulation.world import CONCEPTS, FEATURES, caption, features
 
 
 def read_features(model: str, requests: pd.DataFrame, images: Pixels, classifier: AttributeClassifier) -> pd.DataFrame:

@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ppd.simulation.world import FACTORS, STYLES
+from ppd.simulation.world import FEATURES
 
 USERS, IMAGES = "people.parquet", "images.parquet"
 
 Floats = NDArray[np.float64]
-FEATURES: tuple[str, ...] = (*STYLES, *(factor.name for factor in FACTORS))
 
 
 @dataclass(frozen=True)
