@@ -1,0 +1,111 @@
+"""All that the studio asks of the models; one thread calls it, the queue's."""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ppd.diffusion.sampling import Request, sample
+from ppd.errors import InputError
+from ppd.personalizer import Personalizer
+from ppd.vlm.conversation import Pair
+from ppd.vlm.embedding import embed
+from ppd.vlm.store import load_people
+
+AT_ONCE = 8
+"""Pictures in one forward: what a visitor waits for is eight, and a batch is filled up with copies."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A picture to draw; user None: as the base draws."""
+
+    caption: str
+    seed: int
+    user: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Models:
+    """The personalizer, and the people of the log by their names: embeddings [groups, rows, components] of each."""
+
+    ppd: Personalizer
+    adapter: str
+    """Names the adapter's weights."""
+    log: dict[str, Tensor]
+
+    @classmethod
+    def load(cls, ppd: Personalizer, adapter: Path, users: Path) -> "Models":
+        """users: the folder of embedded people of the log; without one, nobody of it is known."""
+        sampling = ppd.settings.sampling.model_copy(update={"batch_size": AT_ONCE})
+        ppd = dataclasses.replace(ppd, settings=ppd.settings.model_copy(update={"sampling": sampling}))
+        return cls(ppd, adapter_name(adapter), _people_of_the_log(ppd, users))
+
+    @property
+    def base(self) -> str:
+        """Names the base's weights."""
+        return str(self.ppd.backbone.fingerprint)
+
+    @cached_property
+    def sampling(self) -> str:
+        """How pictures are drawn, as JSON."""
+        return self.ppd.settings.sampling.model_dump_json()
+
+    @property
+    def reading(self) -> str:
+        """Names all that a visitor's embedding depends on beside their choices."""
+        settings, whitening = self.ppd.settings.embedding, self.ppd.whitening.name
+        return f"{self.ppd.vlm.revision} {whitening} {settings.model_dump_json()}"
+
+    def made(self, **more: object) -> str:
+        """What a picture's row says of its making, as JSON."""
+        how = {"base": self.base, "adapter": self.adapter, "sampling": json.loads(self.sampling)}
+        return json.dumps(how | more)
+
+    def read(self, supports: Sequence[Sequence[Pair]]) -> tuple[Tensor, tuple[str, ...]]:
+        """Embeddings [N, rows, components] of people from their choices, and what the model writes about each."""
+        read = embed(self.ppd.vlm, supports, self.ppd.settings.embedding)
+        return self.ppd.whitening(read.hidden), read.profiles
+
+    def draw(self, wishes: Sequence[Wish], strength: float = 1.0) -> list[bytes]:
+        """PNG files, in the order of the wishes. strength: guidance on the user."""
+        sampling = self.ppd.settings.sampling.model_copy(update={"user_guidance": strength})
+        requests = [Request(wish.caption, wish.seed, wish.user) for wish in wishes]
+        with torch.inference_mode():
+            images = sample(self.ppd.backbone, requests, sampling, self.ppd.adapter)
+            return [_png(Image.fromarray(image)) for image in images]
+
+
+def adapter_name(folder: Path) -> str:
+    """A hash of an adapter's weights, which says with which one a verdict was given."""
+    file = folder / "adapter.safetensors"
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise InputError(
+            "there is no adapter", file=file, fix="Train one with `dvc repro`, or name its folder"
+        ) from error
+
+
+def _people_of_the_log(ppd: Personalizer, users: Path) -> dict[str, Tensor]:
+    files = sorted(users.glob("*/embeddings.parquet"))
+    if not files:
+        return {}
+    hidden = load_people(files).hidden
+    # Embeddings of another model or another choice of its layers say nothing here.
+    fitting = {user: rows for user, rows in hidden.items() if rows.shape[1:] == ppd.whitening.mean.shape}
+    return {user: ppd.whitening(rows) for user, rows in sorted(fitting.items())}
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
