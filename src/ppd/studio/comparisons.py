@@ -77,7 +77,13 @@ def prepare(
         kinds = [(BASE, INDEPENDENT), (BASE, SAME)]
     meetings = [kinds[at % len(kinds)] for at in range(n)]
     lot.shuffle(meetings)
-    named = lot.sample(list(captions), n) if len(captions) >= n else lot.choices(list(captions), k=n)
+    rows = database.all(
+        "SELECT caption FROM showings WHERE visitor = ? AND kind = 'comparison' ORDER BY id DESC LIMIT ?",
+        *(row["visitor"], max(len(captions) - n, 0)),
+    )
+    lately = {shown["caption"] for shown in rows}
+    fresh = [caption for caption in captions if caption not in lately]
+    named = lot.sample(fresh, n) if len(fresh) >= n else lot.choices(list(captions), k=n)
     first = row["seed"]
     mine = [Wish(caption, first + at, taste.embedding) for at, caption in enumerate(named)]
     theirs = []

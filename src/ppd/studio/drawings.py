@@ -125,9 +125,10 @@ def do(database: Database, models: Models, number: int, strangers: dict[str, Ten
     seeds = range(row["seed"], row["seed"] + row["n"])
     if row["kind"] == "beside":
         mine = [Wish(row["caption"], seed, taste.embedding) for seed in seeds]
-        keep(database, row, "ppd", mine, models, models.draw(mine, row["strength"]))
         base = [Wish(row["caption"], seed) for seed in seeds]
-        keep(database, row, "base", base, models, models.draw(base))
+        images = models.draw([*mine, *base], row["strength"])
+        keep(database, row, "ppd", mine, models, images[: len(mine)])
+        keep(database, row, "base", base, models, images[len(mine) :])
     else:
         far = strangers.get(row["other"])
         if far is None:

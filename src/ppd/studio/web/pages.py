@@ -62,16 +62,17 @@ def go(request: Request, url: str) -> Response:
 
 
 async def form_of(request: Request) -> Mapping[str, str]:
-    """The fields of a form, each once; the size was checked before (`ppd.studio.security.Guard`)."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    """The fields of a form, each once. Of anything else none: it brings no token either, and is refused for that.
+
+    The size was checked before (`ppd.studio.security.Guard`).
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+        return {}
     body = await request.body()
-    if kind != "application/x-www-form-urlencoded" and body:
-        raise Wrong(415, "This page takes forms only.")
     try:
-        fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
-    except ValueError as error:
-        raise Wrong(400, "That form cannot be read.") from error
-    return dict(fields)
+        return dict(parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict"))
+    except ValueError:
+        return {}
 
 
 def number(form: Mapping[str, str], name: str) -> int:
