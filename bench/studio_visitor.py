@@ -86,8 +86,8 @@ class Visitor:
             response = self.client.get(response.headers["hx-redirect"])
         self.seconds.setdefault(path, []).append(time.perf_counter() - began)
         response.raise_for_status()
-        shown = response.headers.get("hx-push-url", response.url.path if not response.request.method == "POST" else "")
-        self.path = shown or self.path
+        asked = response.url.path if response.request.method == "GET" else self.path
+        self.path = response.headers.get("hx-push-url", asked)
         return response.text
 
     def wait_for_pictures(self, n: int, within_s: float = 120) -> float:

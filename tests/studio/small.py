@@ -19,7 +19,9 @@ from ppd.vlm.transformers_backend import TransformersVlm
 from ppd.vlm.whitening import Whitening
 
 MODELS = Path(__file__).parents[2] / "data" / "models"
-CAPTIONS = tuple(f"a sticker of a {thing}" for thing in "fox panda frog banana rocket tulip castle key".split())
+CAPTIONS = tuple(
+    f"a sticker of a {thing}" for thing in ["fox", "panda", "frog", "banana", "rocket", "tulip", "castle", "key"]
+)
 
 
 def personalizer(adapter: Path) -> Personalizer:

@@ -14,7 +14,9 @@ def pool() -> Pool:
     rng = np.random.default_rng(1)
     n = N_CAPTIONS * PAIRS
     captions = tuple(f"caption {at % N_CAPTIONS}" for at in range(n))
-    return Pool(captions, tuple(f"x{at}" for at in range(n)), tuple(f"y{at}" for at in range(n)), rng.normal(size=(n, 3)))
+    return Pool(
+        captions, tuple(f"x{at}" for at in range(n)), tuple(f"y{at}" for at in range(n)), rng.normal(size=(n, 3))
+    )
 
 
 def chances(pool: Pool, u: np.ndarray) -> np.ndarray:

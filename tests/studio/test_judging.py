@@ -33,8 +33,9 @@ def test_a_round_is_blind_and_then_everything_is_told(served: Served) -> None:
     text = says(browser.until("/judge", "Your verdict"))
     assert "luck" in text and "Which was which" in text
     verdicts = served.studio.database.all(
-        "SELECT s.how, l.model AS l, l.seed AS ls, r.model AS r, r.seed AS rs FROM showings s"
-        " JOIN pictures l ON l.id = s.left_picture JOIN pictures r ON r.id = s.right_picture WHERE s.kind = 'comparison'"
+        "SELECT s.how, l.model AS l, l.seed AS ls, r.model AS r, r.seed AS rs"
+        " FROM showings s JOIN pictures l ON l.id = s.left_picture JOIN pictures r ON r.id = s.right_picture"
+        " WHERE s.kind = 'comparison'"
     )
     kinds = [(({v["l"], v["r"]} - {"ppd"}).pop(), v["how"]) for v in verdicts]
     assert sorted(kinds) == sorted([(o, p) for o in ("base", "ppd-shuffled") for p in ("independent", "same-seed")] * 2)

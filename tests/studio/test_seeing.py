@@ -36,7 +36,9 @@ def test_eight_pictures_of_mine_stand_beside_the_bases_from_the_same_noise(serve
     browser = served.visitor()
     browser.choose(4)
     assert len(drawn(finished(browser))) == 16
-    rows = served.studio.database.all("SELECT model, caption, seed, image FROM pictures WHERE visitor != '' ORDER BY seed")
+    rows = served.studio.database.all(
+        "SELECT model, caption, seed, image FROM pictures WHERE visitor != '' ORDER BY seed"
+    )
     mine, base = ({(r["caption"], r["seed"]): r["image"] for r in rows if r["model"] == m} for m in ("ppd", "base"))
     assert len(mine) == 8 and mine.keys() == base.keys()
     (caption, seed), picture = next(iter(base.items()))

@@ -78,6 +78,9 @@ def _connect(file: Path) -> sqlite3.Connection:
 
 def _row(at: int, row: sqlite3.Row) -> RawRow | Refusal:
     images = row["left_image"], row["right_image"]
+    for column in ("user", "caption"):
+        if isinstance(row[column], bytes):
+            return Refusal(SNAPSHOT, at, "text_not_utf8", f"{column} is no text")
     if row["choice"] not in ("left", "right", "skip"):
         return Refusal(SNAPSHOT, at, "choice_invalid", f"found {row['choice']!r}; expected left, right or skip")
     if not all(isinstance(image, bytes) for image in images):
