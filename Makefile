@@ -43,6 +43,10 @@ ui: data ## the Dagster UI on the same pipeline, at http://127.0.0.1:3000
 	cp orchestration/dagster.yaml .dagster/dagster.yaml
 	DAGSTER_HOME=$(CURDIR)/.dagster $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
+.PHONY: studio
+studio: data ## choose four times and see a model draw for you, at http://127.0.0.1:8765 (after make demo)
+	$(BIN)/ppd studio
+
 .PHONY: test
 test: data ## ruff, mypy and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -15,6 +15,7 @@ from ppd.studio.taste import stored_taste, taste_of
 SEEDS_OF_DRAWINGS = 1000
 """Noises of what is drawn for visitors begin here; the pool's lie below."""
 MAX_STRENGTH = 3.0
+PROFILE_CHARS = 60
 
 
 class Gone(Exception):
@@ -172,4 +173,7 @@ def strangers(database: Database, models: Models, visitor: str) -> dict[str, Ten
     shared = {str(row["shared_as"]): stored_taste(database, row["id"]) for row in rows}
     shape = models.ppd.adapter.embedding_shape
     named = {name: taste.embedding for name, taste in shared.items() if taste and taste.embedding.shape == shape}
-    return named | {f"person {user} of the log": groups[0] for user, groups in models.log.items() if user != visitor}
+    for user, groups in models.log.items():
+        if user != visitor:
+            named[f"{models.profiles[user][:PROFILE_CHARS] or 'somebody'} ({user})"] = groups[0]
+    return named

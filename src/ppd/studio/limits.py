@@ -11,6 +11,8 @@ class Limits:
     """So many choices are what an adapter was trained on: the pictures come after them."""
     max_choices: int = 16
     """More would not fit in one conversation of the vision-language model."""
+    max_listed: int = 100
+    """Others in the list of whom one can mix with."""
     comparisons_a_round: int = 8
     max_comparisons: int = 96
     caption_chars: int = 200

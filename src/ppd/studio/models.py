@@ -41,13 +41,15 @@ class Models:
     adapter: str
     """Names the adapter's weights."""
     log: dict[str, Tensor]
+    profiles: dict[str, str]
+    """What the model wrote about each of them."""
 
     @classmethod
     def load(cls, ppd: Personalizer, adapter: Path, users: Path) -> "Models":
         """users: the folder of embedded people of the log; without one, nobody of it is known."""
         sampling = ppd.settings.sampling.model_copy(update={"batch_size": AT_ONCE})
         ppd = dataclasses.replace(ppd, settings=ppd.settings.model_copy(update={"sampling": sampling}))
-        return cls(ppd, adapter_name(adapter), _people_of_the_log(ppd, users))
+        return cls(ppd, adapter_name(adapter), *_people_of_the_log(ppd, users))
 
     @property
     def base(self) -> str:
@@ -95,14 +97,15 @@ def adapter_name(folder: Path) -> str:
         ) from error
 
 
-def _people_of_the_log(ppd: Personalizer, users: Path) -> dict[str, Tensor]:
+def _people_of_the_log(ppd: Personalizer, users: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Embeddings, and what is written, of those who are embedded as this adapter's people are."""
     files = sorted(users.glob("*/embeddings.parquet"))
     if not files:
-        return {}
-    hidden = load_people(files).hidden
-    # Embeddings of another model or another choice of its layers say nothing here.
-    fitting = {user: rows for user, rows in hidden.items() if rows.shape[1:] == ppd.whitening.mean.shape}
-    return {user: ppd.whitening(rows) for user, rows in sorted(fitting.items())}
+        return {}, {}
+    people = load_people(files)
+    fitting = sorted(user for user, rows in people.hidden.items() if rows.shape[1:] == ppd.whitening.mean.shape)
+    embeddings = {user: ppd.whitening(people.hidden[user]) for user in fitting}
+    return embeddings, {user: people.profiles[user][0] for user in fitting}
 
 
 def _png(image: Image.Image) -> bytes:

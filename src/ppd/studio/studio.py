@@ -153,13 +153,13 @@ class Studio:
 
     def between(self, visitor: Visitor, caption: str, other: str) -> None:
         """Draw what lies between the visitor and somebody else."""
-        if other not in self.strangers(visitor):
+        if other not in drawings.strangers(self.database, self.models, visitor.id):
             raise Refused("Choose somebody from the list.")
         self._ask(visitor, "between", caption, n=STEPS_BETWEEN, other=other)
 
     def strangers(self, visitor: Visitor) -> list[str]:
-        """Whom the visitor may mix with, by name; people who are here first."""
-        return list(drawings.strangers(self.database, self.models, visitor.id))
+        """Whom the visitor may mix with, by name: people who are here first, then some of the log."""
+        return list(drawings.strangers(self.database, self.models, visitor.id))[: self.limits.max_listed]
 
     def waiting(self, drawing: Drawing) -> Place | None:
         """Where a drawing is in the queue, into which it is put again if a restart has emptied it."""

@@ -81,7 +81,7 @@ def undo(desk: Desk, request: Request, form: Form) -> Response:
     undone = showings.undo(desk.studio.database, visitor.id, number(form, "vote"))
     if undone:
         desk.publisher.soon()
-    said = "Taken back. Choose again." if undone else "That was taken back already."
+    said = "Taken back. Choose again." if undone else "Only the last answer can be taken back, and once."
     if "judge" in form:
         return judge_page(desk, request, visitor, said=said) if is_partial(request) else go(request, "/judge")
     if not is_partial(request):
