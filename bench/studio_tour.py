@@ -2,23 +2,19 @@
 
 `python bench/studio_tour.py --adapter models/ppd --out runs/studio_tour` starts `ppd studio` with a file of its own and
 drives a headless Chromium through it four times: wide and a phone's width, light and dark. Each walk uses the keyboard
-as well as clicks, and fails when a page scrolls sideways, something moves while pictures load, a control has no name, text
-is too pale (WCAG 2.2, 4.5:1), or the browser logs an error. Needs Debian's `chromium` and `chromium-driver`, and
+as well as clicks, and fails when a page scrolls sideways, something moves while pictures load, a control has no name,
+text is too pale (WCAG 2.2, 4.5:1), or the browser logs an error. Needs Debian's `chromium` and `chromium-driver`, and
 `pip install -e .[tour]`; two minutes.
 """
 
 import argparse
 import base64
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -27,14 +23,15 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from studio_visitor import studio, until
 
-PORT = 8931
 SIZES = {"wide": (1280, 900), "phone": (375, 780)}
 NAMELESS = """
 return [...document.querySelectorAll('a, button, input:not([type=hidden]), select, summary, img')].filter(e => {
-  if (e.closest('[hidden]')) return false;
+  if (e.closest('[hidden]') || !e.checkVisibility()) return false;
   if (e.tagName === 'IMG') return !e.hasAttribute('alt');
-  const named = e.innerText?.trim() || e.getAttribute('aria-label') || (e.labels && [...e.labels].some(l => l.innerText.trim()));
+  const labels = [...(e.labels ?? [])].some(label => label.innerText.trim());
+  const named = labels || e.innerText?.trim() || e.getAttribute('aria-label');
   return !named && !e.querySelector('img[alt]:not([alt=""])');
 }).map(e => e.outerHTML.slice(0, 120));
 """
@@ -132,14 +129,6 @@ class Tour:
                 self.faults.append(f"{self.out.name}/{name}: {fault}: {found[:4]}")
 
 
-def until(done: Callable[[], object], within_s: float, otherwise: str) -> None:
-    deadline = time.monotonic() + within_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(otherwise)
-        time.sleep(0.05)
-
-
 def walk(tour: Tour) -> None:
     """From the first page to the last."""
     tour.open("/")
@@ -230,32 +219,6 @@ def chromium(size: tuple[int, int], scheme: str) -> Iterator[webdriver.Chrome]:
         yield driver
     finally:
         driver.quit()
-
-
-@contextmanager
-def studio(project: Path, adapter: Path, folder: Path) -> Iterator[str]:
-    """`ppd studio`, ended with the tour."""
-    command = [sys.executable, "-c", "from ppd.cli import main; main()", "studio", "--port", str(PORT)]
-    command += ["--adapter", str(adapter), "--folder", str(folder)]
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=project, env=os.environ, stdout=log, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{PORT}"
-    try:
-        until(lambda: _answers(address) or process.poll() is not None, 300, f"no studio; see {folder / 'log.txt'}")
-        yield address
-    finally:
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 def main() -> None:

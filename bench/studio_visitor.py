@@ -1,14 +1,22 @@
-"""A visitor who uses the studio as a browser does, over HTTP: forms with their tokens, pictures by their addresses."""
+"""A studio that is started, and a visitor who uses it as a browser does: forms with tokens, pictures by address."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from html import unescape
+from pathlib import Path
 from typing import Self
 
 import httpx2 as httpx
 
+PORT = 8931
 _FIELD = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)"')
 _FORM = re.compile(r'<form method="post" action="(/\w+)".*?</form>', re.S)
 _IMAGE = re.compile(r'<img src="([^"]+)"')
@@ -69,6 +77,8 @@ class Visitor:
             self.open(self.path)
         (form,) = [form[0] for form in _FORM.finditer(self.page) if form[1] == "/vote"]
         caption = re.search(r'<p class="caption">(.*?)</p>', self.page)
+        if "/ahead" in self.page:
+            self.client.get("/ahead")  # as the browser does by itself
         left, right = _IMAGE.findall(form)
         showing = int(self.form("/vote")["showing"])
         return Pair(showing, unescape(caption[1]) if caption else "", self.file(left), self.file(right))
@@ -109,3 +119,37 @@ class Visitor:
 def text_of(page: str) -> str:
     """What a page says, without its tags."""
     return " ".join(unescape(re.sub(r"<(head|script).*?</\1>|<[^>]+>", " ", page, flags=re.S)).split())
+
+
+def until(done: Callable[[], object], within_s: float, otherwise: str) -> None:
+    deadline = time.monotonic() + within_s
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(otherwise)
+        time.sleep(0.05)
+
+
+@contextmanager
+def studio(project: Path, adapter: Path, folder: Path) -> Iterator[str]:
+    """`ppd studio`, ended with the tour."""
+    command = [sys.executable, "-c", "from ppd.cli import main; main()", "studio", "--port", str(PORT)]
+    command += ["--adapter", str(adapter), "--folder", str(folder)]
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=project, env=os.environ, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{PORT}"
+    try:
+        until(lambda: _answers(address) or process.poll() is not None, 300, f"no studio; see {folder / 'log.txt'}")
+        yield address
+    finally:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False

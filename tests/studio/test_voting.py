@@ -99,7 +99,7 @@ def test_who_wants_goes_on_choosing_up_to_a_limit(serve: Serve) -> None:
 def test_the_pictures_of_both_pairs_that_may_come_next_are_loaded_ahead(served: Served) -> None:
     browser = served.visitor()
     for choice in ("left", "right"):
-        ahead = browser.page.split("<div hidden>")[1]
+        ahead = browser.client.get("/ahead").text
         browser.submit("/vote", choice=choice)
         shown = [part.split('"')[0] for part in browser.page.split('<img src="')[1:3]]
         assert all(path in ahead for path in shown)

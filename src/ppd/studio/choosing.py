@@ -13,6 +13,7 @@ differ in before anything is known.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -61,7 +62,7 @@ def prior(people: Sequence[NDArray[np.float64]], n_dims: int) -> Floats:
 
 
 class ActiveChooser:
-    """By information gain. One is enough for all visitors; a call takes some milliseconds."""
+    """By information gain. One is enough for all visitors; a call takes some milliseconds, and none a second time."""
 
     def __init__(self, pool: Pool, particles: Floats) -> None:
         gap = np.float32(SCALE) * particles @ pool.directions.T.astype(np.float32)  # [M, P]
@@ -73,8 +74,12 @@ class ActiveChooser:
         )  # H(answer | u) [M, P]
         self._captions = np.array(pool.captions)
         self._fixed = self._first_pairs(min(N_FIXED, len(set(pool.captions))))
+        self._remembered = lru_cache(maxsize=4096)(self._choose)
 
     def __call__(self, asked: Sequence[Asked]) -> Next | None:
+        return self._remembered(tuple(asked))
+
+    def _choose(self, asked: tuple[Asked, ...]) -> Next | None:
         shown = {one.pair for one in asked}
         for pair in self._fixed:
             if pair not in shown and len(asked) < N_FIXED:

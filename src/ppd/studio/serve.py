@@ -1,6 +1,7 @@
 """Starting the studio: what it may be reached by, and what it reads and writes."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,7 @@ def open_studio(
 def serve(settings: Settings, adapter: Path, paths: Paths, access: Access) -> None:
     """Load the models once and answer until interrupted."""
     access.check()
+    sys.setswitchinterval(0.0005)  # small models hold the interpreter nearly always, and pages would wait for it
     ppd = Personalizer.load(adapter, settings=settings)
     with open_studio(ppd, adapter, paths, password=access.password, loopback_only=is_loopback(access.host)) as (_, app):
         config = uvicorn.Config(

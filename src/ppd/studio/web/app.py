@@ -67,6 +67,7 @@ def create_app(studio: Studio, keys: Keys, publisher: Publisher, *, loopback_onl
         get("/enter", door.entering, before_entry=True),
         post("/enter", door.enter, before_entry=True),
         get("/choose", choose.choose),
+        get("/ahead", choose.ahead),
         post("/vote", choose.vote),
         post("/undo", choose.undo),
         get("/see", see.see),

@@ -43,7 +43,6 @@ def _choose_page(desk: Desk, request: Request, visitor: Visitor, *, more: bool, 
         url="/choose?more" if more else "/choose",
         visitor=visitor,
         showing=showing,
-        ahead=studio.pictures_ahead(visitor, showing),
         n=n,
         enough=limits.enough_choices,
         limit=limits.max_choices,
@@ -51,6 +50,14 @@ def _choose_page(desk: Desk, request: Request, visitor: Visitor, *, more: bool, 
         more=more,
         said=said,
     )
+
+
+def ahead(desk: Desk, request: Request) -> Response:
+    """Pictures of the pairs that may come next, so that the browser has them when they do, and the studio the pair."""
+    visitor = desk.known(request)
+    showing = showings.open_showing(desk.studio.database, visitor.id, "choice")
+    pictures = desk.studio.pictures_ahead(visitor, showing) if showing is not None else []
+    return desk.page(request, "ahead.html", ahead=pictures)
 
 
 def vote(desk: Desk, request: Request, form: Form) -> Response:
