@@ -1,4 +1,4 @@
-"""What the two doors cost, at 100 and at 5,000 people: `python bench/orchestration.py` (about ten minutes of CPU).
+"""What the two doors cost, at 100 and at 5,000 users: `python bench/orchestration.py` (about ten minutes of CPU).
 
 A project with this repository's graph in 32 shards: a real log, really ingested (of two small JPEGs again and again);
 embeddings are random numbers, and the other stages that need a model write a small file of them. Ingestion, the
@@ -36,7 +36,7 @@ from ppd.preferences.schema import PICK_A_PIC
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "bench/results/orchestration.json"
-N_SHARDS, ROWS_A_PERSON, PORT = 32, 12, 3222
+N_SHARDS, ROWS_PER_USER, PORT = 32, 12, 3222
 REAL = ("ingest", "users")
 STAND_IN = """
 import sys
@@ -71,7 +71,7 @@ def rows_of(users: range, first_ranking: int) -> pa.Table:
     for noise in np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8):
         Image.fromarray(noise).save(buffer := io.BytesIO(), "JPEG")
         jpgs.append(buffer.getvalue())
-    n = len(users) * ROWS_A_PERSON
+    n = len(users) * ROWS_PER_USER
     at = np.arange(first_ranking, first_ranking + n)
     uids = [[f"{number}-{side}" for number in at] for side in "ab"]
     columns: dict[str, Any] = {
@@ -87,13 +87,13 @@ def rows_of(users: range, first_ranking: int) -> pa.Table:
         "label_0": [1.0] * n,
         "label_1": [0.0] * n,
         "ranking_id": at,
-        "user_id": np.repeat(np.asarray(users), ROWS_A_PERSON),
+        "user_id": np.repeat(np.asarray(users), ROWS_PER_USER),
     }
     arrays = [pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(n, f.type) for f in PICK_A_PIC]
     return pa.Table.from_arrays(arrays, schema=PICK_A_PIC)
 
 
-def build(root: Path, n_people: int) -> None:
+def build(root: Path, n_users: int) -> None:
     """The project, before anything has run."""
     for folder in ("orchestration", "src"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -117,7 +117,7 @@ def build(root: Path, n_people: int) -> None:
             yaml.dump(content, file)
     (root / "stand_in.py").write_text(STAND_IN)
     (root / "data/choices").mkdir(parents=True)
-    pq.write_table(rows_of(range(n_people), 0), root / "data/choices/a.parquet")
+    pq.write_table(rows_of(range(n_users), 0), root / "data/choices/a.parquet")
     home = root / ".dagster"
     home.mkdir()
     shutil.copy(ROOT / "orchestration/dagster.yaml", home)
@@ -154,12 +154,12 @@ def median(rounds: int, act: Callable[[], object]) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in each) for name in ("wall_s", "cpu_s")}
 
 
-def change_one_person(root: Path, person: int) -> None:
-    """Other captions for one person: what describes them is different now."""
+def change_one_user(root: Path, user: int) -> None:
+    """Other captions for one user: what describes them is different now."""
     file = root / "data/choices/a.parquet"
     table = pq.read_table(file)
     captions = table["caption"].to_pylist()
-    for at in range(person * ROWS_A_PERSON, (person + 1) * ROWS_A_PERSON):
+    for at in range(user * ROWS_PER_USER, (user + 1) * ROWS_PER_USER):
         captions[at] = captions[at].replace("sticker", "drawing")
     pq.write_table(table.set_column(2, PICK_A_PIC.field("caption"), pa.array(captions)), file)
     run(root, [*DVC, "add", "-q", "data"])
@@ -219,18 +219,18 @@ SHARDS_PAGE = """{assetNodeOrError(assetKey: {path: ["artifacts", "users"]}) {..
 GRAPH_PAGE = "{assetNodes {assetKey {path} staleStatus groupName assetMaterializations(limit: 1) {timestamp}}}"
 
 
-def last_told(ask: Callable[[str], Any], path: str) -> float:
+def last_reported(ask: Callable[[str], Any], path: str) -> float:
     [node] = ask(VERSION % '", "'.join(path.split("/")))["assetNodes"]
     return max([float(event["timestamp"]) / 1000 for event in node["assetMaterializations"]], default=0.0)
 
 
-def measure(n_people: int, rounds: int, log: Callable[[str], None]) -> dict[str, Any]:
+def measure(n_users: int, rounds: int, log: Callable[[str], None]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        build(root, n_people)
-        result: dict[str, Any] = {"people": n_people, "shards": N_SHARDS, "rounds": rounds}
+        build(root, n_users)
+        result: dict[str, Any] = {"users": n_users, "shards": N_SHARDS, "rounds": rounds}
         result["first repro"] = timed(lambda: run(root, [*DVC, "repro"]))
-        log(f"{n_people} people: first repro {result['first repro']}")
+        log(f"{n_users} users: first repro {result['first repro']}")
         result["no-op repro"] = median(rounds, lambda: run(root, [*DVC, "repro"]))
         load = [sys.executable, "-c", "import orchestration.definitions"]
         result["code location load"] = median(rounds, lambda: run(root, load))
@@ -240,16 +240,16 @@ def measure(n_people: int, rounds: int, log: Callable[[str], None]) -> dict[str,
         run(root, materialise)
         result["no-op stage, dvc alone"] = median(rounds, lambda: run(root, single))
         result["no-op stage, materialised"] = median(rounds, lambda: run(root, materialise))
-        log(f"{n_people} people: {result}")
+        log(f"{n_users} users: {result}")
         delays, shards, then = [], [], []
         with user_interface(root) as ask:
-            wait(lambda: last_told(ask, "reports/metrics.json") > 0, 600)
+            wait(lambda: last_reported(ask, "reports/metrics.json") > 0, 600)
             for page, query in (("asset graph", GRAPH_PAGE), ("page of the shards", SHARDS_PAGE)):
                 started = time.monotonic()
                 ask(query)
                 result[f"GraphQL of the {page}"] = {"wall_s": round(time.monotonic() - started, 2)}
-            for person in range(rounds):
-                change_one_person(root, person)
+            for user in range(rounds):
+                change_one_user(root, user)
                 run(root, [*DVC, "repro", "ingest"])
                 embed = [name for name in behind(root) if name.startswith("embed@")]
                 shards.append(len(embed))
@@ -259,9 +259,9 @@ def measure(n_people: int, rounds: int, log: Callable[[str], None]) -> dict[str,
                 ended = time.time()
                 wait(lambda: all_fresh(ask), 600)
                 delays.append(round(time.time() - ended, 1))
-                log(f"{n_people} people: one changed, {embed}, then {then[-1]}; told after {delays[-1]} s")
+                log(f"{n_users} users: one changed, {embed}, then {then[-1]}; reported after {delays[-1]} s")
         result["shell to UI"] = {"wall_s": statistics.median(delays), "each_s": delays}
-        result["shards stale after one person changed"] = shards
+        result["shards stale after one user changed"] = shards
         result["stale after that shard ran"] = then
     return result
 
@@ -270,18 +270,18 @@ def all_fresh(ask: Callable[[str], Any]) -> bool:
     """Whether Dagster calls nothing of the pipeline stale any more, as DVC does after `dvc repro`."""
     stale = [n["assetKey"]["path"] for n in ask("{assetNodes {assetKey {path} staleStatus}}")["assetNodes"]
              if n["staleStatus"] in ("STALE", "MISSING")]  # fmt: skip
-    return all(path[0] in ("people", "evaluations") for path in stale)
+    return all(path[0] in ("watched_users", "evaluations") for path in stale)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--people", type=int, nargs="+", default=[100, 5000])
+    parser.add_argument("--users", type=int, nargs="+", default=[100, 5000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     console = Console()
-    results = [measure(n, arguments.rounds, console.print) for n in arguments.people]
-    table = Table("median of the rounds", *(f"{result['people']:,} people" for result in results))
+    results = [measure(n, arguments.rounds, console.print) for n in arguments.users]
+    table = Table("median of the rounds", *(f"{result['users']:,} users" for result in results))
     for name, value in results[0].items():
         if isinstance(value, dict):
             table.add_row(name, *(" ".join(f"{k} {v}" for k, v in result[name].items()) for result in results))

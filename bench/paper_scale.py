@@ -50,13 +50,14 @@ from transformers import (
 )
 
 from ppd.device import this_device
-from ppd.diffusion.dataset import Pairs, TrainingData
-from ppd.diffusion.efficientnet import LATENT_CHANNELS, EfficientNetEncoder
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.efficientnet import LATENT_CHANNELS, EfficientNetEncoder
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.training.dataset import Pairs, TrainingData
+from ppd.pretrain.text import caption_tokenizer
+from ppd.pretrain.vlm_architecture import TEMPLATE, build_tokenizer
 from ppd.settings import EmbeddingSettings, load_settings
-from ppd.stickers.pretrain.text import caption_tokenizer
-from ppd.stickers.pretrain.vlm_architecture import TEMPLATE, build_tokenizer
-from ppd.vlm.conversation import Pair
+from ppd.users.embeddings import VlmRef
+from ppd.users.support import Pair
 from ppd.vlm.embedding import embed
 from ppd.vlm.processor import ImageTextProcessor
 from ppd.vlm.transformers_backend import TransformersVlm
@@ -134,7 +135,7 @@ def training(way: str, args: argparse.Namespace, device: torch.device) -> tuple[
         }
     )
     facts = {"parameters": sum(weight.numel() for weight in backbone.unet.parameters())}
-    facts["floor_flops_a_pair"] = 2 * floor_flops(backbone, data)
+    facts["floor_flops_per_pair"] = 2 * floor_flops(backbone, data)
     if way == "plain":
         if args.checkpointing:
             backbone.enable_gradient_checkpointing()
@@ -180,7 +181,7 @@ def random_vlm(size: str, device: torch.device, batch_size: int) -> Transformers
         vision_feature_select_strategy="full",
         chat_template=TEMPLATE,
     )
-    return TransformersVlm(model, processor, revision="random", batch_size=batch_size)
+    return TransformersVlm(model, processor, ref=VlmRef("random weights", "random"), batch_size=batch_size)
 
 
 def embedding(way: str, args: argparse.Namespace, device: torch.device) -> tuple[Callable[[int], None], dict[str, Any]]:
@@ -249,9 +250,9 @@ def summary(way: str, runs: list[Mapping[str, Any]], args: argparse.Namespace) -
         "peak_gb": max(run["peak_bytes"] for run in runs) / 1e9,
         "tflop_each": last["flops"] / n / 1e12,
         "share_of_peak": None if peak is None else last["flops"] / n * rate / peak,
-        "floor_per_second": None if peak is None or "floor_flops_a_pair" not in last
-        else peak / last["floor_flops_a_pair"],
-        "floor_tflop_each": last.get("floor_flops_a_pair", 0) / 1e12 or None,
+        "floor_per_second": None if peak is None or "floor_flops_per_pair" not in last
+        else peak / last["floor_flops_per_pair"],
+        "floor_tflop_each": last.get("floor_flops_per_pair", 0) / 1e12 or None,
         "parameters": last["parameters"],
         "device": last["device"],
     }  # fmt: skip

@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ppd.diffusion.backbone import add_noise
-from ppd.diffusion.codec import ImageCodec
-from ppd.diffusion.dataset import Pairs, TrainingData, draw_batch
-from ppd.diffusion.loss import denoising_error, margin, preference_loss
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.training import Trainer, fresh_adapter
+from ppd.diffusion.model.backbone import add_noise
+from ppd.diffusion.model.codec import ImageCodec
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
+from ppd.diffusion.training.loss import denoising_error, margin, preference_loss
+from ppd.diffusion.training.trainer import Trainer, fresh_adapter
+from ppd.pretrain.prior import CAPTIONS, PriorSettings, build_prior, build_text_encoder, caption_tokenizer
 from ppd.settings import FinetuneSettings
-from ppd.stickers.pretrain.prior import CAPTIONS, PriorSettings, build_prior, build_text_encoder, caption_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "train_pairs.json"
 N_IMAGES, N_PEOPLE, N_PAIRS, PX = 512, 64, 4096, 64
@@ -103,7 +103,7 @@ def plain_step(
         draw = draw_batch(index, len(data.train), tuple(data.latents.shape[1:]), settings)
         pairs = data.train[draw.pairs]
         text = backbone.encode_captions([captions[row] for row in pairs.caption.tolist()])
-        users = data.embeddings_of(pairs.person, draw.group).to(backbone.device)
+        users = data.embeddings_of(pairs.user, draw.group).to(backbone.device)
         noise, t = draw.noise.to(backbone.device), draw.t.to(backbone.device)
         scale = 1 / backbone.alpha_bar(t)
 
@@ -164,7 +164,7 @@ def measure(base: Path, n_pairs: int, rounds: int, *, with_compile: bool) -> dic
     steps_each = 2
     known = rounds * steps_each + 1
     ways: dict[str, Callable[[int], None]] = {}
-    settings = FinetuneSettings(steps=10_000, pairs_per_step=n_pairs, micro_batch_pairs=n_pairs)
+    settings = FinetuneSettings(precision="fp32", steps=10_000, pairs_per_step=n_pairs, micro_batch_pairs=n_pairs)
 
     def backbone(precision: str = "fp32") -> StableCascadeBackbone:
         return StableCascadeBackbone.from_pretrained(base, precision=precision)

@@ -29,8 +29,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 PORT = 3111
-PIPELINE = 'not (key:"people" or key:"evaluations/history.jsonl" or group:"experiments")'
-SHOWN = '(group:"preferences" or group:"users" or group:"models" or group:"evaluation") and not key:"people"'
+PIPELINE = 'not (key:"watched_users" or key:"evaluations/history.jsonl" or group:"experiments")'
+SHOWN = '(group:"preferences" or group:"users" or group:"models" or group:"evaluation") and not key:"watched_users"'
 CLICK = """
 const wanted = arguments[0];
 const all = [...document.querySelectorAll('button, a, [role=tab]')];
@@ -161,7 +161,7 @@ def materialise_all(tour: Tour, hours: float) -> None:
 
 
 def reevaluate(tour: Tour, hours: float) -> None:
-    """Materialise the history once more: another moment, another point of the trend."""
+    """Materialise the history once more: another timestamp, another point of the trend."""
     tour.open("/assets/evaluations/history.jsonl")
     tour.click("Materialize")
     query = "{runsOrError(limit: 1) {... on Runs {results {pipelineName status assetSelection {path}}}}}"
@@ -232,7 +232,7 @@ def main() -> None:
                 let_the_clock_fire(tour, history, arguments.hours)
             else:
                 reevaluate(tour, arguments.hours)
-                time.sleep(60)  # the next moment
+                time.sleep(60)  # the next timestamp
                 reevaluate(tour, arguments.hours)
         look_around(tour, with_trend=n_points(history) > 0)
 

@@ -20,11 +20,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from ppd.pretrain.vlm_quality import Gallery
 from ppd.settings import EmbeddingSettings, JudgeSettings
-from ppd.stickers import seeds
-from ppd.stickers.pretrain.vlm_quality import Gallery
-from ppd.stickers.render import Atlas
-from ppd.vlm.conversation import ANSWERS, Candidates, Pair, judge_conversation
+from ppd.simulation import seeds
+from ppd.simulation.render import Atlas
+from ppd.users.support import Pair
+from ppd.vlm.conversation import ANSWERS, Candidates, judge_conversation
 from ppd.vlm.embedding import embed
 from ppd.vlm.judging import VlmJudge
 from ppd.vlm.transformers_backend import TransformersVlm
@@ -73,7 +74,7 @@ def main() -> None:
     ]
     groups = [gallery.pairs(rows) for rows in many]
     reusing, plain = (VlmJudge(vlm, JudgeSettings(), reuse_pairs=reuse) for reuse in (True, False))
-    silent = EmbeddingSettings(max_new_tokens=0)
+    silent = EmbeddingSettings(rows=None, max_new_tokens=0)
 
     difference = max(
         abs(p - q)
@@ -85,9 +86,9 @@ def main() -> None:
     )
     n_judged, n_embedded = N_PEOPLE * N_COMPARISONS, len(groups)
     tasks: dict[str, tuple[int, Callable[[], object]]] = {
-        "judge, pairs read once": (n_judged, lambda: [reusing(*person) for person in people]),
-        "judge, images seen once a batch": (n_judged, lambda: [plain(*person) for person in people]),
-        "judge, the library's way": (n_judged, lambda: [library_way(vlm, *person) for person in people]),
+        "judge, pairs read once": (n_judged, lambda: [reusing(*user) for user in people]),
+        "judge, images seen once a batch": (n_judged, lambda: [plain(*user) for user in people]),
+        "judge, the library's way": (n_judged, lambda: [library_way(vlm, *user) for user in people]),
         "embed, batches of 32": (n_embedded, lambda: embed(vlm, groups, silent)),
         "embed, one by one": (n_embedded, lambda: [embed(vlm, [group], silent) for group in groups]),
     }

@@ -22,12 +22,14 @@ from ppd.preferences.leakage import check_leakage
 
 WIN_RATE_GOAL = 0.6
 COLLAPSED_ABOVE = 0.999
-"""Mean cosine between people's embeddings, from which on all of them say the same."""
+"""Mean cosine between users' embeddings, from which on all of them say the same."""
 CONSISTENCY_GOAL = 0.8
+VOID_SHARES = {"void verdicts": "judge.void.verdicts", "void answers about real choices": "judge.void.choices"}
+"""What the judge abstained from, as shares: in no win rate, so it is told beside."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class CheckOutcome:
     """Passed or not; `warn` when a failure is no reason to stop."""
 
     passed: bool
@@ -35,14 +37,14 @@ class Judgement:
     warn: bool = False
 
 
-def no_leakage(preferences: Path) -> Judgement:
+def no_leakage(preferences: Path) -> CheckOutcome:
     """No image, caption or user is on both sides of a split."""
     leaks = check_leakage(preferences)
-    return Judgement(not leaks, {"leaks": leaks})
+    return CheckOutcome(not leaks, {"leaks": leaks})
 
 
-def embeddings_are_sound(shards: Path) -> Judgement:
-    """Every embedding is finite, and people's embeddings differ from each other."""
+def embeddings_are_sound(shards: Path) -> CheckOutcome:
+    """Every embedding is finite, and users' embeddings differ from each other."""
     files = sorted(shards.glob("*/embeddings.parquet"))
     columns = [np.stack(pq.read_table(file, columns=["hidden"])["hidden"].to_numpy()) for file in files]
     hidden = np.concatenate(columns).astype(np.float64)
@@ -51,7 +53,7 @@ def embeddings_are_sound(shards: Path) -> Judgement:
     finite = bool(np.isfinite(hidden).all())
     unit = hidden / norms[:, None]
     cosine = float(np.linalg.norm(unit.mean(axis=0)) ** 2)  # the mean over all pairs, each with itself included
-    return Judgement(
+    return CheckOutcome(
         finite and cosine < COLLAPSED_ABOVE,
         {
             "embeddings": len(hidden),
@@ -62,44 +64,49 @@ def embeddings_are_sound(shards: Path) -> Judgement:
     )
 
 
-def starts_at_ln_2(model: Path) -> Judgement:
+def starts_at_ln_2(model: Path) -> CheckOutcome:
     """The first loss of preference training is ln 2: the adapter began as no adapter at all."""
     loss = float(pd.read_csv(model / "curve.csv")["loss"].iloc[0])
-    return Judgement(math.isclose(loss, math.log(2), rel_tol=1e-3), {"first loss": loss, "ln 2": math.log(2)})
+    return CheckOutcome(math.isclose(loss, math.log(2), rel_tol=1e-3), {"first loss": loss, "ln 2": math.log(2)})
 
 
-def judge_is_consistent(metrics: Path) -> Judgement:
+def judge_is_consistent(metrics: Path) -> CheckOutcome:
     """The judge mostly gives the same answer when the two images change places."""
     values = json.loads(metrics.read_text())
-    consistency = float(values["judge.consistency.verdicts"])
-    return Judgement(consistency >= CONSISTENCY_GOAL, {"consistency": consistency}, warn=True)
+    numbers = {name: values[key] for name, key in VOID_SHARES.items() if key in values}
+    consistency = values.get("judge.consistency.verdicts")
+    if consistency is None:
+        return CheckOutcome(False, {"consistency": "unknown: no comparison has a verdict", **numbers}, warn=True)
+    return CheckOutcome(consistency >= CONSISTENCY_GOAL, {"consistency": float(consistency), **numbers}, warn=True)
 
 
-def beats_the_base(win_rates: Path) -> Judgement:
-    """Unseen people prefer their pictures to the base model's. Under the goal warns; perhaps chance is an error."""
+def beats_the_base(win_rates: Path) -> CheckOutcome:
+    """Unseen users prefer their pictures to the base model's. Under the goal warns; perhaps chance is an error."""
     entries = headline_entries(json.loads(win_rates.read_text()))
     judgements = {entry["judge"]: entry for entry in entries}
+    if not entries:
+        return CheckOutcome(False, {"win rate": "unknown: no comparison with the base has a verdict"})
     numbers = {f"win rate ({name})": float(entry["win_rate"]) for name, entry in judgements.items()}
     numbers |= {f"lower end ({name})": float(entry["ci_low"]) for name, entry in judgements.items()}
     doubtful = any(entry["ci_low"] < 0.5 for entry in entries)
-    passed = bool(entries) and all(entry["win_rate"] >= WIN_RATE_GOAL for entry in entries) and not doubtful
-    return Judgement(passed, numbers, warn=bool(entries) and not doubtful)
+    passed = all(entry["win_rate"] >= WIN_RATE_GOAL for entry in entries) and not doubtful
+    return CheckOutcome(passed, numbers, warn=not doubtful)
 
 
-def no_worse_than_accepted(win_rates: Path) -> Judgement:
+def no_worse_than_accepted(win_rates: Path) -> CheckOutcome:
     """Not worse than the win rates last committed to git, beyond the interval."""
     committed = subprocess.run(
         ["git", "show", f"HEAD:./{win_rates.name}"], cwd=win_rates.parent, capture_output=True, text=True, check=False
     )
     if committed.returncode != 0:
-        return Judgement(True, {"accepted": "none committed yet"})
+        return CheckOutcome(True, {"accepted": "none committed yet"})
     before = {entry["judge"]: entry["win_rate"] for entry in headline_entries(json.loads(committed.stdout))}
     now = {entry["judge"]: entry for entry in headline_entries(json.loads(win_rates.read_text()))}
     worse = [name for name, entry in now.items() if name in before and entry["ci_high"] < before[name]]
-    return Judgement(not worse, {f"accepted ({name})": float(rate) for name, rate in before.items()})
+    return CheckOutcome(not worse, {f"accepted ({name})": float(rate) for name, rate in before.items()})
 
 
-JUDGEMENTS: tuple[tuple[Key, Callable[[Path], Judgement]], ...] = (
+CHECKS: tuple[tuple[Key, Callable[[Path], CheckOutcome]], ...] = (
     (("artifacts", "preferences"), no_leakage),
     (("artifacts", "users"), embeddings_are_sound),
     (("models", "ppd"), starts_at_ln_2),
@@ -113,10 +120,10 @@ JUDGEMENTS: tuple[tuple[Key, Callable[[Path], Judgement]], ...] = (
 def build_checks(graph: Graph) -> Sequence[dg.AssetChecksDefinition]:
     """The checks whose asset `graph` has. They run after it, in the same run."""
     present = {key for stage in graph.stages for key in stage.outputs}
-    return [_check(graph.root, key, judge) for key, judge in JUDGEMENTS if key in present]
+    return [_check(graph.root, key, judge) for key, judge in CHECKS if key in present]
 
 
-def _check(root: Path, key: Key, judge: Callable[[Path], Judgement]) -> dg.AssetChecksDefinition:
+def _check(root: Path, key: Key, judge: Callable[[Path], CheckOutcome]) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=dg.AssetKey(key), name=judge.__name__, description=judge.__doc__)
     def check() -> dg.AssetCheckResult:
         found = judge(root.joinpath(*key))

@@ -7,10 +7,10 @@ import dagster as dg
 from orchestration.checks import build_checks
 from orchestration.dvc_assets import build_assets
 from orchestration.dvc_graph import read_graph
-from orchestration.people import build_people
 from orchestration.record import build_record
 from orchestration.schedules import build_clock
 from orchestration.sensors import dvc_state_sensor
+from orchestration.users import build_users
 from ppd.settings import load_settings
 
 
@@ -18,9 +18,9 @@ def build_definitions(root: Path) -> dg.Definitions:
     """Everything that Dagster shows of the repository at `root`."""
     graph = read_graph(root)
     history, schedules, sensors = build_clock(graph, load_settings(root / "params.yaml").reevaluation)
-    people, jobs, watchers = build_people(graph)
+    watched, jobs, watchers = build_users(graph)
     return dg.Definitions(
-        assets=[*build_assets(graph), *people, *history],
+        assets=[*build_assets(graph), *watched, *history],
         asset_checks=build_checks(graph),
         schedules=schedules,
         jobs=[*jobs, build_record(graph)],

@@ -14,7 +14,7 @@ from orchestration.dvc_graph import Graph, Key, Part, Source, Stage, Tracked
 from orchestration.dvc_state import out_of_date, read_lock, read_workspace
 from orchestration.kubernetes import op_tags
 from orchestration.metadata import describe
-from orchestration.reporting import LOOK, State, news, output_tags, part_tags, tracked_tags
+from orchestration.reporting import OBSERVED, State, output_tags, part_tags, tracked_tags, unreported_events
 
 MAX_PARTITIONS = 99
 """From 100 partitions of an input on, Dagster no longer compares their versions, without a word."""
@@ -61,7 +61,7 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
     ]
 
     @dg.multi_asset(
-        name=dg.AssetKey((stage.name.replace("@", "_"),)).to_python_identifier(),
+        name=_op_name(stage),
         specs=specs,
         partitions_def=_partitions(stage.partitions),
         # A GPU each means a pod each, and a run is a pod; without, one run spares many starts.
@@ -87,7 +87,7 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
             addresses = [item.address for item in items]
             outcomes = dvc_process.repro(graph.root, addresses, context.log.info, force=config.force)
         state = read_state(graph, context.instance)
-        for event in news(state):  # inputs that nobody has reported yet, before what was made from them
+        for event in unreported_events(state):  # inputs that nobody has reported yet, before what was made from them
             if tuple(event.asset_key.path) not in selected:
                 # Not as an event of this run: a backfill would take the asset for one that it has made, and skip it.
                 context.instance.report_runless_asset_event(event)
@@ -131,7 +131,7 @@ def _part_asset(graph: Graph, part: Part) -> dg.AssetsDefinition:
         description="Read by itself, so it has its own version. Materialising looks at it; nothing is computed.",
         group_name="parts",
         kinds={"dvc"},
-        code_version=LOOK,
+        code_version=OBSERVED,
     )
 
     @dg.multi_asset(
@@ -164,7 +164,7 @@ def _tracked_asset(graph: Graph, tracked: Tracked) -> dg.AssetsDefinition:
                 description=f"Inputs that {tracked.file} tracks. Materialising records them (`dvc add`).",
                 group_name="inputs",
                 kinds={"dvc"},
-                code_version=LOOK,
+                code_version=OBSERVED,
             )
         ],
     )
@@ -191,6 +191,11 @@ def _partitions(partitions: tuple[str, ...]) -> dg.StaticPartitionsDefinition | 
     if len(partitions) > MAX_PARTITIONS:
         raise ValueError(f"{len(partitions)} partitions; from 100 on Dagster stops comparing their versions")
     return dg.StaticPartitionsDefinition(list(partitions)) if partitions else None
+
+
+def _op_name(stage: Stage) -> str:
+    """`finetune_ppd`, `experiments__users`."""
+    return dg.AssetKey(stage.name.replace("@", "_").replace("/dvc.yaml:", "/").split("/")).to_python_identifier()
 
 
 def _first(stage: Stage) -> Key:

@@ -37,6 +37,7 @@ class Stage:
     """One node that Dagster materialises: a stage, or a whole matrix whose items are its partitions."""
 
     name: str
+    """Its address without the item of its matrix: `embed`, `finetune@ppd`, `experiments/dvc.yaml:users`."""
     description: str
     meta: Mapping[str, Any]
     """What `meta: {dagster: ...}` says: group, kinds, owners, pool, partitions."""
@@ -195,12 +196,16 @@ def code_version(cmd: str, partition: str | None) -> str:
 
 
 def _stages(pipeline: Sequence[PipelineStage], root: Path) -> Iterator[Stage]:
-    """Items of a matrix that says `meta: {dagster: {partitions: true}}` together; every other item on its own."""
+    """Items of a matrix that says `meta: {dagster: {partitions: true}}` together; every other item on its own.
+
+    Stages are named by their address: two pipelines may have stages of the same name.
+    """
     together: dict[str, list[PipelineStage]] = {}
     for stage in pipeline:
-        base, _, item = stage.name.partition("@")
+        address: str = stage.addressing
+        base, _, item = address.partition("@")
         partitioned = item and _hints(stage).get("partitions", False)
-        together.setdefault(base if partitioned else stage.name, []).append(stage)
+        together.setdefault(base if partitioned else address, []).append(stage)
     for name, members in sorted(together.items()):
         partitioned = "@" in members[0].name and "@" not in name
         yield Stage(

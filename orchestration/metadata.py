@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from orchestration.pictures import embeddings_of, images, people_map, picture, table, trend_plot
+from orchestration.pictures import embeddings_of, images, picture, table, trend_plot, user_map
 from ppd.evaluation.plots import curves_plot, win_rate_plot
 from ppd.preferences.store import Preferences
 
 Metadata: TypeAlias = dict[str, dg.MetadataValue[Any] | float | int | str]
 Entry = Mapping[str, Any]
 
-N_PEOPLE = 6
-"""People in a grid of samples, the first of the plan: no picking."""
+N_USERS = 6
+"""Users in a grid of samples, the first of the plan: no picking."""
 N_IMAGES = 6
 N_ROWS = 200
 """Rows of a table at most; the files hold all of them."""
@@ -59,6 +59,12 @@ def preferences(folder: Path) -> Metadata:
     }
 
 
+def truth(folder: Path) -> Metadata:
+    """Whether the users' true taste is known, and why not."""
+    found = json.loads((folder / "truth.json").read_text())
+    return {"known": str(found["known"]), "note": str(found["note"])}
+
+
 def latents(folder: Path) -> Metadata:
     """How many images and captions are encoded, and the shape of one latent."""
     shape = np.load(folder / "latents.npy", mmap_mode="r").shape
@@ -70,40 +76,40 @@ def shard(folder: Path) -> Metadata:
     """Who is in this shard of embeddings, and their norms."""
     rows = pd.read_parquet(folder / "embeddings.parquet", columns=["user_id", "profile", "hidden"])
     if rows.empty:
-        return {"people": 0, "embeddings": 0}
+        return {"users": 0, "embeddings": 0}
     rows = rows.assign(norm=[float(np.linalg.norm(hidden)) for hidden in rows.hidden])
-    people = rows.groupby("user_id").agg(
+    users = rows.groupby("user_id").agg(
         groups=("norm", "size"), norm=("norm", "mean"), profile=("profile", "first")
     )  # fmt: skip
     return {
-        "people": len(people),
+        "users": len(users),
         "embeddings": len(rows),
         "mean norm": float(rows.norm.mean()),
         "smallest norm": float(rows.norm.min()),
-        "who": _rows(people.reset_index()),
+        "who": _rows(users.reset_index()),
     }
 
 
 def manifest(file: Path) -> Metadata:
-    """All people: how many in each split, their norms, and where they lie beside each other."""
-    people = pd.read_parquet(file)
+    """All users: how many in each split, their norms, and where they lie beside each other."""
+    users = pd.read_parquet(file)
     embeddings = embeddings_of(file.with_suffix(""))
     columns = ["user_id", "split", "shard", "n_pairs", "n_support_groups", "embedding_norm", "version", "profile"]
     return {
-        "people": len(people),
-        **{f"people, {split}": int(n) for split, n in people.split.value_counts().items()},
-        "mean norm": float(people.embedding_norm.mean()),
-        "spread of norms": float(people.embedding_norm.std()),
-        "map of people": dg.MetadataValue.md(picture(people_map(embeddings, people.set_index("user_id").split))),
-        "manifest": _rows(people[columns]),
+        "users": len(users),
+        **{f"users, {split}": int(n) for split, n in users.split.value_counts().items()},
+        "mean norm": float(users.embedding_norm.mean()),
+        "spread of norms": float(users.embedding_norm.std()),
+        "map of users": dg.MetadataValue.md(picture(user_map(embeddings, users.set_index("user_id").split))),
+        "manifest": _rows(users[columns]),
     }
 
 
 def model(folder: Path) -> Metadata:
     """How training went: the last loss and accuracies, and the curves."""
     curve = pd.read_csv(folder / "curve.csv")
-    exams = curve.dropna(subset=["held_out_accuracy"])
-    last = exams.iloc[-1] if len(exams) else None
+    evaluations = curve.dropna(subset=["held_out_accuracy"])
+    last = evaluations.iloc[-1] if len(evaluations) else None
     config = json.loads((folder / "config.json").read_text())
     return {
         "steps": int(curve.step.max()) + 1,
@@ -111,9 +117,9 @@ def model(folder: Path) -> Metadata:
         f"loss, last {LAST_STEPS} steps": float(curve.loss.tail(LAST_STEPS).mean()),
         **(
             {
-                "implicit accuracy, held-out people": float(last.held_out_accuracy),
-                "implicit accuracy, seen people": float(last.seen_accuracy),
-                "implicit accuracy, embeddings exchanged": float(last.held_out_accuracy_exchanged),
+                "implicit accuracy, held-out users": float(last.held_out_accuracy),
+                "implicit accuracy, seen users": float(last.seen_accuracy),
+                "implicit accuracy, shuffled user": float(last.held_out_accuracy_shuffled_user),
             }
             if last is not None
             else {}
@@ -124,14 +130,14 @@ def model(folder: Path) -> Metadata:
 
 
 def samples(folder: Path) -> Metadata:
-    """The first images, beside the base model's with the same noise: a row a person, or a caption for everybody."""
+    """The first images, beside the base model's with the same noise: a row for each user, or for each caption."""
     drawn = pd.read_parquet(folder / "images.parquet")
-    n_people = int(drawn.user_id.nunique())
-    by, name = ("user_id", "base | personalised") if n_people > 1 else ("caption", "images")
+    n_users = int(drawn.user_id.nunique())
+    by, name = ("user_id", "base | personalised") if n_users > 1 else ("caption", "images")
     return {
         "images": len(drawn),
         "captions": int(drawn.caption.nunique()),
-        "people": n_people if n_people > 1 else 0,
+        "users": n_users if n_users > 1 else 0,
         name: dg.MetadataValue.md(table(_rows_of_images(drawn, folder, by))),
     }
 
@@ -140,7 +146,7 @@ def _rows_of_images(drawn: pd.DataFrame, folder: Path, by: str) -> list[dict[str
     base = folder.parent / "base" / "images.parquet"
     compared = pd.read_parquet(base).set_index(["caption", "seed"]).png if base.exists() else None
     rows = []
-    for name, some in islice(drawn.groupby(by, sort=False), N_PEOPLE):
+    for name, some in islice(drawn.groupby(by, sort=False), N_USERS):
         shown = some.head(N_IMAGES)
         cells = {by.removesuffix("_id"): str(name)}
         if compared is not None and folder.name != "base":
@@ -149,8 +155,8 @@ def _rows_of_images(drawn: pd.DataFrame, folder: Path, by: str) -> list[dict[str
     return rows
 
 
-def describe_person(root: Path, user_id: str) -> Metadata:
-    """One person: what they chose, how the model reads it, where they lie among the others, what was drawn for them."""
+def describe_user(root: Path, user_id: str) -> Metadata:
+    """One user: what they chose, how the model reads it, where they lie among the others, what was drawn for them."""
     known = Preferences.open(root / "artifacts" / "preferences")
     about = known.users.set_index("user_id").loc[user_id].to_dict()
     file = root / "artifacts" / "users" / about["shard"] / "embeddings.parquet"
@@ -158,7 +164,7 @@ def describe_person(root: Path, user_id: str) -> Metadata:
     support = known.support(about["shard"]).query("user_id == @user_id and support_group == 0")
     chosen, rejected = (images(known.image_bytes(support[f"{side}_uid"].tolist())) for side in ("chosen", "rejected"))
     split = known.users.set_index("user_id").split
-    place = people_map(embeddings_of(file.parents[1]), split, marked=user_id)
+    place = user_map(embeddings_of(file.parents[1]), split, marked=user_id)
     drawn = root / "artifacts" / "samples" / "ppd" / "images.parquet"
     pictures = pd.read_parquet(drawn, filters=[("user_id", "=", user_id)]) if drawn.exists() else None
     return {
@@ -179,15 +185,18 @@ def describe_person(root: Path, user_id: str) -> Metadata:
 
 
 def verdicts(folder: Path) -> Metadata:
-    """How many comparisons each judge made, and how steady the vision-language model is."""
-    vlm = pd.read_parquet(folder / "vlm.parquet", columns=["consistent"])
-    choices = pd.read_parquet(folder / "judge.parquet", columns=["correct"])
+    """How many comparisons each judge made, and how steady the vision-language model is where it has a verdict."""
+    vlm = pd.read_parquet(folder / "vlm.parquet", columns=["consistent", "outcome"])
+    choices = pd.read_parquet(folder / "choices.parquet", columns=["correct"]).correct
+    steady = vlm.consistent[vlm.outcome.notna()]
     truth = folder / "ground_truth.parquet"
     return {
         "comparisons, vlm": len(vlm),
         "comparisons, ground truth": pq.read_metadata(truth).num_rows if truth.exists() else 0,
-        "consistent when swapped": float(vlm.consistent.mean()),
-        "right about held-out choices": float(choices.correct.mean()),
+        "void, vlm": int(vlm.outcome.isna().sum()),
+        "void, held-out choices": int(choices.isna().sum()),
+        **({"consistent when swapped": float(steady.mean())} if len(steady) else {}),
+        **({"right about held-out choices": float(choices.mean())} if choices.notna().any() else {}),
     }
 
 
@@ -198,7 +207,7 @@ def win_rates(file: Path) -> Metadata:
         {
             "method": entry["method"],
             "over": entry["opponent"],
-            "people": f"{entry['users']} ({entry['n_users']})",
+            "users": f"{entry['users']} ({entry['n_users']})",
             "judge": entry["judge"],
             "comparisons": entry["n_comparisons"],
             "win rate": f"{entry['win_rate']:.3f}",
@@ -222,21 +231,21 @@ def trend(entries: Sequence[Entry]) -> dict[str, float]:
     }
 
 
-def describe_history(lines: Sequence[Mapping[str, Any]], moment: str) -> Metadata:
+def describe_history(lines: Sequence[Mapping[str, Any]], timestamp: str) -> Metadata:
     """The numbers of one re-evaluation, and the trend of all of them."""
-    rates = next(line["win_rates"] for line in lines if line["date"] == moment)
+    rates = next(line["win_rates"] for line in lines if line["date"] == timestamp)
     points = [{"date": line["date"], **entry} for line in lines for entry in headline_entries(line["win_rates"])]
     shown = [
         {
             "date": point["date"],
             "judge": point["judge"],
-            "win rate over base, unseen people": f"{point['win_rate']:.3f}",
+            "win rate over base, unseen users": f"{point['win_rate']:.3f}",
             "95 %": f"[{point['ci_low']:.3f}, {point['ci_high']:.3f}]",
         }
         for point in reversed(points[-N_ROWS:])
     ]
     return {
-        "date": moment,
+        "date": timestamp,
         "evaluations": len(lines),
         **trend(rates),
         "trend": dg.MetadataValue.md(picture(trend_plot(pd.DataFrame(points))) if points else "nothing"),
@@ -245,7 +254,7 @@ def describe_history(lines: Sequence[Mapping[str, Any]], moment: str) -> Metadat
 
 
 def headline_entries(entries: Sequence[Entry]) -> list[Entry]:
-    """Our method against the base, for unseen people, images from different seeds: one entry a judge."""
+    """Our method against the base, for unseen users, images from different seeds: one entry a judge."""
     wanted = {"method": "ppd", "opponent": "base", "users": "unseen", "pairing": "independent"}
     return [entry for entry in entries if all(entry[name] == value for name, value in wanted.items())]
 
@@ -272,9 +281,11 @@ def _rows(frame: pd.DataFrame) -> dg.MetadataValue[Any]:
 
 SHOWN: tuple[tuple[str, str, Callable[[Path], Metadata]], ...] = (
     ("artifacts/preferences", "summary.json", preferences),
+    ("artifacts/truth", "truth.json", truth),
     ("artifacts/latents", "latents.npy", latents),
     ("artifacts/users/*", "embeddings.parquet", shard),
     ("artifacts/users.parquet", "", manifest),
+    ("artifacts/trained/*", "curve.csv", model),
     ("models/*", "curve.csv", model),
     ("artifacts/samples/*", "images.parquet", samples),
     ("artifacts/verdicts", "vlm.parquet", verdicts),

@@ -52,8 +52,8 @@ def embeddings_of(shards: Path) -> pd.Series:
     return rows.groupby("user_id").hidden.agg(lambda hidden: np.mean(np.stack(hidden.to_list()), axis=0))
 
 
-def people_map(embeddings: pd.Series, split: pd.Series, marked: str | None = None) -> bytes:
-    """Everybody's embedding on its two principal components, coloured by split, with one person marked if wanted.
+def user_map(embeddings: pd.Series, split: pd.Series, marked: str | None = None) -> bytes:
+    """All users' embeddings on its two principal components, coloured by split, with one user marked if wanted.
 
     embeddings: user_id -> [dim]; split: user_id -> train | validation | test.
     """
@@ -94,7 +94,7 @@ def trend_plot(points: pd.DataFrame) -> bytes:
             pd.to_datetime(rows.date), rows.win_rate, spread, color=colour, marker="o", capsize=3, label=judge
         )
     axes.axhline(0.5, color=QUIET, linewidth=1, linestyle="--")
-    axes.set(ylabel="win rate over base, unseen people", ylim=(0.3, 1))
+    axes.set(ylabel="win rate over base, unseen users", ylim=(0.3, 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     figure.autofmt_xdate()

@@ -1,4 +1,4 @@
-"""What DVC knows, told to Dagster as events: versions of everything and what each was made from.
+"""What DVC knows, reported to Dagster as events: versions of everything and what each was made from.
 
 Dagster calls an asset stale when a version that its last event names as input is no longer the current one. Here both
 come from DVC (dvc.lock for what was, hashes of the workspace for what is), so Dagster's verdict is DVC's.
@@ -27,7 +27,7 @@ Tags: TypeAlias = dict[str, str]
 
 ABSENT = "absent"
 """The version of an input that dvc.lock does not know."""
-LOOK = code_version("look", None)
+OBSERVED = code_version("observed", None)
 """Code version of parts and tracked data: they are looked at, not computed."""
 LOCK_ENTRY_TAG = "dvc/lock_entry"
 """Names the run that an event tells of: the fingerprint of its entry in dvc.lock."""
@@ -37,7 +37,7 @@ _OLDER_THAN_ALL = "1"
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """One moment: what dvc.lock says, what lies in the workspace, and the Dagster instance to compare with."""
+    """What dvc.lock says, what lies in the workspace, and the Dagster instance to compare them with."""
 
     graph: Graph
     locks: Mapping[str, Locked]
@@ -46,7 +46,7 @@ class State:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when something could have to be told."""
+        """Changes when something could have to be reported."""
         digest = hashlib.md5(usedforsecurity=False)
         for address, locked in sorted(self.locks.items()):
             digest.update(f"{address} {locked.fingerprint}\n".encode())
@@ -55,16 +55,16 @@ class State:
         return digest.hexdigest()
 
 
-def news(state: State) -> Iterator[dg.AssetMaterialization]:
+def unreported_events(state: State) -> Iterator[dg.AssetMaterialization]:
     """What Dagster's instance does not know yet, inputs first. Store each event before asking for the next."""
-    yield from _inputs_news(state)
+    yield from _input_events(state)
     for node in state.graph.in_order:
         if isinstance(node, Part):
-            yield from _part_news(state, node)
+            yield from _part_events(state, node)
         else:
             for item in node.items:
                 if item.address in state.locks:
-                    yield from _item_news(state, node, item)
+                    yield from _item_events(state, node, item)
 
 
 def output_tags(state: State, stage: Stage, item: Item, key: Key) -> Tags:
@@ -72,15 +72,15 @@ def output_tags(state: State, stage: Stage, item: Item, key: Key) -> Tags:
     locked = state.locks[item.address]
     tags = version_tags(locked.outs[stage.outputs[key][item.partition]], code_version(locked.cmd, item.partition))
     tags[LOCK_ENTRY_TAG] = locked.fingerprint
-    told = _told(state.instance, key, item.partition)
+    reported = reported_tags(state.instance, key, item.partition)
     for parent in dict.fromkeys(name for name, _ in state.graph.inputs(item)):
-        tags |= _made_from(state, item, parent, told if told.get(LOCK_ENTRY_TAG) == locked.fingerprint else {})
+        tags |= _made_from(state, item, parent, reported if reported.get(LOCK_ENTRY_TAG) == locked.fingerprint else {})
     return tags
 
 
 def part_tags(state: State, part: Part, partition: str | None) -> Tags:
     """Tags of the event of one part: its version in the workspace, and those of the whole around it."""
-    tags = version_tags(state.workspace.paths.get(part.paths[partition], ABSENT), LOOK)
+    tags = version_tags(state.workspace.paths.get(part.paths[partition], ABSENT), OBSERVED)
     for whole in part.wholes:
         tags |= input_tags(whole, _current_version(state, whole))
     return tags
@@ -88,10 +88,10 @@ def part_tags(state: State, part: Part, partition: str | None) -> Tags:
 
 def tracked_tags(state: State, path: str) -> Tags:
     """Tags of the event of what a .dvc file tracks."""
-    return version_tags(state.workspace.paths.get(path, ABSENT), LOOK)
+    return version_tags(state.workspace.paths.get(path, ABSENT), OBSERVED)
 
 
-def _inputs_news(state: State) -> Iterator[dg.AssetMaterialization]:
+def _input_events(state: State) -> Iterator[dg.AssetMaterialization]:
     now = state.workspace
     for source in state.graph.sources:
         version = now.params.get(source.params) if source.params else now.paths.get(source.path or "")
@@ -102,13 +102,13 @@ def _inputs_news(state: State) -> Iterator[dg.AssetMaterialization]:
             yield from _materialization(state, tracked.key, None, tracked_tags(state, tracked.path))
 
 
-def _part_news(state: State, part: Part) -> Iterator[dg.AssetMaterialization]:
+def _part_events(state: State, part: Part) -> Iterator[dg.AssetMaterialization]:
     for partition, path in part.paths.items():
         if path in state.workspace.paths:
             yield from _materialization(state, part.key, partition, part_tags(state, part, partition))
 
 
-def _item_news(state: State, stage: Stage, item: Item) -> Iterator[dg.AssetMaterialization]:
+def _item_events(state: State, stage: Stage, item: Item) -> Iterator[dg.AssetMaterialization]:
     for key, paths in stage.outputs.items():
         if paths.get(item.partition) in state.locks[item.address].outs:
             tags = output_tags(state, stage, item, key)
@@ -126,24 +126,26 @@ def _materialization(
 
 def known(instance: dg.DagsterInstance, key: Key, partition: str | None, tags: Tags) -> bool:
     """Whether Dagster's last event says the same. Pointers to events are left out: they say when, not what."""
-    told = _told(instance, key, partition)
+    reported = reported_tags(instance, key, partition)
     return all(
-        told.get(name) == value for name, value in tags.items() if not name.startswith(INPUT_EVENT_POINTER_TAG_PREFIX)
+        reported.get(name) == value
+        for name, value in tags.items()
+        if not name.startswith(INPUT_EVENT_POINTER_TAG_PREFIX)
     )
 
 
-def _told(instance: dg.DagsterInstance, key: Key, partition: str | None) -> Mapping[str, str]:
+def reported_tags(instance: dg.DagsterInstance, key: Key, partition: str | None) -> Mapping[str, str]:
     """The tags of the last event of an asset."""
     record = instance.get_latest_data_version_record(dg.AssetKey(key), False, partition)
     return (record.event_log_entry.tags or {}) if record else {}
 
 
-def _made_from(state: State, item: Item, parent: Key, told: Mapping[str, str]) -> Tags:
-    """What dvc.lock says of one input of `item`. `told` is what Dagster already knows of this very run.
+def _made_from(state: State, item: Item, parent: Key, reported: Mapping[str, str]) -> Tags:
+    """What dvc.lock says of one input of `item`. `reported` is what Dagster already knows of this very run.
 
     Of an input with partitions, Dagster compares events in place of versions; and of a folder that holds several
     outputs dvc.lock knows one version only. For both it matters whether what was read is what lies there now: then the
-    input is the current one. Else it is what was told when it still was, or something unknown.
+    input is the current one. Else it is what was reported when it still was, or something unknown.
     """
     locked = state.locks[item.address]
     paths = [path for key, path in state.graph.inputs(item) if key == parent and path is not None]
@@ -155,11 +157,11 @@ def _made_from(state: State, item: Item, parent: Key, told: Mapping[str, str]) -
         return input_tags(parent, read[paths[0]])
     asset = dg.AssetKey(parent)
     if any(state.workspace.paths.get(path) != version for path, version in read.items()):
-        version = told.get(get_input_data_version_tag(asset), ABSENT)
+        version = reported.get(get_input_data_version_tag(asset), ABSENT)
         return input_tags(
             parent,
             version,
-            told.get(get_input_event_pointer_tag(asset), _OLDER_THAN_ALL if partitions else _NO_POINTER),
+            reported.get(get_input_event_pointer_tag(asset), _OLDER_THAN_ALL if partitions else _NO_POINTER),
         )
     if partitions:
         own = [item.partition] if item.partition is not None and item.partition in partitions else None

@@ -17,8 +17,8 @@ JUDGED = (("models", "ppd"), ("artifacts", "users.parquet"))
 """What a re-evaluation is about."""
 
 
-class Moment(dg.Config):
-    """Whose noises and captions; the moment decides them, so that a run can be repeated."""
+class ReevaluationOptions(dg.Config):
+    """Which noises and captions; the timestamp decides them, so that a run can be repeated."""
 
     date: str = ""
     """YYYY-MM-DDTHH:MM, UTC; empty for now."""
@@ -49,18 +49,18 @@ def build_clock(
         description="Win rates of the current models, evaluated afresh: a line each time. Its metadata is the trend.",
         automation_condition=_WHEN_JUDGED_CHANGED,
     )
-    def history(context: dg.AssetExecutionContext, config: Moment) -> dg.MaterializeResult[None]:
-        moment = config.date or reevaluation.name_of(datetime.now(UTC))
-        command = [sys.executable, "-c", "from ppd.cli import main; main()", "reevaluate", "--date", moment]
+    def history(context: dg.AssetExecutionContext, config: ReevaluationOptions) -> dg.MaterializeResult[None]:
+        timestamp = config.date or reevaluation.name_of(datetime.now(UTC))
+        command = [sys.executable, "-c", "from ppd.cli import main; main()", "reevaluate", "--date", timestamp]
         run_group(command, graph.root, context.log.info)
-        return dg.MaterializeResult(metadata=describe_history(reevaluation.history(graph.root), moment))
+        return dg.MaterializeResult(metadata=describe_history(reevaluation.history(graph.root), timestamp))
 
     job = dg.define_asset_job("reevaluate", selection=dg.AssetSelection.assets(HISTORY))
 
     @dg.schedule(job=job, cron_schedule=settings.cron, execution_timezone="UTC", name="reevaluation")
     def clock(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        moment = reevaluation.name_of(context.scheduled_execution_time.astimezone(UTC))
-        return dg.RunRequest(run_key=moment, run_config={"ops": {history.op.name: {"config": {"date": moment}}}})
+        timestamp = reevaluation.name_of(context.scheduled_execution_time.astimezone(UTC))
+        return dg.RunRequest(run_key=timestamp, run_config={"ops": {history.op.name: {"config": {"date": timestamp}}}})
 
     sensor = dg.AutomationConditionSensorDefinition(
         "reevaluation_when_changed", target=dg.AssetSelection.assets(HISTORY)

@@ -7,10 +7,10 @@ import dagster as dg
 from orchestration.dvc_assets import read_state
 from orchestration.dvc_graph import Graph
 from orchestration.dvc_state import BROKEN
-from orchestration.reporting import news
+from orchestration.reporting import unreported_events
 
-EVENTS_A_TICK = 500
-SECONDS_A_TICK = 20.0
+EVENTS_PER_TICK = 500
+SECONDS_PER_TICK = 20.0
 """Dagster ends a tick after 60 s, and what an event shows has to be drawn."""
 
 
@@ -33,13 +33,13 @@ def dvc_state_sensor(graph: Graph, interval_s: int = 15) -> dg.SensorDefinition:
             return dg.SkipReason("dvc.lock is being written; it is read at the next tick.")
         if context.cursor == state.fingerprint:
             return dg.SkipReason("Nothing changed.")
-        told, started = 0, time.monotonic()
-        for event in news(state):
+        reported, started = 0, time.monotonic()
+        for event in unreported_events(state):
             context.instance.report_runless_asset_event(event)  # at once: later events point to earlier ones
-            told += 1
-            if told == EVENTS_A_TICK or time.monotonic() - started > SECONDS_A_TICK:
-                return dg.SkipReason(f"Reported {told} events; the rest at the next tick.")
+            reported += 1
+            if reported == EVENTS_PER_TICK or time.monotonic() - started > SECONDS_PER_TICK:
+                return dg.SkipReason(f"Reported {reported} events; the rest at the next tick.")
         context.update_cursor(state.fingerprint)
-        return dg.SkipReason(f"Reported {told} events.")
+        return dg.SkipReason(f"Reported {reported} events.")
 
     return sense

@@ -4,8 +4,8 @@ import pytest
 
 from ppd.preferences.ingest import ingest
 from ppd.settings import LogSettings, PeopleSettings, PreferenceSettings
-from ppd.stickers.log import simulate
-from ppd.stickers.render import Atlas
+from ppd.simulation.log import simulate
+from ppd.simulation.render import Atlas
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,7 +19,7 @@ def atlas() -> Atlas:
 def simulated(atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """choices/, truth/ and preferences/ of a few simulated people: a small log, ingested."""
     folder = tmp_path_factory.mktemp("simulated")
-    log = LogSettings(n_people=24, rows_a_person=(40, 44))
+    log = LogSettings(n_users=24, rows_per_user=(40, 44))
     simulate(log, PeopleSettings(), atlas, folder / "choices", folder / "truth")
     splits = PreferenceSettings(eval_caption_share=0.25, validation_user_share=0.2, test_user_share=0.2)
     ingest(splits, folder / "choices", folder / "preferences")

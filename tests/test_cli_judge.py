@@ -25,10 +25,10 @@ def test_a_server_is_asked_both_ways_about_a_folder_of_choices_and_two_images(tm
             "url": server.url,
             "model": "m",
             "key_variable": "JUDGE_KEY",
-            "price_a_million_prompt_tokens": 1.0,
-            "price_a_million_answer_tokens": 1.0,
+            "price_per_million_prompt_tokens": 1.0,
+            "price_per_million_answer_tokens": 1.0,
             "budget": 1.0,
-            "tokens_an_image": 100,
+            "tokens_per_image": 100,
             "concurrency": 1,
         }
         params = {"judge": {"prompt": "full-1", "server": settings}}

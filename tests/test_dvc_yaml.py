@@ -4,24 +4,30 @@ A dependency that is missing there would leave results stale in silence; one too
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from ppd.layout import Layout
+
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 # Thin by agreement: they say which settings and paths a component gets, and dvc.yaml lists both.
 THIN = {
     "ppd",
+    "ppd.layout",
+    "ppd.resumable",
+    "ppd.seeding",
     "ppd.cli",
     "ppd.device",
     "ppd.errors",
     "ppd.files",
     "ppd.params",
     "ppd.progress",
+    "ppd.provenance",
     "ppd.settings",
     "ppd.stage_times",
     "ppd.stages",
@@ -31,7 +37,9 @@ STAGES = ast.parse((SRC / "ppd/stages.py").read_text())
 # `sample-base` and `sample` are one function: the command says which.
 FUNCTION_OF = {name: stage["cmd"].split()[2] for name, stage in PIPELINE.items()}
 # Work in progress and answers that were paid for, which are no result.
-SCRATCH = {"UNFINISHED", "ANSWERS"}
+SCRATCH = {"unfinished", "reference_errors", "answers", "stage_times"}
+LOOSEST = 1.35
+"""Lines that a stage depends on, over the lines that it imports."""
 FUNCTIONS = {node.name: node for node in STAGES.body if isinstance(node, ast.FunctionDef)}
 
 
@@ -105,14 +113,17 @@ def settings_of(stage: str) -> set[str]:
 
 
 def paths_named(stage: str) -> set[str]:
-    """Paths of stages.py that the stage's function names."""
-    paths = {
-        node.targets[0].id: ast.literal_eval(node.value.args[0])
-        for node in STAGES.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Call)
+    """Paths of the layout that the stage's function and the components that it calls name, of which it is an input."""
+    trees: list[ast.AST] = [*bodies(stage), *(ast.parse(file_of(name).read_text()) for name in modules(stage))]
+    named = {
+        node.attr
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "layout"
     }
-    named = {node.id for body in bodies(stage) for node in ast.walk(body) if isinstance(node, ast.Name)}
-    return {paths[name] for name in named & set(paths) - SCRATCH}
+    folders = {"shard": "users", "shard_files": "users", "sampled": "samples", "verdict": "verdicts"}
+    names = {folders.get(name, name) for name in named} - SCRATCH
+    return {str(getattr(Layout(), name)) for name in names}
 
 
 def listed(stage: str, *kinds: str) -> list[str]:
@@ -140,7 +151,7 @@ def test_a_stage_depends_on_all_the_code_that_it_runs_and_on_no_other(stage):
     code = [dep for dep in listed(stage, "deps") if dep.startswith("src/")]
     files = {str(file_of(module).relative_to(ROOT)) for module in modules(FUNCTION_OF[stage])}
     if stage == "sample-base":  # drawing without an adapter reads no embedding
-        files = {file for file in files if not file.startswith("src/ppd/vlm/")}
+        files = {file for file in files if not file.startswith("src/ppd/users/")}
     missing = [file for file in files if not any(within(file, dep) for dep in code)]
     unused = [dep for dep in code if not any(within(file, dep) for file in files)]
     assert (sorted(missing), unused) == ([], [])
@@ -168,12 +179,48 @@ def test_a_stage_depends_on_all_the_paths_that_it_names_or_makes_them(stage):
 @pytest.mark.parametrize("stage", PIPELINE)
 def test_a_stage_depends_on_every_checkpoint_that_it_loads(stage):
     names = {param.removeprefix("models.") for param in listed(stage, "params") if param.startswith("models.")}
-    checkpoints = names & {"prior", "vlm", "reader", "clip"}
+    checkpoints = names & {"prior", "vlm", "attribute_classifier", "clip"}
     assert {f"${{models.{name}}}" for name in checkpoints} == {
         dep for dep in listed(stage, "deps") if dep.startswith("$")
     }
 
 
-def test_only_judging_and_reporting_may_know_the_truth():
-    knowing = {name for name in PIPELINE if any(within("data/truth", dep) for dep in listed(name, "deps"))}
-    assert knowing <= {"judge", "report"}
+def test_only_one_stage_reads_the_truth_and_only_judging_and_reporting_what_it_leaves():
+    reading = {name for name in PIPELINE if "data" in listed(name, "deps")}
+    knowing = {name for name in PIPELINE if "artifacts/truth" in listed(name, "deps")}
+    assert (reading, knowing) == ({"truth"}, {"judge", "report"})
+    assert not any(within(dep, "data/truth") for name in PIPELINE for dep in listed(name, "deps"))
+
+
+def lines(files: Iterable[str]) -> int:
+    return sum(len((ROOT / file).read_text().splitlines()) for file in files)
+
+
+def dependencies() -> dict[str, tuple[int, int]]:
+    """Lines of code that each stage depends on, and that it imports."""
+    table = {}
+    for stage in PIPELINE:
+        deps = [ROOT / dep for dep in listed(stage, "deps") if dep.startswith("src/")]
+        files = {file for dep in deps for file in (dep.rglob("*.py") if dep.is_dir() else [dep])}
+        imports = {str(file_of(module).relative_to(ROOT)) for module in modules(FUNCTION_OF[stage])}
+        table[stage] = (lines(str(file.relative_to(ROOT)) for file in files), lines(imports))
+    return table
+
+
+def test_no_stage_depends_on_much_more_code_than_it_runs():
+    loose = {stage: n for stage, n in dependencies().items() if n[0] > LOOSEST * n[1] and stage != "sample-base"}
+    assert loose == {}
+
+
+def test_an_edit_of_a_recipe_or_of_the_sampler_makes_little_stale():
+    def stale(file: str) -> set[str]:
+        return {name for name in PIPELINE if any(within(file, dep) for dep in listed(name, "deps"))}
+
+    assert stale("src/ppd/pretrain/prior.py") == set()
+    assert stale("src/ppd/diffusion/sampling/sampler.py") == {"sample", "sample-base"}
+    assert stale("src/ppd/vlm/server_judge.py") == {"judge"}
+
+
+if __name__ == "__main__":
+    for stage, (depended, run) in dependencies().items():
+        print(f"{stage:12} depends on {depended:5} lines, imports {run:5}: {depended / run:.2f}")

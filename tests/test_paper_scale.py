@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 
 from ppd import stages
-from ppd.diffusion.drawing import read_drawn
-from ppd.diffusion.encoding import Encoded
+from ppd.diffusion.encoding.store import Encoded
+from ppd.diffusion.sampling.store import read_samples
+from ppd.layout import Layout
+from ppd.pretrain.prior import CAPTIONS
 from ppd.settings import LogSettings, Method, PeopleSettings, Settings, load_settings
-from ppd.stickers.log import simulate
-from ppd.stickers.pretrain.prior import CAPTIONS
-from ppd.stickers.render import Atlas
+from ppd.simulation.log import simulate
+from ppd.simulation.render import Atlas
 from tests.tiny import word_tokenizer, write_aesthetic_head, write_clip, write_codec, write_prior, write_vlm
 
 ROOT = Path(__file__).parents[1]
@@ -33,12 +34,12 @@ SMALLER = {
     "finetune": {"steps": 3, "pairs_per_step": 4, "micro_batch_pairs": 2, "evaluation_pairs": 4},
     "sampling": {"latent_size": (3, 3), "steps": 2, "batch_size": 4},
     "evaluation": {
-        "n_unseen_people": 2,
-        "n_seen_people": 2,
-        "captions_a_person": 1,
+        "n_unseen_users": 2,
+        "n_seen_users": 2,
+        "captions_per_user": 1,
         "n_seeds": 2,
-        "n_journeys": 1,
-        "journey_steps": 2,
+        "n_interpolations": 1,
+        "points_per_interpolation": 2,
     },
     "embedding": {"rows": (2, 3), "components": 4, "max_new_tokens": 4},
 }
@@ -59,9 +60,9 @@ def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A folder in which every stage has run."""
     folder = tmp_path_factory.mktemp("paper")
     data = folder / "data"
-    log = LogSettings(n_people=14, rows_a_person=(20, 22))
+    log = LogSettings(n_users=14, rows_per_user=(20, 22))
     simulate(log, PeopleSettings(), Atlas.load(ROOT / "data/stickers"), data / "choices", folder / "not-ours")
-    for empty in ("truth", "stickers", "models/reader", "models/clip"):
+    for empty in ("truth", "stickers", "models/attribute-classifier", "models/clip"):
         (data / empty).mkdir(parents=True)
     cascade = folder / settings.models.prior
     write_prior(cascade, word_tokenizer(["a", "sticker", "of", "fox", "cat"]), channels=16)
@@ -73,16 +74,17 @@ def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
             write_aesthetic_head(folder / reward.head)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        stages.ingest(settings)
-        stages.encode(settings)
-        stages.embed(settings, "s-00")
-        stages.users(settings)
+        stages.ingest(settings, Layout())
+        stages.truth(settings, Layout())
+        stages.encode(settings, Layout())
+        stages.embed(settings, Layout(), "s-00")
+        stages.users(settings, Layout())
         for method in METHODS:
-            stages.finetune(settings, method)
+            stages.finetune(settings, Layout(), method)
         for model in ("base", *METHODS):
-            stages.sample(settings, model)
-        stages.judge(settings)
-        stages.report(settings)
+            stages.sample(settings, Layout(), model)
+        stages.judge(settings, Layout())
+        stages.report(settings, Layout())
     return folder
 
 
@@ -111,7 +113,7 @@ def test_images_pass_through_the_real_codec(project: Path) -> None:
     latents = Encoded.open(project / "artifacts/latents").latents
     assert latents.shape[1:] == (16, 3, 3)
     assert 0.1 < latents.float().std() < 10
-    wishes, images = read_drawn(project / "artifacts/samples/ppd/images.parquet")
+    wishes, images = read_samples(project / "artifacts/samples/ppd/images.parquet")
     assert images.shape == (len(wishes), 128, 128, 3)
     assert images.std(axis=(1, 2, 3)).min() > 1
 

@@ -41,7 +41,7 @@ class Stages:
             (folder / "reports" / "win_rates.json").write_text(json.dumps([{"win_rate": seed}]))
 
 
-def test_two_moments_share_no_noise_and_a_moment_has_always_the_same():
+def test_two_timestamps_share_no_noise_and_a_timestamp_has_always_the_same():
     n_seeds = SETTINGS.evaluation.n_seeds
     assert evaluation_of(MONDAY + timedelta(minutes=1), SETTINGS).first_seed - n_seeds == (
         evaluation_of(MONDAY, SETTINGS).first_seed

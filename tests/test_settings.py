@@ -1,5 +1,6 @@
 """The settings file: what is wrong in it is said in words that lead to the fix."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from ruamel.yaml import YAML
 
 from ppd.errors import InputError
 from ppd.params import dotted_keys
-from ppd.settings import Settings, load_settings
+from ppd.settings import RENAMED, Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,3 +120,18 @@ def test_the_paper_scale_keeps_the_papers_settings():
     assert (settings.finetune.learning_rate, settings.finetune.pairs_per_step) == (1e-5, 768)
     assert (settings.embedding.read, settings.embedding.max_new_tokens) == ("answer-end", 1024)
     assert (settings.finetune.precision, settings.sampling.precision) == ("bf16", "bf16")
+
+
+def test_the_defaults_are_the_values_of_the_settings_file():
+    assert load_settings(ROOT / "params.yaml") == Settings()
+
+
+@pytest.mark.parametrize(("old", "new"), list(RENAMED.items()))
+def test_a_setting_of_before_is_answered_with_its_new_name(tmp_path: Path, old: str, new: str):
+    *sections, name = old.split(".")
+    file = tmp_path / "params.yaml"
+    lines = [f"{'  ' * depth}{section}:" for depth, section in enumerate(sections)]
+    file.write_text("\n".join([*lines, f"{'  ' * len(sections)}{name}: 1"]) + "\n")
+    with pytest.raises(InputError, match=re.escape(f"{old}: is called {new} now")):
+        load_settings(file)
+    assert new in set(dotted_keys(Settings))

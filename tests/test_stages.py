@@ -1,20 +1,26 @@
 """The whole graph, from the log to the report, on a small log: a tiny untrained prior, the shipped VLM."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
+from ruamel.yaml import YAML
 
-from orchestration.metadata import describe, describe_person
+from orchestration.metadata import describe, describe_user
 from ppd import stages
-from ppd.diffusion.codec import ImageCodec
-from ppd.diffusion.drawing import read_drawn
+from ppd.diffusion.model.codec import ImageCodec
+from ppd.diffusion.sampling.store import read_samples
 from ppd.errors import InputError
-from ppd.personalizer import Personalizer, known_person
+from ppd.layout import Layout
+from ppd.personalizer import Personalizer, known_user
 from ppd.preferences.store import Preferences
+from ppd.pretrain.prior import CAPTIONS
+from ppd.pretrain.text import caption_tokenizer
 from ppd.settings import (
     EvaluationSettings,
     FinetuneSettings,
@@ -25,21 +31,21 @@ from ppd.settings import (
     SamplingSettings,
     Settings,
 )
-from ppd.stickers.log import simulate
-from ppd.stickers.pretrain.prior import CAPTIONS
-from ppd.stickers.pretrain.text import caption_tokenizer
-from ppd.stickers.render import Atlas
+from ppd.simulation.log import simulate
+from ppd.simulation.render import Atlas
+from ppd.simulation.truth.belongs import write_truth
 from tests.tiny import write_prior
 
+LAYOUT = Layout()
 METHODS: tuple[Method, ...] = ("ppd", "dpo", "sft")
 ROOT = Path(__file__).parents[1]
 SETTINGS = Settings(
     preferences=PreferenceSettings(
         eval_caption_share=0.25, validation_user_share=0.2, test_user_share=0.2, max_groups=1, n_shards=2
     ),
-    finetune=FinetuneSettings(steps=4, pairs_per_step=4, micro_batch_pairs=4, evaluate_every_steps=2),
-    sampling=SamplingSettings(steps=2, batch_size=16),
-    evaluation=EvaluationSettings(n_unseen_people=3, n_seen_people=2, captions_a_person=2, n_seeds=4, n_journeys=1),
+    finetune=FinetuneSettings(precision="fp32", steps=4, pairs_per_step=4, micro_batch_pairs=4, evaluate_every_steps=2),
+    sampling=SamplingSettings(precision="fp32", steps=2, batch_size=16),
+    evaluation=EvaluationSettings(n_unseen_users=3, n_seen_users=2, captions_per_user=2, n_seeds=4, n_interpolations=1),
 )
 
 pytestmark = pytest.mark.slow
@@ -56,36 +62,37 @@ UNREADABLE = b"nobody but evaluation may read this"
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every stage has run. Until the judge, whoever reads the truth finds that it is no parquet."""
+    """A folder in which every stage has run. Before evaluation, whoever reads the truth finds that it is no parquet."""
     folder = tmp_path_factory.mktemp("project")
     data = folder / "data"
     (data / "models").mkdir(parents=True)
-    for shared in ("stickers", "models/vlm", "models/reader", "models/clip"):
+    for shared in ("stickers", "models/vlm", "models/attribute-classifier", "models/clip"):
         (data / shared).symlink_to(ROOT / "data" / shared)
     tiny_prior(data / "models" / "prior")
-    log = LogSettings(n_people=14, rows_a_person=(24, 28))
+    log = LogSettings(n_users=14, rows_per_user=(24, 28))
     simulate(log, PeopleSettings(), Atlas.load(data / "stickers"), data / "choices", data / "truth")
     truth = {file: file.read_bytes() for file in (data / "truth").iterdir()}
     for file in truth:
         file.write_bytes(UNREADABLE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        stages.ingest(SETTINGS)
-        stages.encode(SETTINGS)
+        stages.ingest(SETTINGS, LAYOUT)
+        stages.encode(SETTINGS, LAYOUT)
         for shard in ("s-00", "s-01"):
-            stages.embed(SETTINGS, shard)
-        stages.users(SETTINGS)
+            stages.embed(SETTINGS, LAYOUT, shard)
+        stages.users(SETTINGS, LAYOUT)
         for method in METHODS:
-            stages.finetune(SETTINGS, method)
+            stages.finetune(SETTINGS, LAYOUT, method)
         for model in ("base", *METHODS):
-            stages.sample(SETTINGS, model)
-        with pytest.raises(pa.ArrowInvalid):
-            stages.judge(SETTINGS)
-        assert not (folder / "artifacts" / "verdicts").exists()
+            stages.sample(SETTINGS, LAYOUT, model)
+        with pytest.raises(InputError, match="not a table of a truth"):
+            stages.truth(SETTINGS, LAYOUT)
+        assert not (folder / "artifacts" / "truth").exists()
         for file, content in truth.items():
             file.write_bytes(content)
-        stages.judge(SETTINGS)
-        stages.report(SETTINGS)
+        stages.truth(SETTINGS, LAYOUT)
+        stages.judge(SETTINGS, LAYOUT)
+        stages.report(SETTINGS, LAYOUT)
     return folder
 
 
@@ -106,8 +113,8 @@ def test_it_ends_in_the_report_with_every_promised_comparison(project: Path) -> 
 
 
 def test_the_ends_of_a_journey_are_the_two_people(project: Path) -> None:
-    ways = pd.read_parquet(project / "artifacts" / "verdicts" / "journeys.parquet")
-    drawn = pd.read_parquet(project / "artifacts" / "samples" / "ppd" / "journeys.parquet")
+    ways = pd.read_parquet(project / "artifacts" / "verdicts" / "interpolations.parquet")
+    drawn = pd.read_parquet(project / "artifacts" / "samples" / "ppd" / "interpolations.parquet")
     images = pd.read_parquet(project / "artifacts" / "samples" / "ppd" / "images.parquet")
     pictures = images.set_index(["user_id", "caption", "seed"]).png
     ends = [(0.0, ways["first"].iloc[0]), (1.0, ways.second.iloc[0])]
@@ -130,31 +137,72 @@ def test_every_verdict_of_the_judge_is_kept_with_its_prompt(project: Path) -> No
     assert ((verdicts.outcome != 0.5) == agreed).all()
 
 
+def test_without_a_truth_nothing_of_the_simulated_world_is_imported_and_the_vlm_judges_alone(project: Path) -> None:
+    folder = project.parent / "real"
+    shutil.copytree(project, folder, symlinks=True)
+    shutil.rmtree(folder / "data" / "truth")
+    shutil.rmtree(folder / "artifacts" / "verdicts")
+    settings = folder / "params.yaml"
+    with settings.open("w") as file:
+        YAML().dump(SETTINGS.model_dump(mode="json"), file)
+    script = (
+        "import sys; from ppd import stages; from ppd.layout import Layout; from ppd.settings import load_settings\n"
+        "settings, layout = load_settings('params.yaml'), Layout()\n"
+        "stages.truth(settings, layout)\n"
+        "before = set(sys.modules)\n"
+        "stages.judge(settings, layout); stages.report(settings, layout)\n"
+        "print([name for name in set(sys.modules) - before if name.startswith('ppd.simulation')])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "[]"
+    rates = json.loads((folder / "reports" / "win_rates.json").read_text())
+    assert {rate["judge"] for rate in rates} == {"vlm"}
+    assert "simulated" not in (folder / "reports" / "index.html").read_text()
+
+
+def test_a_truth_of_other_users_is_not_used(project: Path, tmp_path: Path) -> None:
+    given, log = project / "data" / "truth", Preferences.open(project / "artifacts" / "preferences")
+    assert "is known" in write_truth(log, given, tmp_path / "own")
+    assert {file.name for file in (tmp_path / "own").iterdir()} == {"people.parquet", "images.parquet", "truth.json"}
+    others = tmp_path / "others"
+    shutil.copytree(given, others)
+    people = pd.read_parquet(given / "people.parquet")
+    people.iloc[1:].to_parquet(others / "people.parquet")
+    assert "does not know 1 of" in write_truth(log, others, tmp_path / "refused")
+    assert [file.name for file in (tmp_path / "refused").iterdir()] == ["truth.json"]
+    people.to_parquet(others / "people.parquet")  # the same ids, but of people who saw other pictures
+    images = pd.read_parquet(given / "images.parquet")
+    images.assign(digest=[bytes(16)] * len(images)).to_parquet(others / "images.parquet")
+    assert "images" in write_truth(log, others, tmp_path / "refused")
+    assert "there is no" in write_truth(log, tmp_path / "nothing", tmp_path / "refused")
+
+
 def test_running_a_stage_again_changes_no_byte_of_what_it_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     before = {name: (project / "reports" / name).read_bytes() for name in ("win_rates.json", "metrics.json")}
-    stages.sample(SETTINGS, "ppd")
-    stages.judge(SETTINGS)
-    stages.report(SETTINGS)
+    stages.sample(SETTINGS, LAYOUT, "ppd")
+    stages.judge(SETTINGS, LAYOUT)
+    stages.report(SETTINGS, LAYOUT)
     assert before == {name: (project / "reports" / name).read_bytes() for name in before}
 
 
 def test_embedding_again_embeds_nobody(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    monkeypatch.setattr("ppd.vlm.store.embed", None)
+    monkeypatch.setattr("ppd.vlm.refresh.embed", None)
     before = (project / "artifacts/users/s-00/embeddings.parquet").read_bytes()
-    stages.embed(SETTINGS, "s-00")
+    stages.embed(SETTINGS, LAYOUT, "s-00")
     assert (project / "artifacts/users/s-00/embeddings.parquet").read_bytes() == before
 
 
 def test_a_person_of_the_log_is_drawn_for_as_evaluation_draws(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    drawn, images = read_drawn(project / "artifacts/samples/ppd/images.parquet")
+    drawn, images = read_samples(project / "artifacts/samples/ppd/images.parquet")
     user_id, caption, seed = drawn.iloc[0]
-    (image,) = Personalizer.load(settings=SETTINGS).draw(caption, known_person(user_id), seed=int(seed))
+    (image,) = Personalizer.load(settings=SETTINGS).sample(caption, known_user(user_id), seed=int(seed))
     assert np.abs(np.asarray(image).astype(int) - images[0]).max() <= 1  # batches round differently
     with pytest.raises(InputError, match="no user 'nobody'"):
-        known_person("nobody")
+        known_user("nobody")
 
 
 def test_the_ui_has_something_to_show_of_every_output(project: Path) -> None:
@@ -166,4 +214,4 @@ def test_the_ui_has_something_to_show_of_every_output(project: Path) -> None:
     ):
         assert describe(project, path), path
     user_id = Preferences.open(project / "artifacts/preferences").users.user_id[0]
-    assert describe_person(project, user_id)["shard"] in ("s-00", "s-01")
+    assert describe_user(project, user_id)["shard"] in ("s-00", "s-01")

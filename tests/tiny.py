@@ -26,10 +26,11 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from ppd.diffusion.efficientnet import WEIGHTS, EfficientNetEncoder
+from ppd.diffusion.model.efficientnet import WEIGHTS, EfficientNetEncoder
+from ppd.pretrain.text import caption_tokenizer, text_config
 from ppd.rewards.aesthetic import AestheticHead
-from ppd.stickers.pretrain.text import caption_tokenizer, text_config
-from ppd.vlm.conversation import Pair, profile_conversation
+from ppd.users.support import Pair
+from ppd.vlm.conversation import profile_conversation
 from ppd.vlm.processor import ImageTextProcessor
 
 TEXT_WIDTH, POOLED_WIDTH = 12, 10

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ppd.errors import InputError
 from ppd.experiments.cli import experiment
+from ppd.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,9 +46,15 @@ app.add_typer(pretrain, name="pretrain")
 pretrain.add_typer(check, name="check")
 app.command()(experiment)
 
-STAGE_TIMES = Path("runs/stage_times.jsonl")
-
 ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")]
+Captions = Annotated[list[str], typer.Option(help="What to sample; may be given several times.")]
+Out = Annotated[Path, typer.Option(help="Where the images go, one PNG each.")]
+ImagesPerCaption = Annotated[int, typer.Option(min=1, help="Images of each caption.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="The first seed.")]
+Strength = Annotated[float | None, typer.Option(min=0, help="0 samples the base, 1 as trained, more exaggerates.")]
+Adapter = Annotated[Path, typer.Option(help="A complete adapter: a folder of models/, or what `ppd export` wrote.")]
+Base = Annotated[str | None, typer.Option(help="The base, where it is not where the adapter remembers it.")]
+Vlm = Annotated[str | None, typer.Option(help="The vision-language model, likewise.")]
 
 
 @app.command()
@@ -62,26 +69,30 @@ def stage(
     from ppd.settings import load_settings
     from ppd.stage_times import timed
 
-    settings = load_settings(params)
+    settings, layout = load_settings(params), Layout()
     label = f"{name}@{shard or method}" if shard or method else name
-    with timed(label, STAGE_TIMES):
+    with timed(label, layout.stage_times):
         match name, shard, method:
             case "ingest", None, None:
-                stages.ingest(settings)
+                stages.ingest(settings, layout)
+            case "truth", None, None:
+                stages.truth(settings, layout)
             case "encode", None, None:
-                stages.encode(settings)
+                stages.encode(settings, layout)
             case "embed", str(), None:
-                stages.embed(settings, shard)
+                stages.embed(settings, layout, shard)
             case "users", None, None:
-                stages.users(settings)
+                stages.users(settings, layout)
             case "finetune", None, "ppd" | "dpo" | "sft":
-                stages.finetune(settings, method)
+                stages.finetune(settings, layout, method)
+            case "adapter", None, "ppd" | "dpo" | "sft":
+                stages.adapter(settings, layout, method)
             case "sample", None, "base" | "ppd" | "dpo" | "sft":
-                stages.sample(settings, method)
+                stages.sample(settings, layout, method)
             case "judge", None, None:
-                stages.judge(settings)
+                stages.judge(settings, layout)
             case "report", None, None:
-                stages.report(settings)
+                stages.report(settings, layout)
             case _:
                 raise InputError(
                     f"no stage {name!r} takes these options", fix="dvc.yaml holds every stage with its command."
@@ -90,7 +101,7 @@ def stage(
 
 @app.command()
 def reevaluate(
-    moment: Annotated[
+    timestamp: Annotated[
         datetime | None, typer.Option("--date", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"], help="UTC; now, if not given.")
     ] = None,
     params: ParamsFile = Path("params.yaml"),
@@ -99,55 +110,60 @@ def reevaluate(
     from ppd import reevaluation
     from ppd.settings import load_settings
 
-    line = reevaluation.reevaluate(Path.cwd(), load_settings(params), moment or datetime.now(UTC))
+    line = reevaluation.reevaluate(Path.cwd(), load_settings(params), timestamp or datetime.now(UTC))
     Console().print(f"{line['date']}: {len(line['win_rates'])} win rates added to evaluations/history.jsonl")
 
 
 @app.command()
 def personalize(
-    folder: Annotated[Path, typer.Argument(help="One person's choices: choices.csv and the images that it names.")],
-    caption: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
-    out: Annotated[Path, typer.Option(help="Where the images go, one PNG each.")] = Path("runs/personalized"),
-    n: Annotated[int, typer.Option(min=1, help="Images a caption.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    strength: Annotated[
-        float | None, typer.Option(min=0, help="0 draws the base, 1 as trained, more exaggerates.")
-    ] = None,
-    adapter: Annotated[Path, typer.Option(help="A trained adapter.")] = Path("models/ppd"),
-    params: ParamsFile = Path("params.yaml"),
+    folder: Annotated[Path, typer.Argument(help="One user's choices: choices.csv and the images that it names.")],
+    caption: Captions,
+    out: Out = Path("runs/personalized"),
+    n: ImagesPerCaption = 4,
+    seed: FirstSeed = 0,
+    strength: Strength = None,
+    adapter: Adapter = Path("models/ppd"),
+    base: Base = None,
+    vlm: Vlm = None,
 ) -> None:
-    """Read a new person's choices and draw for them."""
+    """Read a new user's choices and sample for them."""
     from ppd.personalizer import Personalizer, read_pairs
-    from ppd.settings import load_settings
 
     pairs = read_pairs(folder)
-    ppd = Personalizer.load(adapter, settings=load_settings(params))
-    console = Console()
-    console.print(f"{len(pairs)} choices. The model says: {escape(ppd.describe(pairs) or '(nothing)')}")
-    _draw(ppd, caption, ppd.embed(pairs), out, n, seed, strength)
+    ppd = Personalizer.load(adapter, base=base, vlm=vlm)
+    Console().print(f"{len(pairs)} choices. The model says: {escape(ppd.describe(pairs) or '(nothing)')}")
+    _sample(ppd, caption, ppd.embed(pairs), out, n, seed, strength)
 
 
 @app.command()
 def sample(
-    caption: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
-    user: Annotated[
-        str | None, typer.Option(help="A person of the log, by user_id; nobody: as the base draws.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where the images go, one PNG each.")] = Path("runs/sampled"),
-    n: Annotated[int, typer.Option(min=1, help="Images a caption.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    strength: Annotated[
-        float | None, typer.Option(min=0, help="0 draws the base, 1 as trained, more exaggerates.")
-    ] = None,
-    adapter: Annotated[Path, typer.Option(help="A trained adapter.")] = Path("models/ppd"),
-    params: ParamsFile = Path("params.yaml"),
+    caption: Captions,
+    user: Annotated[str | None, typer.Option(help="A user of the log, by user_id; none: as the base samples.")] = None,
+    out: Out = Path("runs/sampled"),
+    n: ImagesPerCaption = 4,
+    seed: FirstSeed = 0,
+    strength: Strength = None,
+    adapter: Adapter = Path("models/ppd"),
+    base: Base = None,
+    vlm: Vlm = None,
 ) -> None:
-    """Draw for a person of the log, whose choices are embedded already."""
-    from ppd.personalizer import Personalizer, known_person
-    from ppd.settings import load_settings
+    """Sample for a user of the log, whose choices are embedded already."""
+    from ppd.personalizer import Personalizer
 
-    embedding = known_person(user) if user is not None else None
-    _draw(Personalizer.load(adapter, settings=load_settings(params)), caption, embedding, out, n, seed, strength)
+    ppd = Personalizer.load(adapter, base=base, vlm=vlm)
+    _sample(ppd, caption, ppd.known_user(user) if user is not None else None, out, n, seed, strength)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    adapter: Adapter = Path("models/ppd"),
+) -> None:
+    """Write a complete adapter with its model card to one folder, ready to upload."""
+    from ppd.diffusion.adapter.card import export_adapter
+
+    export_adapter(adapter, out, Layout().reports)
+    Console().print(f"{out}: load it with Personalizer.load, or `ppd personalize --adapter {out}`", soft_wrap=True)
 
 
 @app.command()
@@ -159,14 +175,13 @@ def judge(
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Which of two images would this person prefer? Asked in both orders; prints a, b, tie or void, as JSON."""
-    from ppd import stages
     from ppd.personalizer import read_pairs
     from ppd.settings import load_settings
     from ppd.vlm.conversation import Candidates
     from ppd.vlm.judges import load_judge
 
     pairs = read_pairs(folder)
-    ask = load_judge(load_settings(params), stages.ANSWERS, pairs, n_comparisons=1)
+    ask = load_judge(load_settings(params), Layout().answers, pairs, n_comparisons=1)
     (verdict,) = ask(pairs, [Candidates(caption, _bytes(image_a), _bytes(image_b))])
     p_a = None if math.isnan(verdict.p_a) else round(verdict.p_a, 4)
     said = {"shown": verdict.shown.said, "swapped": verdict.swapped.said}
@@ -230,7 +245,7 @@ def times() -> None:
     from ppd.stage_times import latest
 
     table = Table("stage", "started (UTC)", "wall", "CPU", "peak memory", title="Stages, last run of each")
-    for run in latest(STAGE_TIMES):
+    for run in latest(Layout().stage_times):
         table.add_row(
             run.stage, run.started[:19], f"{run.wall_s:.1f} s", f"{run.cpu_s:.1f} s", f"{run.peak_mib:.0f} MiB"
         )
@@ -253,15 +268,17 @@ def doctor() -> None:
 @data.command()
 def summary(
     picture: Annotated[Path, typer.Option(help="Where the contact sheets go.")] = Path("runs/choices.png"),
-    people: Annotated[int, typer.Option(min=1, help="How many people the contact sheets show.")] = 6,
+    users: Annotated[int, typer.Option(min=1, help="How many users the contact sheets show.")] = 6,
+    people: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Counts of users, pairs and refusals after ingestion, and a picture of what a few people chose and rejected."""
-    from ppd import stages
     from ppd.preferences.summary import summarise
 
+    if people is not None:
+        raise InputError("the option --people is called --users now")
     console = Console()
-    console.print(summarise(stages.PREFERENCES, picture, people))
-    console.print(f"Chosen beside rejected images of {people} people: {picture}")
+    console.print(summarise(Layout().preferences, picture, users))
+    console.print(f"Chosen beside rejected images of {users} users: {picture}")
 
 
 @convert.command("open-clip")
@@ -290,16 +307,15 @@ def convert_aesthetic(
 @pretrain.command("log")
 def simulate_log(params: ParamsFile = Path("params.yaml")) -> None:
     """The simulated log of choices and the truth behind it: data/choices and data/truth (a minute)."""
-    from ppd import stages
     from ppd.settings import load_settings
-    from ppd.stickers.log import simulate
-    from ppd.stickers.render import Atlas
+    from ppd.simulation.log import simulate
+    from ppd.simulation.render import Atlas
 
-    settings = load_settings(params)
-    simulate(settings.log, settings.people, Atlas.load(stages.STICKERS), stages.CHOICES, stages.TRUTH)
+    settings, layout = load_settings(params), Layout()
+    simulate(settings.log, settings.people, Atlas.load(layout.stickers), layout.choices, layout.given_truth)
 
 
-def _add_recipe(name: Literal["prior", "vlm", "reader", "clip"], what: str) -> None:
+def _add_recipe(name: Literal["prior", "vlm", "attribute-classifier", "clip"], what: str) -> None:
     """`ppd pretrain NAME`."""
 
     @pretrain.command(name, help=what)
@@ -309,7 +325,7 @@ def _add_recipe(name: Literal["prior", "vlm", "reader", "clip"], what: str) -> N
         steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
         settings: Annotated[Path | None, typer.Option(help="A settings.json, such as lies beside the weights.")] = None,
     ) -> None:
-        from ppd.stickers.pretrain import recipes
+        from ppd.pretrain import recipes
 
         recipes.pretrain(name, out, device, settings, steps)
 
@@ -319,18 +335,18 @@ def _add_recipe(name: Literal["prior", "vlm", "reader", "clip"], what: str) -> N
         n: Annotated[int, typer.Option(min=32, help="How many images.")] = 1024,
         text_guidance: Annotated[float, typer.Option(min=0, help="Of the prior's samples.")] = 1.0,
     ) -> None:
-        from ppd.stickers.pretrain import recipes
+        from ppd.pretrain import recipes
 
         recipes.check(name, folder, n, text_guidance)
 
 
 _add_recipe("prior", "The text-to-image base, a small Stable Cascade (an hour and a half on one core).")
 _add_recipe("vlm", "The vision-language model that knows people, a small LLaVA-OneVision (45 minutes on one core).")
-_add_recipe("reader", "The factor reader that evaluation measures stickers with (ten minutes).")
+_add_recipe("attribute-classifier", "What evaluation reads stickers with (ten minutes).")
 _add_recipe("clip", "The small CLIP behind the caption score (ten minutes).")
 
 
-def _draw(
+def _sample(
     ppd: "Personalizer",
     captions: list[str],
     user: "Tensor | None",
@@ -339,10 +355,10 @@ def _draw(
     seed: int,
     strength: float | None,
 ) -> None:
-    """Draw n images of each caption for an embedding, one PNG each."""
+    """n images of each caption for an embedding, one PNG each."""
     out.mkdir(parents=True, exist_ok=True)
     for number, caption in enumerate(captions):
-        for i, image in enumerate(ppd.draw(caption, user, n=n, seed=seed, strength=strength)):
+        for i, image in enumerate(ppd.sample(caption, user, n=n, seed=seed, strength=strength)):
             image.save(out / f"{number:02d}-{seed + i:04d}.png")
     Console().print(f"{n * len(captions)} images: {out}")
 

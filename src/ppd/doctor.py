@@ -22,7 +22,7 @@ EXTRAS: tuple[tuple[str, str], ...] = (
 CHECKPOINTS: tuple[tuple[str, str], ...] = (
     ("data/models/vlm", "reads a person's choices"),
     ("data/models/prior", "draws"),
-    ("data/models/reader", "measures drawn stickers; evaluation only"),
+    ("data/models/attribute-classifier", "measures drawn stickers; evaluation only"),
     ("data/models/clip", "scores captions; evaluation only"),
 )
 _GIB = 1 << 30

@@ -1,10 +1,12 @@
 """Writing files so that a reader never sees half of one."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -24,3 +26,14 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         fresh.replace(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_json(file: str | Path, value: Any) -> None:
+    """Write `value` as indented JSON, the whole file or nothing of it."""
+    with atomic_path(file) as fresh:
+        fresh.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def read_json(file: str | Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(Path(file).read_text())

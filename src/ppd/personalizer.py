@@ -1,11 +1,11 @@
-"""Four choices of a person in, pictures for that person out: everything a product needs at inference.
+"""Four choices of a user in, images for that user out: everything a product needs at inference.
 
-from ppd.personalizer import Personalizer, read_pairs
+from ppd.personalizer import Personalizer, interpolate, read_pairs
 
 ppd = Personalizer.load("models/ppd")
-ann, ben = ppd.embed(read_pairs("ann/")), ppd.embed(read_pairs("ben/"))
-images = ppd.draw("a sticker of a fox", ann, n=4)
-between = [ppd.draw("a sticker of a fox", u)[0] for u in interpolate(ann, ben, 5)]
+ann, ben = ppd.embed(read_pairs("examples/ann")), ppd.embed(read_pairs("examples/ben"))
+images = ppd.sample("a sticker of a fox", ann, n=4)
+between = [ppd.sample("a sticker of a fox", user)[0] for user in interpolate(ann, ben, 5)]
 """
 
 from collections import Counter
@@ -19,101 +19,102 @@ from PIL import Image
 from torch import Tensor
 
 from ppd.device import this_device
-from ppd.diffusion.adapter import load_adapter, read_config
-from ppd.diffusion.sampling import Request, interpolate, sample
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.user_attention import UserAttention
+from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
+from ppd.diffusion.adapter.complete import read_complete
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.sampling.sampler import Request, interpolate
+from ppd.diffusion.sampling.sampler import sample as sample_requests
 from ppd.errors import InputError
+from ppd.layout import Layout
 from ppd.preferences.folder import Folder
 from ppd.preferences.rows import Position, Refusal
-from ppd.settings import Settings
-from ppd.vlm.conversation import Pair
+from ppd.settings import EmbeddingSettings, SamplingSettings
+from ppd.users.embeddings import load_embeddings
+from ppd.users.support import Pair
+from ppd.users.whitening import Whitening
 from ppd.vlm.embedding import embed
-from ppd.vlm.store import load_people
 from ppd.vlm.transformers_backend import TransformersVlm
-from ppd.vlm.whitening import Whitening
 
-__all__ = ["Personalizer", "interpolate", "known_person", "read_pairs"]
+__all__ = ["Personalizer", "interpolate", "read_pairs"]
 
 
 @dataclass(frozen=True)
 class Personalizer:
-    """The base with an adapter attached, and the vision-language model that reads people."""
+    """The base with an adapter attached, and the vision-language model that reads users."""
 
     backbone: StableCascadeBackbone
     adapter: UserAttention
     vlm: TransformersVlm
     whitening: Whitening
-    settings: Settings
+    embedding: EmbeddingSettings
+    sampling: SamplingSettings
 
     @classmethod
     def load(
-        cls,
-        adapter: str | Path = "models/ppd",
-        whitening: str | Path = "artifacts/whitening.safetensors",
-        settings: Settings | None = None,
+        cls, adapter: str | Path = "models/ppd", *, base: str | Path | None = None, vlm: str | Path | None = None
     ) -> Self:
-        """Load the models that `settings` names (those of the sticker world by default) and the adapter.
+        """Load a complete adapter (what `dvc repro` leaves in models/, or `ppd export` anywhere) and its two models.
 
-        They run on the accelerator that accelerate finds. Raises InputError where the adapter was trained on another
-        base or beside another whitening.
+        base, vlm: folders or hub ids, where they are not where the adapter remembers them. They run on the accelerator
+        that accelerate finds. Raises InputError where either is not the model that the adapter was trained with.
         """
-        settings = settings or Settings()
-        white = Whitening.load(whitening)
-        config = read_config(adapter)
-        if config.whitening != white.name:
-            raise InputError(
-                f"the adapter was trained beside the whitening {config.whitening}, but this is {white.name}",
-                file=whitening,
-                fix="Use the whitening of the run that trained the adapter",
-            )
-        device = this_device()
+        folder = Path(adapter)
+        config, (inference, whitening) = read_config(folder), read_complete(folder)
+        recipe, device = inference.embedding, this_device()
         backbone = StableCascadeBackbone.from_pretrained(
-            settings.models.prior, precision=settings.sampling.precision, device=device
+            base or config.base.id, precision=inference.sampling.precision, device=device
         )
-        how = settings.embedding
-        vlm = TransformersVlm.load(
-            settings.models.vlm, device=device, precision=how.precision, batch_size=how.batch_size
-        )
-        return cls(backbone, load_adapter(adapter, backbone), vlm, white, settings)
+        reader = TransformersVlm.load(vlm or recipe.vlm, device=device, precision=recipe.precision)
+        if reader.ref.revision != recipe.revision:
+            raise InputError(
+                f"users were read by {recipe.vlm} ({recipe.revision}), but this is {reader.ref.revision}",
+                file=vlm or recipe.vlm,
+                fix="Name the model that the adapter was trained with",
+            )
+        how = EmbeddingSettings(**recipe.model_dump(include={"prompt", "read", "max_new_tokens", "rows", "precision"}))
+        return cls(backbone, load_adapter(folder, backbone), reader, whitening, how, inference.sampling)
 
     def embed(self, pairs: Sequence[Pair]) -> Tensor:
-        """A person's embedding [rows, components] from their choices. Linear: mix two people by `interpolate`."""
-        return self.whitening(embed(self.vlm, [pairs], self.settings.embedding).hidden)[0]
+        """A user's embedding [rows, components] from their choices. Linear: mix two users by `interpolate`."""
+        return self.whitening(embed(self.vlm, [pairs], self.embedding).hidden)[0]
 
     def describe(self, pairs: Sequence[Pair]) -> str:
-        """What the vision-language model writes about the person."""
-        return embed(self.vlm, [pairs], self.settings.embedding).profiles[0]
+        """What the vision-language model writes about the user."""
+        return embed(self.vlm, [pairs], self.embedding).profiles[0]
 
-    def draw(
+    def known_user(self, user_id: str, layout: Layout | None = None) -> Tensor:
+        """The embedding [rows, components] of a user of the log, as evaluation samples for them: their first group's.
+
+        layout: the repository that embedded them; this one, if not given. Raises InputError for a user it does not
+        know.
+        """
+        layout = layout or Layout()
+        embeddings = load_embeddings(layout.shard_files())
+        if user_id not in embeddings.hidden:
+            found = f"no user {user_id!r} among {len(embeddings.hidden)} who are embedded"
+            raise InputError(found, file=layout.users, column="user_id")
+        return self.whitening(embeddings.hidden[user_id])[0]
+
+    def sample(
         self, caption: str, user: Tensor | None = None, *, n: int = 1, seed: int = 0, strength: float | None = None
     ) -> list[Image.Image]:
-        """`n` images of a caption from consecutive seeds; user None draws what the base would.
+        """`n` images of a caption from consecutive seeds; user None samples what the base would.
 
-        strength: guidance on the user; 0 is the base, 1 as trained, beyond 1 exaggerates. None: as in the settings.
+        strength: guidance on the user; 0 is the base, 1 as trained, beyond 1 exaggerates. None: as the adapter says.
         """
-        sampling = self.settings.sampling
+        sampling = self.sampling
         if strength is not None:
             sampling = sampling.model_copy(update={"user_guidance": strength})
         requests = [Request(caption, seed + i, user) for i in range(n)]
         with torch.inference_mode():
-            return [Image.fromarray(image) for image in sample(self.backbone, requests, sampling, self.adapter)]
-
-
-def known_person(
-    user_id: str,
-    users: str | Path = "artifacts/users",
-    whitening: str | Path = "artifacts/whitening.safetensors",
-) -> Tensor:
-    """The embedding [rows, components] of a person of the log, as evaluation draws for them: their first group's."""
-    people = load_people(sorted(Path(users).glob("*/embeddings.parquet"))).hidden
-    if user_id not in people:
-        raise InputError(f"no user {user_id!r} among {len(people)} who are embedded", file=users, column="user_id")
-    return Whitening.load(whitening)(people[user_id])[0]
+            return [
+                Image.fromarray(image) for image in sample_requests(self.backbone, requests, sampling, self.adapter)
+            ]
 
 
 def read_pairs(folder: str | Path, max_image_pixels: int = 50_000_000) -> list[Pair]:
-    """The choices of one person in a folder of one's own (`ppd.preferences.folder`), ties left out.
+    """The choices of one user in a folder of one's own (`ppd.preferences.folder`), ties left out.
 
     Raises InputError with file, row and reason for a row that cannot be used, for two users, and for no choice at all.
     """

@@ -1,12 +1,13 @@
 """Settings of every component, one frozen model each, and their composition: what `params.yaml` holds.
 
-Values live in `params.yaml` alone when the pipeline runs; the defaults here are for use as a library. No torch here.
+The defaults are what `params.yaml` holds (there is a test): library and pipeline do the same. No torch here.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from ppd.params import load_model
 
@@ -20,7 +21,7 @@ class Component(BaseModel):
 
 
 class PeopleSettings(Component):
-    """The prior over simulated people and how they choose (`ppd.stickers.people`). Chosen by the ceiling alone."""
+    """The prior over simulated people and how they choose (`ppd.simulation.users`). Chosen by the ceiling alone."""
 
     two_trait_share: Share = 0.5
     strong: tuple[float, ...] = (2.0, 3.0)
@@ -32,11 +33,11 @@ class PeopleSettings(Component):
 
 
 class LogSettings(Component):
-    """The simulated log of choices (`ppd.stickers.log`)."""
+    """The simulated log of choices (`ppd.simulation.log`)."""
 
     seed: int = 0
-    n_people: int = Field(420, ge=1)
-    rows_a_person: tuple[int, int] = (44, 60)
+    n_users: int = Field(420, ge=1)
+    rows_per_user: tuple[int, int] = (44, 60)
     kept_winner_share: Share = 0.15
     """Share of choices after which the winner stays for the next round."""
     tie_rate: Share = 0.135
@@ -66,7 +67,7 @@ class PreferenceSettings(Component):
     """Share of a seen user's training material that describes the user; the rest is trained on."""
     validation_user_share: Share = 0.1
     test_user_share: Share = 0.2
-    eval_caption_share: Share = 0.2
+    eval_caption_share: Share = 0.25
     n_shards: int = Field(4, ge=1, le=64)
     """Users are embedded in this many shards by hash. Above 99 Dagster stops comparing versions of single shards."""
 
@@ -86,7 +87,7 @@ Method = Literal["ppd", "dpo", "sft"]
 
 
 class UserAttentionSettings(Component):
-    """Shape of the adapter (`ppd.diffusion.user_attention`)."""
+    """Shape of the adapter (`ppd.diffusion.adapter.user_attention`)."""
 
     tokens_per_row: int = Field(4, ge=1)
     """User tokens made of each row (VLM layer) of an embedding."""
@@ -112,9 +113,9 @@ class TimestepSettings(Component):
 
 
 class LossSettings(Component):
-    """What a step minimises (`ppd.diffusion.loss`)."""
+    """What a step minimises (`ppd.diffusion.training.loss`)."""
 
-    beta: float = Field(10.0, gt=0)
+    beta: float = Field(15.0, gt=0)
     """Multiplies half the margin of *mean* squared errors; β for a sum of squares would be beta / (C·H·W)."""
     error: Literal["noise", "velocity"] = "velocity"
     """noise: |ε̂ − ε|² (the papers); velocity: the same over ᾱ(t), which weighs high noise up."""
@@ -128,9 +129,9 @@ class LossSettings(Component):
 
 
 class FinetuneSettings(Component):
-    """One training run (`ppd.diffusion.training`), the same for every method so that budgets are equal."""
+    """One training run (`ppd.diffusion.training.trainer`), the same for every method so that budgets are equal."""
 
-    steps: int = Field(1000, ge=1)
+    steps: int = Field(750, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     micro_batch_pairs: int = Field(32, ge=1)
     """Pairs in one forward on one process; the rest of a step is accumulated."""
@@ -147,14 +148,14 @@ class FinetuneSettings(Component):
     user_dropout: Share = 0.0
     """Share of pairs with u = 0. The adapter is an exact no-op there, so these pairs teach it nothing: 0 by default."""
     seed: int = 0
-    precision: Precision = "fp32"
+    precision: Precision = "bf16"
     gradient_checkpointing: bool = False
     compile: bool = False
     """torch.compile the base network: needs a C++ compiler on a CPU, and a minute at the start."""
-    evaluate_every_steps: int = Field(100, ge=1)
+    evaluate_every_steps: int = Field(250, ge=1)
     evaluation_pairs: int = Field(256, ge=1)
     """At most so many pairs of seen people, and of held-out ones, with noise of their own that never changes."""
-    checkpoint_every_steps: int = Field(200, ge=1)
+    checkpoint_every_steps: int = Field(150, ge=1)
     attention: UserAttentionSettings = UserAttentionSettings()
     timesteps: TimestepSettings = TimestepSettings()
     loss: LossSettings = LossSettings()
@@ -170,41 +171,41 @@ class FinetuneSettings(Component):
 
 
 class SamplingSettings(Component):
-    """How images are drawn (`ppd.diffusion.sampling`)."""
+    """How images are drawn (`ppd.diffusion.sampling.sampler`)."""
 
     latent_size: tuple[int, int] = (16, 16)
     """Height and width of the latents: 16x16 at the sticker scale, 24x24 for Stable Cascade at 1024 px."""
 
-    steps: int = Field(24, ge=1)
+    steps: int = Field(16, ge=1)
     sampler: Literal["ddim", "ddpm"] = "ddim"
     """ddim: deterministic steps; ddpm: the scheduler's own ancestral steps (Stable Cascade's pipeline)."""
-    text_guidance: float = Field(1.3, ge=0)
+    text_guidance: float = Field(2.0, ge=0)
     user_guidance: float = Field(1.0, ge=0)
     """Strength of the person: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
-    precision: Precision = "fp32"
+    precision: Precision = "bf16"
     batch_size: int = Field(32, ge=1)
 
 
 class EvaluationSettings(Component):
     """Who is drawn for, what, and which images meet (`ppd.evaluation.plan`)."""
 
-    people: Literal["validation", "test"] = "test"
-    """Unseen people: settings are chosen on validation, results are reported on test."""
-    n_unseen_people: int = Field(96, ge=2)
-    n_seen_people: int = Field(64, ge=2)
-    captions_a_person: int = Field(8, ge=1)
+    unseen_split: Literal["validation", "test"] = "test"
+    """Whose unseen users: settings are chosen on validation, results are reported on test."""
+    n_unseen_users: int = Field(96, ge=2)
+    n_seen_users: int = Field(48, ge=2)
+    captions_per_user: int = Field(8, ge=1)
     n_seeds: int = Field(16, ge=2)
     """Noises that images start from; people are spread over them."""
     first_seed: int = Field(0, ge=0)
     """A re-evaluation moves on to fresh noises with this."""
-    occasion: str = ""
+    resample_key: str = ""
     """Empty: everybody gets the same captions. A name, such as a date, draws people and each person's captions anew."""
-    opponents_an_image: int = Field(4, ge=1)
+    opponents_per_image: int = Field(4, ge=1)
     """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""
-    n_journeys: int = Field(24, ge=0)
+    n_interpolations: int = Field(12, ge=0)
     """Pairs of unseen people between whom is interpolated."""
-    captions_a_journey: int = Field(4, ge=1)
-    journey_steps: int = Field(7, ge=2)
+    captions_per_interpolation: int = Field(4, ge=1)
+    points_per_interpolation: int = Field(7, ge=2)
     """Points on the way from one person to the other, both ends included."""
 
 
@@ -223,14 +224,14 @@ class EmbeddingSettings(Component):
     """Which hidden states: where the answer would begin, or at the last word of the written profile (the paper's)."""
     max_new_tokens: int = Field(8, ge=0)
     """Length of the written profile; 0 writes none, which needs `read: prompt-end`."""
-    rows: tuple[int, ...] | None = None
+    rows: tuple[int, ...] | None = (6,)
     """Which layers are kept: 0 is the input embedding, the last is the model's output; null keeps all."""
-    components: int | None = Field(None, ge=1)
+    components: int | None = Field(9, ge=1)
     """Whitening keeps so many principal directions of each row; null keeps all."""
     shrinkage: Share = 0.1
     """How far whitening draws the spectrum towards its mean, so that directions without signal are not blown up."""
     precision: VlmPrecision = "fp32"
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(64, ge=1)
 
     @model_validator(mode="after")
     def _something_to_read(self) -> Self:
@@ -247,15 +248,21 @@ class ServerSettings(Component):
     model: str
     key_variable: str | None
     """Environment variable that holds the API key, read when the first question is asked; null sends none."""
-    price_a_million_prompt_tokens: float = Field(ge=0)
-    price_a_million_answer_tokens: float = Field(ge=0)
+    price_per_million_prompt_tokens: float = Field(ge=0)
+    price_per_million_answer_tokens: float = Field(ge=0)
     """Prices change, so none is assumed; 0 for a server of your own. `budget` is in the same currency."""
     budget: float = Field(ge=0)
     """What one run may spend; it stops before the question that could pass it. Answers that it has are kept."""
-    tokens_an_image: int = Field(ge=1)
+    tokens_per_image: int = Field(ge=1)
     """What the server counts for an image: for the estimate before the run; afterwards it says itself."""
     max_new_tokens: int = Field(16, ge=1)
-    temperature: float = Field(0.0, ge=0)
+    """A model that thinks before it answers needs hundreds or thousands."""
+    max_tokens_field: str | None = Field("max_completion_tokens", pattern=r"^\w+$")
+    """What the request calls it: older servers know `max_tokens` alone; null leaves it out."""
+    temperature: float | None = Field(0.0, ge=0)
+    """null leaves it out, for models that accept only their own."""
+    extra_body: dict[str, JsonValue] = {}
+    """More fields of the request, as they are, such as `reasoning_effort: low`."""
     concurrency: int = Field(8, ge=1)
     """Questions under way at a time."""
     timeout_s: float = Field(60.0, gt=0)
@@ -263,6 +270,22 @@ class ServerSettings(Component):
     attempts: int = Field(6, ge=1)
     first_wait_s: float = Field(1.0, ge=0)
     """Before the second attempt; it doubles each time, with jitter, and a server that says how long is believed."""
+
+    @model_validator(mode="after")
+    def _each_field_of_the_request_once(self) -> Self:
+        ours = {"model", "messages", "temperature"}
+        if self.max_tokens_field in ours:
+            raise ValueError(f"max_tokens_field: {self.max_tokens_field} is another field of the request")
+        if taken := sorted(self.extra_body.keys() & (ours | {self.max_tokens_field, "stream", "n"})):
+            raise ValueError(
+                f"extra_body holds {', '.join(map(str, taken))}: stream and n cannot be changed, and the others have "
+                "settings of their own (model, temperature, max_tokens_field with max_new_tokens)"
+            )
+        try:
+            json.dumps(self.extra_body, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"extra_body cannot be sent as JSON: {error}") from error
+        return self
 
 
 class JudgeSettings(Component):
@@ -303,8 +326,8 @@ class ModelSettings(Component):
 
     prior: str = "data/models/prior"
     vlm: str = "data/models/vlm"
-    reader: str = "data/models/reader"
-    """Evaluation only: the factor reader of the sticker world."""
+    attribute_classifier: str = "data/models/attribute-classifier"
+    """Evaluation only: what reads stickers: a classifier of their attributes."""
     clip: str = "data/models/clip"
     """Evaluation only: the CLIP in whose space precision is measured."""
     image_px: int = Field(64, ge=8)
@@ -324,7 +347,7 @@ class ReevaluationSettings(Component):
 
     cron: str = Field("0 6 * * 1", pattern=r"^\S+( \S+){4}$")
     """Minute, hour, day, month, weekday; UTC."""
-    captions_a_person: int = Field(4, ge=1)
+    captions_per_user: int = Field(4, ge=1)
     """Fewer than there are to evaluate with, so that each date is another choice of them for each person."""
 
 
@@ -352,6 +375,27 @@ class Settings(Component):
         return self
 
 
+RENAMED = {
+    "log.n_people": "log.n_users",
+    "log.rows_a_person": "log.rows_per_user",
+    "models.reader": "models.attribute_classifier",
+    "evaluation.people": "evaluation.unseen_split",
+    "evaluation.n_unseen_people": "evaluation.n_unseen_users",
+    "evaluation.n_seen_people": "evaluation.n_seen_users",
+    "evaluation.captions_a_person": "evaluation.captions_per_user",
+    "evaluation.occasion": "evaluation.resample_key",
+    "evaluation.opponents_an_image": "evaluation.opponents_per_image",
+    "evaluation.n_journeys": "evaluation.n_interpolations",
+    "evaluation.captions_a_journey": "evaluation.captions_per_interpolation",
+    "evaluation.journey_steps": "evaluation.points_per_interpolation",
+    "judge.server.price_a_million_prompt_tokens": "judge.server.price_per_million_prompt_tokens",
+    "judge.server.price_a_million_answer_tokens": "judge.server.price_per_million_answer_tokens",
+    "judge.server.tokens_an_image": "judge.server.tokens_per_image",
+    "reevaluation.captions_a_person": "reevaluation.captions_per_user",
+}
+"""Keys of earlier settings files and what to write instead."""
+
+
 def load_settings(path: str | Path = "params.yaml") -> Settings:
     """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
-    return load_model(path, Settings)
+    return load_model(path, Settings, RENAMED)

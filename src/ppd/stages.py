@@ -1,7 +1,7 @@
 """The stages of dvc.yaml: settings in, files out.
 
 A stage only says which part of the settings and which paths a component gets; dvc.yaml lists both. What a stage
-computes lives in the component's own package, which is what dvc.yaml names as the stage's code. Components are imported
+computes is in the component's own package, which is what dvc.yaml names as the stage's code. Components are imported
 when their stage runs, so that reading a log of choices never waits for torch. Models run on the accelerator that
 accelerate finds.
 """
@@ -9,50 +9,45 @@ accelerate finds.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppd.layout import Layout
 from ppd.settings import Method, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ppd.preferences.store import Preferences
-    from ppd.vlm.store import People
-
-STICKERS = Path("data/stickers")
-CHOICES = Path("data/choices")
-TRUTH = Path("data/truth")
-PREFERENCES = Path("artifacts/preferences")
-LATENTS = Path("artifacts/latents")
-USERS = Path("artifacts/users")
-MANIFEST = Path("artifacts/users.parquet")
-WHITENING = Path("artifacts/whitening.safetensors")
-MODELS = Path("models")
-SAMPLES = Path("artifacts/samples")
-VERDICTS = Path("artifacts/verdicts")
-REPORTS = Path("reports")
-UNFINISHED = Path("runs/unfinished")
-ANSWERS = Path("runs/answers")
+    from ppd.users.embeddings import UserEmbeddings
 
 
-def ingest(settings: Settings) -> None:
+def ingest(settings: Settings, layout: Layout) -> None:
     """Validate, clean and split the log of choices."""
     from ppd.preferences.ingest import ingest
 
-    ingest(settings.preferences, CHOICES, PREFERENCES)
+    ingest(settings.preferences, layout.choices, layout.preferences)
 
 
-def encode(settings: Settings) -> None:
+def truth(settings: Settings, layout: Layout) -> None:
+    """The true taste of the log's users, where it is known; a note where it is not."""
+    from ppd.preferences.store import Preferences
+    from ppd.simulation.truth.belongs import write_truth
+
+    print(write_truth(Preferences.open(layout.preferences), layout.given_truth, layout.truth))
+
+
+def encode(settings: Settings, layout: Layout) -> None:
     """Latents of all images and text embeddings of all captions, once; later only of what is new."""
     from ppd.device import this_device
-    from ppd.diffusion.encoding import encode
-    from ppd.diffusion.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.encoding.encode import encode
+    from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
     from ppd.preferences.store import Preferences
 
     # The network itself is only named here, so it may be small.
     backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision="bf16", device=this_device())
     done = encode(
-        Preferences.open(PREFERENCES),
+        Preferences.open(layout.preferences),
         backbone,
-        LATENTS,
+        layout.latents,
+        layout.unfinished / "encode",
         image_px=settings.models.image_px,
         batch_size=settings.models.encode_batch_size,
     )
@@ -60,15 +55,15 @@ def encode(settings: Settings) -> None:
     print(f"encoded, {done.kept_captions} already were")
 
 
-def embed(settings: Settings, shard: str) -> None:
+def embed(settings: Settings, layout: Layout, shard: str) -> None:
     """Embeddings of the users of one shard; only what changed is embedded again."""
     from ppd.device import this_device
     from ppd.preferences.store import Preferences
-    from ppd.vlm.people import n_shard_groups, shard_groups
-    from ppd.vlm.store import refresh
+    from ppd.users.support import n_shard_groups, shard_groups
+    from ppd.vlm.refresh import refresh
     from ppd.vlm.transformers_backend import TransformersVlm
 
-    preferences = Preferences.open(PREFERENCES)
+    preferences = Preferences.open(layout.preferences)
     vlm = TransformersVlm.load(
         settings.models.vlm,
         device=this_device(),
@@ -76,38 +71,39 @@ def embed(settings: Settings, shard: str) -> None:
         batch_size=settings.embedding.batch_size,
     )
     done = refresh(
-        USERS / shard / "embeddings.parquet",
+        layout.shard(shard),
         shard_groups(preferences, shard),
         vlm,
         settings.embedding,
+        layout.unfinished / f"embed-{shard}",
         total=n_shard_groups(preferences, shard),
     )
     print(f"{shard}: {done.embedded} groups of pairs embedded, {done.kept} already were")
 
 
-def users(settings: Settings) -> None:
+def users(settings: Settings, layout: Layout) -> None:
     """The manifest of all users, and the whitening fitted on those of training."""
     from ppd.preferences.store import Preferences
-    from ppd.vlm.people import fit_whitening, write_manifest
+    from ppd.users.manifest import fit_whitening, write_manifest
 
-    preferences = Preferences.open(PREFERENCES)
-    people = _people(preferences)
-    fit_whitening(preferences, people, settings.embedding).save(WHITENING)
-    write_manifest(preferences, people, _shard_files(preferences), MANIFEST)
+    preferences = Preferences.open(layout.preferences)
+    embeddings = _raw_embeddings(layout, preferences)
+    fit_whitening(preferences, embeddings, settings.embedding).save(layout.whitening)
+    write_manifest(preferences, embeddings, _shard_files(layout, preferences), layout.manifest)
 
 
-def finetune(settings: Settings, method: Method) -> None:
+def finetune(settings: Settings, layout: Layout, method: Method) -> None:
     """Train one method's adapter, in as many processes as started this one (`launch` in params.yaml)."""
     from ppd.device import this_device
-    from ppd.diffusion.assemble import training_data
-    from ppd.diffusion.encoding import Encoded
-    from ppd.diffusion.finetune import finetune
-    from ppd.diffusion.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.encoding.store import Encoded
+    from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.training.assemble import training_data
+    from ppd.diffusion.training.run import finetune
     from ppd.preferences.store import Preferences
-    from ppd.vlm.whitening import Whitening
+    from ppd.users.whitening import Whitening
 
-    preferences = Preferences.open(PREFERENCES)
-    data = training_data(preferences, Encoded.open(LATENTS), _embeddings(preferences))
+    preferences = Preferences.open(layout.preferences)
+    data = training_data(preferences, Encoded.open(layout.latents), _embeddings(layout, preferences))
     backbone = StableCascadeBackbone.from_pretrained(
         settings.models.prior, precision=settings.finetune.precision, device=this_device()
     )
@@ -116,78 +112,108 @@ def finetune(settings: Settings, method: Method) -> None:
         data,
         settings.finetune,
         method,
-        MODELS / method,
-        UNFINISHED / method,
-        reference_folder=UNFINISHED / "reference",
-        origin={"whitening": Whitening.load(WHITENING).name},
+        layout.trained / method,
+        layout.unfinished / method,
+        reference_folder=layout.reference_errors,
+        origin={"whitening": Whitening.load(layout.whitening).name},
     )
 
 
-def sample(settings: Settings, method: str) -> None:
-    """Draw a method's images for the evaluation; method base draws without an adapter."""
+def adapter(settings: Settings, layout: Layout, method: Method) -> None:
+    """A trained adapter with all that inference needs beside it, in one folder."""
+    from ppd.diffusion.adapter.complete import complete_adapter
+
+    complete_adapter(layout.trained / method, layout.whitening, settings.sampling, layout.models / method)
+
+
+def sample(settings: Settings, layout: Layout, method: str) -> None:
+    """Sample a method's images for the evaluation; method base samples without an adapter."""
     from ppd.device import this_device
-    from ppd.diffusion.adapter import load_adapter, read_config
-    from ppd.diffusion.drawing import draw
-    from ppd.diffusion.stable_cascade import StableCascadeBackbone
-    from ppd.evaluation.plan import NOBODY, images, journeys, requests
+    from ppd.diffusion.adapter.checkpoint import adapter_identity, load_adapter
+    from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.sampling.run import sample_images
+    from ppd.evaluation.plan import plan_images, plan_requests
     from ppd.preferences.store import Preferences
 
-    preferences = Preferences.open(PREFERENCES)
-    wanted = images(requests(preferences, settings.evaluation), method, settings.evaluation)
+    preferences = Preferences.open(layout.preferences)
+    requests = plan_requests(preferences, settings.evaluation)
     backbone = StableCascadeBackbone.from_pretrained(
         settings.models.prior, precision=settings.sampling.precision, device=this_device()
     )
-    if method == "base":
-        draw(wanted, backbone, settings.sampling, SAMPLES / method / "images.parquet")
-        return
-    adapter = load_adapter(MODELS / method, backbone)
-    people = {user_id: groups[0] for user_id, groups in _embeddings(preferences).items()}
-    # A pooled adapter reads every embedding but zero as the one that stands for everybody.
-    people[NOBODY] = next(iter(people.values())) * 0 + 1
-    wishes = {"images": wanted}
-    if method == "ppd":
-        ways = journeys(requests(preferences, settings.evaluation), settings.evaluation)
-        people |= {
-            name: people[first].lerp(people[second], share)
-            for name, first, second, share in zip(ways.user_id, ways["first"], ways.second, ways["share"], strict=True)
-        }
-        wishes["journeys"] = ways[["user_id", "caption", "seed"]]
-    identity = read_config(MODELS / method).model_dump_json()
-    for name, rows in wishes.items():
-        file = SAMPLES / method / f"{name}.parquet"
-        draw(rows, backbone, settings.sampling, file, adapter=adapter, people=people, identity=identity)
+    base = method == "base"
+    adapter = None if base else load_adapter(layout.models / method, backbone)
+    embeddings = {} if base else _embeddings(layout, preferences)
+    for name, planned in plan_images(requests, method, settings.evaluation, embeddings).items():
+        sample_images(
+            planned.requests,
+            backbone,
+            settings.sampling,
+            layout.sampled(method, name),
+            layout.unfinished / f"sample-{method}-{name}",
+            adapter=adapter,
+            users=planned.users,
+            identity="" if base else adapter_identity(layout.models / method),
+        )
 
 
-def judge(settings: Settings) -> None:
+def judge(settings: Settings, layout: Layout) -> None:
     """Every comparison, by the true taste where it is known and by the vision-language model."""
     from ppd.evaluation.judge import write_verdicts
     from ppd.preferences.store import Preferences
 
-    write_verdicts(settings, Preferences.open(PREFERENCES), SAMPLES, TRUTH, ANSWERS, VERDICTS)
+    preferences, truth = Preferences.open(layout.preferences), None
+    if _truth_is_known(layout):
+        from ppd.simulation.truth.judge import SimulatedJudge
+
+        truth = SimulatedJudge(
+            preferences,
+            layout.truth,
+            settings.models.attribute_classifier,
+            settings.people,
+            settings.preferences.pairs_per_group,
+        )
+    write_verdicts(settings, preferences, _images(layout), layout, truth)
 
 
-def report(settings: Settings) -> None:
+def report(settings: Settings, layout: Layout) -> None:
     """Win rates, metrics, plots and the page that explains them."""
     from ppd.evaluation.publish import publish
     from ppd.preferences.store import Preferences
 
-    profiles = _people(preferences := Preferences.open(PREFERENCES)).profiles
-    publish(settings, preferences, profiles, SAMPLES, VERDICTS, MODELS, TRUTH, STICKERS, REPORTS)
+    preferences = Preferences.open(layout.preferences)
+    profiles, truth = _raw_embeddings(layout, preferences).profiles, None
+    if _truth_is_known(layout):
+        from ppd.simulation.truth.measures import SimulatedMeasures
+
+        truth = SimulatedMeasures(settings.models.clip, layout.truth, layout.stickers)
+    publish(settings, preferences, profiles, _images(layout), layout, truth)
 
 
-def _shard_files(preferences: "Preferences") -> list[Path]:
-    return [USERS / shard / "embeddings.parquet" for shard in sorted(preferences.users.shard.unique())]
+def _truth_is_known(layout: Layout) -> bool:
+    """What the stage `truth` found; for real users nothing of the simulated world is imported."""
+    return any(layout.truth.glob("*.parquet"))
 
 
-def _people(preferences: "Preferences") -> "People":
-    from ppd.vlm.store import load_people
+def _images(layout: Layout) -> dict[str, Path]:
+    """The sampled images of each model."""
+    from ppd.evaluation.plan import METHODS
 
-    return load_people(_shard_files(preferences))
+    return {method: layout.sampled(method) for method in METHODS}
 
 
-def _embeddings(preferences: "Preferences") -> "dict[str, Tensor]":
-    """Whitened embeddings [groups, rows, components] of everybody."""
-    from ppd.vlm.people import whitened
-    from ppd.vlm.whitening import Whitening
+def _shard_files(layout: Layout, preferences: "Preferences") -> list[Path]:
+    return [layout.shard(shard) for shard in sorted(preferences.users.shard.unique())]
 
-    return whitened(_people(preferences), Whitening.load(WHITENING))
+
+def _raw_embeddings(layout: Layout, preferences: "Preferences") -> "UserEmbeddings":
+    from ppd.users.embeddings import load_embeddings
+
+    return load_embeddings(_shard_files(layout, preferences))
+
+
+def _embeddings(layout: Layout, preferences: "Preferences") -> "dict[str, Tensor]":
+    """Whitened embeddings [groups, rows, components] of all users."""
+    from ppd.users.manifest import whitened
+    from ppd.users.whitening import Whitening
+
+    return whitened(_raw_embeddings(layout, preferences), Whitening.load(layout.whitening))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppd.diffusion.backbone import Text
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.backbone import Text
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from tests.tiny import word_tokenizer, write_prior
 
 WORDS = ["a", "sticker", "of", "fox", "tree", "cat"]

@@ -3,11 +3,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ppd.evaluation.plan import POOLED, images, meetings, requests
+from ppd.evaluation.plan import POOLED, image_requests, plan_comparisons, plan_requests
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings
 
-SETTINGS = EvaluationSettings(n_unseen_people=6, n_seen_people=8, captions_a_person=4, n_seeds=5)
+SETTINGS = EvaluationSettings(n_unseen_users=6, n_seen_users=8, captions_per_user=4, n_seeds=5)
 
 
 @pytest.fixture(scope="module")
@@ -16,28 +16,28 @@ def preferences(simulated: Path) -> Preferences:
 
 
 @pytest.fixture(scope="module")
-def asked(preferences: Preferences) -> pd.DataFrame:
-    return requests(preferences, SETTINGS)
+def requests(preferences: Preferences) -> pd.DataFrame:
+    return plan_requests(preferences, SETTINGS)
 
 
-def test_nothing_that_was_trained_on_is_asked_for(preferences: Preferences, asked: pd.DataFrame) -> None:
+def test_nothing_that_was_trained_on_is_asked_for(preferences: Preferences, requests: pd.DataFrame) -> None:
     trained = preferences.pairs[preferences.pairs.role != "eval"]
-    assert not set(asked.caption) & set(trained.caption)
+    assert not set(requests.caption) & set(trained.caption)
     split = preferences.users.set_index("user_id").split
-    assert set(asked[asked.users == "unseen"].user_id.map(split)) == {"test"}
-    assert set(asked[asked.users == "seen"].user_id.map(split)) == {"train"}
+    assert set(requests[requests.users == "unseen"].user_id.map(split)) == {"test"}
+    assert set(requests[requests.users == "seen"].user_id.map(split)) == {"train"}
 
 
-def test_every_image_that_meets_is_drawn(asked: pd.DataFrame) -> None:
-    drawn = {m: set(images(asked, m, SETTINGS).itertuples(index=False, name=None)) for m in (*POOLED, "ppd")}
-    table = meetings(asked, SETTINGS)
+def test_every_image_that_meets_is_drawn(requests: pd.DataFrame) -> None:
+    drawn = {m: set(image_requests(requests, m, SETTINGS).itertuples(index=False, name=None)) for m in (*POOLED, "ppd")}
+    table = plan_comparisons(requests, SETTINGS)
     for row in table.itertuples():
         assert (row.method_user, row.caption, row.method_seed) in drawn[row.method]
         assert (row.opponent_user, row.caption, row.opponent_seed) in drawn[row.opponent_model]
 
 
-def test_pairings_are_what_they_say(asked: pd.DataFrame) -> None:
-    table = meetings(asked, SETTINGS)
+def test_pairings_are_what_they_say(requests: pd.DataFrame) -> None:
+    table = plan_comparisons(requests, SETTINGS)
     assert ((table.pairing == "same-seed") == (table.method_seed == table.opponent_seed)).all()
     shuffled = table[table.opponent == "ppd-shuffled"]
     assert (shuffled.opponent_user != shuffled.user_id).all()
@@ -45,16 +45,17 @@ def test_pairings_are_what_they_say(asked: pd.DataFrame) -> None:
     assert (table[table.method == "ppd"].method_user == table[table.method == "ppd"].user_id).all()
 
 
-def test_fresh_seeds_share_no_noise_with_the_old_ones(preferences: Preferences, asked: pd.DataFrame) -> None:
-    fresh = requests(preferences, SETTINGS.model_copy(update={"first_seed": SETTINGS.n_seeds}))
-    assert not set(fresh.seed) & set(asked.seed)
-    assert list(fresh.user_id) == list(asked.user_id)
+def test_fresh_seeds_share_no_noise_with_the_old_ones(preferences: Preferences, requests: pd.DataFrame) -> None:
+    fresh = plan_requests(preferences, SETTINGS.model_copy(update={"first_seed": SETTINGS.n_seeds}))
+    assert not set(fresh.seed) & set(requests.seed)
+    assert list(fresh.user_id) == list(requests.user_id)
 
 
-def test_an_occasion_draws_captions_anew_and_always_the_same(preferences: Preferences, asked: pd.DataFrame) -> None:
-    fewer = SETTINGS.model_copy(update={"captions_a_person": 3})
+def test_an_occasion_draws_captions_anew_and_always_the_same(preferences: Preferences, requests: pd.DataFrame) -> None:
+    fewer = SETTINGS.model_copy(update={"captions_per_user": 3})
     monday, again, tuesday = (
-        requests(preferences, fewer.model_copy(update={"occasion": day})) for day in ("monday", "monday", "tuesday")
+        plan_requests(preferences, fewer.model_copy(update={"resample_key": day}))
+        for day in ("monday", "monday", "tuesday")
     )
     pd.testing.assert_frame_equal(monday, again)
     own = [table.groupby("user_id").caption.agg(frozenset) for table in (monday, tuesday)]

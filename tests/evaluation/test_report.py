@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ppd.evaluation.report import Interpolation, PersonPage, Report, headline, write_report
+from ppd.evaluation.report import InterpolationStrip, Report, UserPage, write_report
+from ppd.evaluation.win_rates import headline
 
 ENTRY = {
     "method": "ppd",
@@ -28,15 +29,15 @@ def picture(value: int) -> np.ndarray:
 def example(**changes: object) -> Report:
     pairs = [(picture(0), picture(9))] * 4
     base, personal = [picture(1)] * 8, [picture(2)] * 8
-    person = PersonPage("42", "unseen", 'likes <ink> & "dots"', "ink style", pairs, base, personal, 0.5)
-    path = Interpolation("42", "7", [0, 0.5, 1], [picture(i) for i in range(3)], [1, 0.5, 0], [0, 0.5, 1])
+    user = UserPage("42", "unseen", 'likes <ink> & "dots"', "ink style", pairs, base, personal, 0.5)
+    path = InterpolationStrip("42", "7", [0, 0.5, 1], [picture(i) for i in range(3)], [1, 0.5, 0], [0, 0.5, 1])
     curve = pd.DataFrame(
         {"step": [0, 1], "loss": [0.69, 0.6], "grad_norm": [1.0, 0.5], "held_out_accuracy": [0.5, 0.6]}
     )
     fields = {
         "win_rates": [ENTRY, {**ENTRY, "judge": "vlm", "win_rate": 0.71, "gain_sd": None}],
         "metrics": {"concept_accuracy.ppd": 0.97},
-        "people": [person],
+        "users": [user],
         "interpolations": [path],
         "curves": {"ppd": curve},
         "simulated": True,
@@ -67,6 +68,6 @@ def test_the_headline_is_the_honest_number() -> None:
 
 def test_a_page_without_people_or_curves_still_renders(tmp_path: Path) -> None:
     write_report(
-        example(people=[], interpolations=[], curves={}, win_rates=[], simulated=False), tmp_path / "index.html"
+        example(users=[], interpolations=[], curves={}, win_rates=[], simulated=False), tmp_path / "index.html"
     )
     assert "simulated" not in (tmp_path / "index.html").read_text()

@@ -1,13 +1,16 @@
 """A judge that may say nothing: what has no verdict counts nowhere but in its own share."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from ppd.evaluation.plots import win_rate_plot
 from ppd.evaluation.publish import judge_metrics
-from ppd.evaluation.vlm_verdicts import judge_meetings
+from ppd.evaluation.vlm_verdicts import judge_choices, judge_comparisons
+from ppd.evaluation.win_rates import headline, paired_differences, win_rates
 from ppd.vlm.judging import Answer, Verdict
 
 FIRST, SECOND, VOID = (Answer("asked", said, said, math.nan) for said in ("first", "second", "void"))
@@ -23,7 +26,7 @@ VERDICTS = {
 def judged() -> pd.DataFrame:
     """Four meetings of one person, with one verdict of each kind."""
     n = len(VERDICTS)
-    meetings = pd.DataFrame(
+    comparisons = pd.DataFrame(
         {
             "user_id": ["ann"] * (n + 1),
             "caption": ["a fox"] * (n + 1),
@@ -39,7 +42,7 @@ def judged() -> pd.DataFrame:
         }
     )
     drawn = {key: b"png" for seed in range(n) for key in (("ppd", "ann", "a fox", seed), ("base", "", "a fox", seed))}
-    return judge_meetings(meetings, drawn, {"ann": ()}, lambda pairs, candidates: list(VERDICTS.values()))
+    return judge_comparisons(comparisons, drawn, {"ann": ()}, lambda pairs, candidates: list(VERDICTS.values()))
 
 
 def test_a_void_verdict_is_no_tie(judged):
@@ -63,3 +66,31 @@ def test_metrics_of_the_judge_leave_out_what_it_did_not_say(judged):
 def test_a_judge_that_said_nothing_has_no_accuracy(judged):
     nothing = judged.assign(outcome=np.nan, correct=np.nan)
     assert judge_metrics(nothing, nothing) == {"judge.void.choices": 1.0, "judge.void.verdicts": 1.0}
+
+
+def test_an_evaluation_in_which_nothing_was_said_has_no_win_rates_and_still_a_plot(judged):
+    compared = judged.assign(outcome=np.nan, users="unseen")
+    assert win_rates(compared) == []
+    assert paired_differences(compared) == {}
+    assert headline([]) is None
+    assert win_rate_plot([]).startswith(b"\x89PNG")
+
+
+def test_a_win_rate_leaves_out_what_has_no_verdict(judged):
+    (entry,) = win_rates(judged.assign(users="unseen"))
+    assert (entry["n_comparisons"], entry["win_rate"]) == (3, 0.5)
+
+
+def test_with_nothing_to_judge_the_tables_are_empty_and_have_their_columns(judged, tmp_path):
+    meetings = judged.iloc[:0].assign(first_of_pairing=True)
+    empty = judge_comparisons(meetings, {}, {}, lambda pairs, candidates: [])
+    assert empty.empty
+    assert set(judged.columns) <= set(empty.columns)
+    pairs = pd.DataFrame({"user_id": ["ann"], "caption": ["a fox"], "pair_id": ["p"], "role": ["train"]})
+    choices = judge_choices(SimpleNamespace(pairs=pairs), ["ann"], {}, lambda pairs, candidates: [])
+    assert choices.empty
+    assert judge_metrics(choices, empty) == {}
+    for name, table in (("vlm", empty), ("judge", choices)):
+        table.to_parquet(tmp_path / f"{name}.parquet", index=False)
+    again = pd.read_parquet(tmp_path / "vlm.parquet")
+    assert pd.concat([again, judged], ignore_index=True).outcome.dtype == float

@@ -1,31 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from ppd.evaluation.ground_truth import outcome
-from ppd.evaluation.precision import precision
-from ppd.evaluation.win_rates import clustered_mean, paired_differences, win_rates
-
-
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """People differ, and answers of one person agree: an interval over single answers would cover far less."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(200):
-        person = rng.beta(3, 2, size=40)
-        answers = (rng.random((40, 12)) < person[:, None]).astype(float).ravel()
-        interval = clustered_mean(answers, np.repeat(np.arange(40), 12), seed=trial)
-        covered += interval.low <= 0.6 <= interval.high
-    assert 0.9 <= covered / 200 <= 0.99
-
-
-def test_answers_of_one_person_count_as_one_witness() -> None:
-    one_voice = clustered_mean(np.repeat([1.0, 0.0], 100), np.repeat([0, 1], 100))
-    assert one_voice.low == 0
-    assert one_voice.high == 1
-    crowd = clustered_mean(np.repeat([1.0, 0.0], 100), np.arange(200))
-    assert crowd.high - crowd.low < 0.2
+from ppd.evaluation.win_rates import paired_differences, win_rates
+from ppd.statistics.bootstrap import clustered_mean
 
 
 def test_win_rates_are_grouped_and_ties_count_half() -> None:
@@ -49,20 +27,6 @@ def test_win_rates_are_grouped_and_ties_count_half() -> None:
     assert dpo["opponent"] == "dpo"
     assert dpo["win_rate"] == 1
     assert dpo["gain_sd"] is None
-
-
-def test_outcomes() -> None:
-    np.testing.assert_array_equal(outcome(np.array([1.0, 2, 3]), np.array([2.0, 2, 2])), [0, 0.5, 1])
-
-
-def test_precision_tells_near_from_far() -> None:
-    torch.manual_seed(0)
-    real = torch.randn(200, 4)
-    assert precision(real + 0.01, real) > 0.95
-    assert precision(real + 100, real) == 0
-    assert precision(torch.cat([real, real + 100]), real) == pytest.approx(0.5, abs=0.01)
-    with pytest.raises(ValueError, match="neighbour"):
-        precision(real, real[:3])
 
 
 def test_a_paired_difference_cancels_what_both_share() -> None:

@@ -8,7 +8,7 @@ import torch
 from ppd.experiments.data import embedded, narrowed
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
-from ppd.vlm.store import People
+from ppd.users.embeddings import UserEmbeddings, VlmRef
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def trained_on(log: Preferences) -> set[str]:
     return set(log.users.user_id[log.users.split == "train"])
 
 
-def hidden_states(log: Preferences) -> People:
+def hidden_states(log: Preferences) -> UserEmbeddings:
     random = torch.Generator().manual_seed(0)
     hidden = {user_id: 3 + torch.randn(3, 2, 8, generator=random) for user_id in log.users.user_id}
-    return People(hidden, dict.fromkeys(hidden, ("",) * 3))
+    return UserEmbeddings(hidden, dict.fromkeys(hidden, ("",) * 3), VlmRef("in memory", ""))
 
 
 def test_fewer_people_are_some_of_more_people_and_held_out_ones_stay(log):
@@ -48,7 +48,7 @@ def test_a_share_of_the_pairs_is_a_share_of_each_persons_and_of_nothing_but_trai
 
 @pytest.mark.parametrize("whitened", [True, False])
 def test_embeddings_depend_on_training_people_alone(log, whitened):
-    people, settings = hidden_states(log), EmbeddingSettings(components=4)
+    people, settings = hidden_states(log), EmbeddingSettings(rows=None, components=4)
     before = embedded(log, people, settings, whitened=whitened)
     stranger = next(user_id for user_id in people.hidden if user_id not in trained_on(log))
     people.hidden[stranger] *= 100
@@ -60,5 +60,5 @@ def test_embeddings_depend_on_training_people_alone(log, whitened):
 
 
 def test_embeddings_that_are_not_whitened_have_a_mean_square_of_1(log):
-    users = embedded(log, hidden_states(log), EmbeddingSettings(), whitened=False)
+    users = embedded(log, hidden_states(log), EmbeddingSettings(rows=None), whitened=False)
     assert torch.cat([users[user_id] for user_id in trained_on(log)]).square().mean().item() == pytest.approx(1)

@@ -9,12 +9,12 @@ SIZES = np.array([6.0, 4.0, 2.0, 1.0])
 BETWEEN = np.array([0.0, 0.8, 0.5, 0.0])  # share of each direction's variance that lies between people
 
 
-def embeddings(n_people: int, n_groups: int) -> list[np.ndarray]:
+def embeddings(n_users: int, n_groups: int) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     turned, _ = np.linalg.qr(rng.normal(size=(4, 4)))
     return [
         (rng.normal(size=4) * BETWEEN**0.5 + rng.normal(size=(n_groups, 4)) * (1 - BETWEEN) ** 0.5) * SIZES @ turned + 3
-        for _ in range(n_people)
+        for _ in range(n_users)
     ]
 
 

@@ -1,19 +1,22 @@
 """docs/experiments.md says what the result files say, and nobody has edited it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ppd.experiments.page import difference, interval, read_results, render, share, write_page
 from ppd.experiments.settings import ExperimentSettings
+from ppd.layout import Layout
 from ppd.params import load_model
+from ppd.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = load_model(ROOT / "experiments/params.yaml", ExperimentSettings)
 
 
-def gains(**by_person: float) -> dict[str, object]:
-    return {"people": {"validation": {"gain_by_person": by_person}}}
+def gains(**by_user: float) -> dict[str, object]:
+    return {"users": {"validation": {"gain_by_user": by_user}}}
 
 
 def test_the_committed_page_is_what_the_command_writes():
@@ -22,9 +25,11 @@ def test_the_committed_page_is_what_the_command_writes():
 
 
 def test_every_picture_that_the_page_shows_is_there(tmp_path: Path):
-    write_page(EXPERIMENTS, ROOT / "experiments/results", tmp_path / "page.md")
-    shown = {part.split(")")[0] for part in (tmp_path / "page.md").read_text().split("](")[1:] if ".png)" in part}
-    assert shown == {file.name for file in tmp_path.glob("*.png")}
+    layout = Layout(tmp_path)
+    shutil.copytree(ROOT / "experiments/results", layout.experiment_results)
+    write_page(Settings(), EXPERIMENTS, layout)
+    shown = {part.split(")")[0] for part in layout.experiment_page.read_text().split("](")[1:] if ".png)" in part}
+    assert shown == {file.name for file in layout.experiment_page.parent.glob("*.png")}
     assert all((ROOT / "docs" / name).exists() for name in shown)
 
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
-from ppd.diffusion.backbone import Text
-from ppd.diffusion.encoding import Encoded
-from ppd.experiments.rewards import kept_share, one_hots, reward_data, ways
+from ppd.diffusion.encoding.store import Encoded
+from ppd.diffusion.model.backbone import Text
+from ppd.experiments.rewards import one_hots, points_between, reward_data
 
 NAMES = ["first", "second"]
 
@@ -36,7 +36,7 @@ def encoded() -> Encoded:
 
 def test_each_reward_labels_its_clearer_half(scores, encoded):
     train = reward_data(scores, NAMES, encoded).train
-    first, second = train.person == 0, train.person == 1
+    first, second = train.user == 0, train.user == 1
     assert train.chosen[first].tolist() == list(range(5, 10)) and train.rejected[first].tolist() == list(range(15, 20))
     assert train.chosen[second].tolist() == list(range(15, 20)) and train.rejected[second].tolist() == list(
         range(5, 10)
@@ -45,8 +45,8 @@ def test_each_reward_labels_its_clearer_half(scores, encoded):
 
 def test_the_ceiling_learns_from_one_rewards_labels_alone(scores, encoded):
     everything, one = reward_data(scores, NAMES, encoded), reward_data(scores, NAMES, encoded, only="second")
-    assert set(one.train.person.tolist()) == {1}
-    assert one.train.chosen.tolist() == everything.train.chosen[everything.train.person == 1].tolist()
+    assert set(one.train.user.tolist()) == {1}
+    assert one.train.chosen.tolist() == everything.train.chosen[everything.train.user == 1].tolist()
     assert one.content_hash != everything.content_hash
 
 
@@ -56,16 +56,8 @@ def test_rewards_are_orthogonal_and_of_the_size_of_people():
     assert (users[:, 0] @ users[:, 0].T).equal(3 * torch.eye(3))
 
 
-def test_a_way_runs_from_one_reward_to_the_other_and_beyond():
-    points, users = ways(NAMES, (0.0, 0.5, 1.0, 1.5)), one_hots(2)
+def test_a_line_runs_from_one_reward_to_the_other_and_beyond():
+    points, users = points_between(NAMES, (0.0, 0.5, 1.0, 1.5)), one_hots(2)
     assert points["first~second~0"].equal(users[0]) and points["first~second~1"].equal(users[1])
     torch.testing.assert_close(points["first~second~0.5"], users.mean(dim=0))
     torch.testing.assert_close(points["first~second~1.5"], 1.5 * users[1] - 0.5 * users[0])
-
-
-def test_the_kept_share_is_a_ratio_of_means_and_its_interval_holds_it():
-    rng = np.random.default_rng(0)
-    ceiling = 2 + rng.normal(size=400)
-    share = kept_share(0.5 * ceiling + 0.1 * rng.normal(size=400), ceiling, np.repeat(np.arange(40), 10))
-    assert share.mean == pytest.approx(0.5, abs=0.02)
-    assert 0.4 < share.low < share.mean < share.high < 0.6

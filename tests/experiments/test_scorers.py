@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ppd.experiments.scorers import colourfulness, lightness, load_scorers
+from ppd.experiments.scorers import colourfulness, lightness, load_reward_functions
 from ppd.settings import Settings
 
 GREY, RED, WHITE = ((128, 128, 128), (255, 0, 0), (255, 255, 255))
@@ -28,4 +28,4 @@ def test_lightness_is_that_of_the_luma():
 
 def test_an_unknown_scorer_is_refused_by_name():
     with pytest.raises(ValueError, match="no scorer 'beauty'; there are clip, colourfulness"):
-        load_scorers(["beauty"], Settings())
+        load_reward_functions(["beauty"], Settings())

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from orchestration.checks import (
-    JUDGEMENTS,
+    CHECKS,
     beats_the_base,
     embeddings_are_sound,
     judge_is_consistent,
@@ -81,8 +81,28 @@ def test_the_judge(tmp_path, consistency, passed):
     assert (found.passed, found.warn) == (passed, True)
 
 
+@pytest.mark.parametrize("metrics", [{}, {"judge.void.verdicts": 1.0, "judge.void.choices": 1.0}])
+def test_a_judge_that_said_nothing_is_judged_too(tmp_path, metrics):
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    found = judge_is_consistent(tmp_path / "metrics.json")
+    assert not found.passed
+    assert found.numbers["consistency"] == "unknown: no comparison has a verdict"
+    assert found.numbers.get("void verdicts", 1.0) == 1.0
+    (tmp_path / "win_rates.json").write_text("[]")
+    assert not beats_the_base(tmp_path / "win_rates.json").passed
+    assert "no comparison" in beats_the_base(tmp_path / "win_rates.json").numbers["win rate"]
+    assert no_worse_than_accepted(tmp_path / "win_rates.json").passed
+
+
+def test_what_the_judge_abstained_from_is_told(tmp_path):
+    values = {"judge.consistency.verdicts": 0.9, "judge.void.verdicts": 0.25, "judge.void.choices": 0.5}
+    (tmp_path / "metrics.json").write_text(json.dumps(values))
+    found = judge_is_consistent(tmp_path / "metrics.json")
+    assert found.numbers == {"consistency": 0.9, "void verdicts": 0.25, "void answers about real choices": 0.5}
+
+
 def test_every_check_belongs_to_an_asset_of_the_repository():
     from orchestration.definitions import defs
 
     keys = {tuple(key.path) for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    assert {key for key, _ in JUDGEMENTS} <= keys
+    assert {key for key, _ in CHECKS} <= keys

@@ -31,7 +31,7 @@ def test_every_output_of_dvc_yaml_is_an_asset():
         n_outs = sum(len(stage.outs) for stage in repo.index.stages if not stage.addressing.startswith("embed@"))
     graph = defs.resolve_asset_graph()
     made = [key for key in graph.materializable_asset_keys if graph.get(key).group_name != "parts"]
-    assert len(made) == n_outs + 1 + 2  # all shards of `embed` are one asset; history and people are not DVC's
+    assert len(made) == n_outs + 1 + 2  # all shards of `embed` are one asset; history and watched users are not DVC's
 
 
 def test_no_annotations_are_postponed_where_dagster_reads_them():

@@ -66,7 +66,7 @@ def test_a_second_materialisation_says_that_there_was_nothing_to_do(project):
     assert latest(project, ("prepared",)).metadata["outcome"].value == "ran"
 
 
-def test_who_asks_for_one_output_of_a_stage_gets_it_and_the_others_are_told_of(project):
+def test_who_asks_for_one_output_of_a_stage_gets_it_and_the_others_are_reported(project):
     project.repro("train@ppd")
     project.repro("train@dpo")
     keys = dg.AssetSelection.from_string('key:"reports/metrics.json"')
@@ -77,7 +77,7 @@ def test_who_asks_for_one_output_of_a_stage_gets_it_and_the_others_are_told_of(p
         assert latest(project, tuple(out.split("/"))).tags["dagster/data_version"] == locked.outs[out]
 
 
-def test_what_others_made_is_told_of_but_not_as_made_by_this_run(project):
+def test_what_others_made_is_reported_but_not_as_made_by_this_run(project):
     """A backfill skips what one of its runs has materialised: with a lock from git it would leave stages out."""
     project.repro()
     done = project.materialize("prepare")

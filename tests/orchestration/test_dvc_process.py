@@ -1,4 +1,4 @@
-"""DVC as a process: what it did is told, and nothing that it started outlives a cancelled run."""
+"""DVC as a process: what it did is reported, and nothing that it started outlives a cancelled run."""
 
 import os
 import signal

@@ -12,7 +12,7 @@ import pytest
 from dvc.repo import Repo
 from PIL import Image
 
-from orchestration.metadata import N_IMAGES, N_PEOPLE, SHOWN, describe, describe_history, describe_person
+from orchestration.metadata import N_IMAGES, N_USERS, SHOWN, describe, describe_history, describe_user
 from ppd.preferences.store import Preferences
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def png(shade: int, size: int = 64) -> bytes:
 
 @pytest.fixture(scope="module")
 def root(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real preferences; made-up embeddings of everybody, and samples for eight people in 128 px."""
+    """Real preferences; made-up embeddings of all users, and samples for eight users in 128 px."""
     root = tmp_path_factory.mktemp("shown")
     (root / "artifacts").mkdir()
     (root / "artifacts/preferences").symlink_to(simulated / "preferences")
@@ -48,8 +48,8 @@ def root(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         table.to_parquet(root / "artifacts/users" / shard / "embeddings.parquet")
     manifest = users.assign(profile="likes | ink", embedding_norm=3.0, version="v")
     manifest.to_parquet(root / "artifacts/users.parquet", index=False)
-    wishes = [(user, f"caption {c}", c) for user in users.user_id[:8] for c in range(10)]
-    mine = pd.DataFrame(wishes, columns=["user_id", "caption", "seed"]).assign(png=png(200, 128))
+    requests = [(user, f"caption {c}", c) for user in users.user_id[:8] for c in range(10)]
+    mine = pd.DataFrame(requests, columns=["user_id", "caption", "seed"]).assign(png=png(200, 128))
     base = mine.drop_duplicates(["caption", "seed"]).assign(user_id="", png=png(50, 128))
     for method, table in {"ppd": mine, "base": base}.items():
         (root / "artifacts/samples" / method).mkdir(parents=True)
@@ -86,39 +86,54 @@ def test_counts_of_ingestion_are_those_of_its_summary(root):
         assert f"| {reason} | {n} |" in shown["refused, by reason"].value
 
 
-def test_the_grid_puts_a_persons_images_beside_those_of_the_base(root):
+def test_the_grid_puts_a_users_images_beside_those_of_the_base(root):
     shown = describe(root, "artifacts/samples/ppd")["base | personalised"].value
     lines = shown.splitlines()
     assert lines[0] == "| user | base | ppd |"
-    assert len(lines) == 2 + N_PEOPLE
+    assert len(lines) == 2 + N_USERS
     for line in lines[2:]:
         left, right = (image.convert("L") for image in pictures(line))
         assert left.size == right.size == (N_IMAGES * 68 - 4, 64), "thumbnails, whatever the size drawn"
         assert (left.getpixel((10, 10)), right.getpixel((10, 10))) == (50, 200)
 
 
-def test_the_map_holds_everybody_and_a_profile_cannot_break_the_table(root):
+def test_the_map_holds_all_users_and_a_profile_cannot_break_the_table(root):
     shown = describe(root, "artifacts/users.parquet")
-    assert shown["people"] == len(pd.read_parquet(root / "artifacts/users.parquet"))
-    [drawn] = pictures(shown["map of people"].value)
+    assert shown["users"] == len(pd.read_parquet(root / "artifacts/users.parquet"))
+    [drawn] = pictures(shown["map of users"].value)
     assert drawn.size[0] > 400
     rows = shown["manifest"].value.splitlines()
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
 
 
-def test_a_person_is_shown_with_what_they_chose_and_what_was_drawn_for_them(root):
+def test_a_user_is_shown_with_what_they_chose_and_what_was_drawn_for_them(root):
     known = Preferences.open(root / "artifacts/preferences")
     user_id = known.users.user_id[0]
-    shown = describe_person(root, user_id)
+    shown = describe_user(root, user_id)
     support = known.pairs[(known.pairs.user_id == user_id) & (known.pairs.support_group == 0)]
     chosen, _ = pictures(shown["chose | rejected"].value)
     assert chosen.size == (len(support) * 68 - 4, 64)
     assert shown["pairs"] == (known.pairs.user_id == user_id).sum()
     assert len(pictures(shown["base | personalised"].value)) == 2
-    assert "base | personalised" not in describe_person(root, known.users.user_id[9]), "nothing was drawn for them"
+    assert "base | personalised" not in describe_user(root, known.users.user_id[9]), "nothing was drawn for them"
 
 
-def test_five_thousand_people_stay_a_small_event(tmp_path):
+@pytest.mark.parametrize("outcome", [np.nan, 1.0], ids=["void", "verdicts"])
+def test_a_judge_that_said_nothing_has_counts_and_no_rates(tmp_path, outcome):
+    folder = tmp_path / "artifacts/verdicts"
+    folder.mkdir(parents=True)
+    table = pd.DataFrame({"outcome": [outcome] * 3, "consistent": [outcome == 1] * 3, "correct": [outcome] * 3})
+    table.to_parquet(folder / "vlm.parquet")
+    table.to_parquet(folder / "choices.parquet")
+    told = describe(tmp_path, "artifacts/verdicts")
+    assert told["void, vlm"] == told["void, held-out choices"] == (0 if outcome == 1 else 3)
+    assert told.get("consistent when swapped") == (1.0 if outcome == 1 else None)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/win_rates.json").write_text("[]")
+    assert describe(tmp_path, "reports/win_rates.json")["win rates"].value == "nothing"
+
+
+def test_five_thousand_users_stay_a_small_event(tmp_path):
     n = 5000
     users = pd.DataFrame({"user_id": [str(10**6 + at) for at in range(n)], "split": "train", "shard": "s-00"})
     users = users.assign(n_pairs=50, n_support_groups=3, profile="likes ink", embedding_norm=1.0, version="0" * 16)

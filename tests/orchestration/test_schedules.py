@@ -12,7 +12,7 @@ from orchestration.schedules import HISTORY, build_clock
 from ppd.settings import ReevaluationSettings, load_settings
 
 
-def test_a_tick_names_the_moment_whose_noises_are_used():
+def test_a_tick_names_the_timestamp_whose_noises_are_used():
     clock = defs.resolve_schedule_def("reevaluation")
     assert clock.cron_schedule == load_settings().reevaluation.cron
     request = clock(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, 5, 6, tzinfo=UTC)))

@@ -43,7 +43,7 @@ def test_the_tables_name_counts_users_and_refusals(folder):
 
 
 def test_the_picture_shows_chosen_left_and_rejected_right(folder, tmp_path):
-    summarise(folder, tmp_path / "sheet.png", n_people=2)
+    summarise(folder, tmp_path / "sheet.png", n_users=2)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
     left, right = np.array_split(sheet, 2, axis=1)
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
+from ppd.pretrain.text import caption_tokenizer, text_config
 from ppd.rewards.clip_score import ClipScorer
-from ppd.stickers.pretrain.text import caption_tokenizer, text_config
 
 CAPTIONS = ("a red fox", "a blue key", "an owl")
 

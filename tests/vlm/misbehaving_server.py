@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 Act = Callable[["Handler"], None]
+KEY = "sk-very-secret"
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     told: Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -63,13 +66,21 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def completion(text: str | None, prompt_tokens: int = 1000, answer_tokens: int = 1) -> bytes:
+def completion(
+    content: object, prompt_tokens: int = 1000, answer_tokens: int = 1, finish: str = "stop", **message: object
+) -> bytes:
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": answer_tokens}
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}).encode()
+    choice = {"message": {"role": "assistant", "content": content} | message, "finish_reason": finish}
+    return json.dumps({"choices": [choice], "usage": usage}).encode()
 
 
-def says(text: str | None) -> Act:
-    return lambda handler: handler.reply(200, completion(text))
+def says(content: object, finish: str = "stop", **message: object) -> Act:
+    return lambda handler: handler.reply(200, completion(content, finish=finish, **message))
+
+
+def refuses(http_status: int, message: str, **error: object) -> Act:
+    """An error object as OpenAI's servers send it."""
+    return status(http_status, json.dumps({"error": {"message": message} | error}).encode())
 
 
 def status(code: int, content: bytes = b"", **headers: str) -> Act:

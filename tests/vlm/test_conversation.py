@@ -3,7 +3,8 @@ from typing import get_args
 import pytest
 
 from ppd.settings import PromptVersion
-from ppd.vlm.conversation import IMAGE, Candidates, Pair, judge_conversation, profile_conversation
+from ppd.users.support import Pair
+from ppd.vlm.conversation import IMAGE, Candidates, judge_conversation, profile_conversation
 
 PAIRS = [Pair("a fox", b"p1", b"r1"), Pair("a cat", b"p2", b"r2")]
 ASKED = Candidates("a dog", b"f", b"s")

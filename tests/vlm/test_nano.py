@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from ppd.pretrain.vlm_quality import vlm_measures
 from ppd.settings import PeopleSettings
-from ppd.stickers.pretrain.vlm_quality import vlm_measures
 from ppd.vlm.transformers_backend import TransformersVlm
 
 CHECKPOINT = Path(__file__).parents[2] / "data" / "models" / "vlm"

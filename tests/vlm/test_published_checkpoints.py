@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from ppd.settings import EmbeddingSettings
-from ppd.vlm.conversation import Conversation, Pair, profile_conversation
+from ppd.users.support import Pair
+from ppd.vlm.conversation import Conversation, profile_conversation
 from ppd.vlm.embedding import embed
 from ppd.vlm.last_position import states_at
 from ppd.vlm.transformers_backend import TransformersVlm
@@ -125,7 +126,7 @@ def test_many_images_are_seen_in_several_forwards(vlm, monkeypatch):
 @pytest.mark.slow
 def test_a_profile_is_greedy_and_its_last_word_is_where_the_embedding_is_read(vlm, monkeypatch):
     groups = [pairs(n, first=10 * n) for n in (1, 2)]
-    settings = EmbeddingSettings(prompt="short-1", read="answer-end", max_new_tokens=5)
+    settings = EmbeddingSettings(rows=None, prompt="short-1", read="answer-end", max_new_tokens=5)
     inputs = [library_inputs(vlm, profile_conversation(group, "short-1")) for group in groups]
     tokens = [library_writes(vlm, one, 5) for one in inputs]
     together = embed(vlm, groups, settings)

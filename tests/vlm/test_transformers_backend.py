@@ -126,5 +126,5 @@ def test_the_revision_names_what_the_checkpoint_says(checkpoint, vlm, tmp_path):
     name = sorted(weights)[0]
     weights[name] = weights[name] + 1e-3
     save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
-    assert TransformersVlm.load(documented).revision == vlm.revision
-    assert TransformersVlm.load(changed).revision != vlm.revision
+    assert TransformersVlm.load(documented).ref.revision == vlm.ref.revision
+    assert TransformersVlm.load(changed).ref.revision != vlm.ref.revision

@@ -1,0 +1,1 @@
+"""Which images are compared, who judges, and what comes of it."""

@@ -1,75 +1,51 @@
 """All verdicts of an evaluation: by the true taste where it is known, and by the vision-language model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from ppd.diffusion.drawing import read_drawn
-from ppd.evaluation.best_pick import judge_best_picks, posterior_tastes
-from ppd.evaluation.ground_truth import Tastes, is_known, judge_journeys
-from ppd.evaluation.ground_truth import judge as judge_by_truth
-from ppd.evaluation.plan import POOLED, journeys, meetings, requests
-from ppd.evaluation.seen import seen
-from ppd.evaluation.vlm_verdicts import held_out_choices, judge_choices, judge_meetings, shown_to_the_judge
+from ppd.evaluation.plan import plan_comparisons, plan_interpolations, plan_requests
+from ppd.evaluation.truth import TrueJudge
+from ppd.evaluation.vlm_verdicts import (
+    held_out_choices,
+    judge_choices,
+    judge_comparisons,
+    load_samples,
+    shown_to_the_judge,
+)
 from ppd.files import atomic_path
+from ppd.layout import Layout
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
-from ppd.stickers.reader import FactorReader
-from ppd.vlm.conversation import Pair
+from ppd.users.support import first_support
 from ppd.vlm.judges import load_judge
-from ppd.vlm.people import support_groups
-
-MODELS: tuple[str, ...] = (*POOLED, "ppd")
-
-
-def sample_files(samples: Path) -> dict[str, Path]:
-    """Where each model's images are."""
-    return {model: samples / model / "images.parquet" for model in MODELS}
-
-
-def first_supports(preferences: Preferences, user_ids: Sequence[str]) -> Mapping[str, Sequence[Pair]]:
-    """Each person's first support group: what their embedding was made of, and by what the judge knows them."""
-    groups = support_groups(preferences, user_ids)
-    return {group.user_id: group.pairs for group in groups if group.support_group == 0}
 
 
 def write_verdicts(
-    settings: Settings, preferences: Preferences, samples: Path, truth: Path, answers: Path, out_dir: Path
+    settings: Settings, preferences: Preferences, images: Mapping[str, Path], layout: Layout, truth: TrueJudge | None
 ) -> None:
-    """Leave in `out_dir`: vlm.parquet, judge.parquet; with a truth also ground_truth, seen and journeys.parquet.
+    """Leave in the folder of verdicts: vlm and choices; with a truth also ground_truth, readings, interpolations.
 
-    ground_truth holds the ceiling's comparisons too. seen: what the reader saw in every image. judge: the VLM's
-    verdicts on held-out real choices, which say how far its other verdicts can be trusted. answers: where a server's
-    answers are kept, so that none is paid for twice.
+    images: the sampled images of each model. ground_truth holds the ceiling's comparisons too. choices: the VLM's
+    verdicts on held-out real choices, which say how far its other verdicts can be trusted.
     """
-    asked = requests(preferences, settings.evaluation)
-    planned = meetings(asked, settings.evaluation)
-    people = asked.user_id.unique().tolist()
-    files = sample_files(samples)
-    supports = first_supports(preferences, people)
-    n_comparisons = len(shown_to_the_judge(planned)) + len(held_out_choices(preferences, people))
-    judge = load_judge(settings, answers, supports[people[0]], n_comparisons)
-    drawn: dict[tuple[str, str, str, int], bytes] = {}
-    for model, file in files.items():
-        table = pd.read_parquet(file)
-        keys = zip(table.user_id, table.caption, table.seed.tolist(), strict=True)
-        drawn |= {(model, *key): png for key, png in zip(keys, table.png, strict=True)}
-    with atomic_path(out_dir) as fresh:
+    requests = plan_requests(preferences, settings.evaluation)
+    comparisons = plan_comparisons(requests, settings.evaluation)
+    users = requests.user_id.unique().tolist()
+    supports = first_support(preferences, users)
+    n_comparisons = len(shown_to_the_judge(comparisons)) + len(held_out_choices(preferences, users))
+    judge = load_judge(settings, layout.answers, supports[users[0]], n_comparisons)
+    tables: dict[str, pd.DataFrame] = {}
+    if truth is not None:
+        interpolations = plan_interpolations(requests, settings.evaluation)
+        true = truth.judge(comparisons, interpolations, images, layout.sampled("ppd", "interpolations"))
+        tables["ground_truth"] = true.verdicts
+        tables["readings"] = true.readings.reset_index()
+        tables["interpolations"] = true.interpolations
+    tables["vlm"] = judge_comparisons(comparisons, load_samples(images), supports, judge)
+    tables["choices"] = judge_choices(preferences, users, supports, judge)
+    with atomic_path(layout.verdicts) as fresh:
         fresh.mkdir()
-        if is_known(truth):
-            reader = FactorReader.from_pretrained(settings.models.reader).eval()
-            everything = pd.concat([seen(model, *read_drawn(file), reader) for model, file in files.items()])
-            everything.reset_index().to_parquet(fresh / "seen.parquet", index=False)
-            base, tastes = everything.loc[["base"]], Tastes.load(truth)
-            between = seen("ppd", *read_drawn(samples / "ppd" / "journeys.parquet"), reader)
-            ways = judge_journeys(journeys(asked, settings.evaluation), between, base, tastes)
-            ways.to_parquet(fresh / "journeys.parquet", index=False)
-            believed = posterior_tastes(preferences, truth, settings.people)
-            verdicts = [
-                judge_by_truth(planned, everything, tastes),
-                judge_best_picks(planned, base, tastes, believed),
-            ]
-            pd.concat(verdicts, ignore_index=True).to_parquet(fresh / "ground_truth.parquet", index=False)
-        judge_meetings(planned, drawn, supports, judge).to_parquet(fresh / "vlm.parquet", index=False)
-        judge_choices(preferences, people, supports, judge).to_parquet(fresh / "judge.parquet", index=False)
+        for name, table in tables.items():
+            table.to_parquet(fresh / f"{name}.parquet", index=False)

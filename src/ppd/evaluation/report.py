@@ -2,22 +2,21 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ppd.evaluation.best_pick import METHOD as CEILING
-from ppd.evaluation.plots import Pixels, curves_plot, interpolation_plot, strip, win_rate_plot
+from ppd.evaluation.plots import curves_plot, interpolation_plot, strip, win_rate_plot
+from ppd.evaluation.tables import Pixels
+from ppd.evaluation.win_rates import CEILING, Entry, headline
 from ppd.files import atomic_path
-
-Entry = Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class PersonPage:
-    """One person in miniature. pairs: (preferred, rejected) images that the model was shown."""
+class UserPage:
+    """One user in miniature. pairs: (preferred, rejected) images that the model was shown."""
 
     user_id: str
     users: str
@@ -30,8 +29,8 @@ class PersonPage:
 
 
 @dataclass(frozen=True)
-class Interpolation:
-    """Pictures on the way from one person to another, and what both truly think of them (in SD of the base).
+class InterpolationStrip:
+    """Images between two users, and what both truly think of them (in SD of the base).
 
     Utilities are empty where nobody's true taste is known.
     """
@@ -50,22 +49,12 @@ class Report:
 
     win_rates: Sequence[Entry]
     metrics: Mapping[str, float]
-    people: Sequence[PersonPage]
-    interpolations: Sequence[Interpolation]
+    users: Sequence[UserPage]
+    interpolations: Sequence[InterpolationStrip]
     curves: Mapping[str, pd.DataFrame]
     simulated: bool
-    origin: Mapping[str, str] = field(default_factory=dict)
-    """What a reader needs to reproduce it: commit, settings, stage times."""
-
-
-def headline(win_rates: Sequence[Entry], method: str = "ppd") -> Entry | None:
-    """The number that answers the question: ppd over base, unseen people, other seeds, true taste or else the judge."""
-    for judge in ("ground-truth", "vlm"):
-        wanted = {"method": method, "opponent": "base", "users": "unseen", "pairing": "independent", "judge": judge}
-        for entry in win_rates:
-            if all(entry[key] == value for key, value in wanted.items()):
-                return entry
-    return None
+    origin: Mapping[str, str]
+    """What a reader needs to reproduce it: commit, base, data, settings, stage times."""
 
 
 def write_report(report: Report, file: Path) -> None:
@@ -75,14 +64,14 @@ def write_report(report: Report, file: Path) -> None:
     )
     environment.filters["data_uri"] = lambda data: "data:image/png;base64," + base64.b64encode(data).decode()
     shown = [entry for entry in report.win_rates if entry["pairing"] == "independent"]
-    people = [
+    users = [
         {
-            "page": person,
-            "pairs": strip([image for pair in person.pairs for image in pair], columns=2, scale=1),
-            "base": strip(person.base, columns=4),
-            "personal": strip(person.personal, columns=4),
+            "page": user,
+            "pairs": strip([image for pair in user.pairs for image in pair], columns=2, scale=1),
+            "base": strip(user.base, columns=4),
+            "personal": strip(user.personal, columns=4),
         }
-        for person in report.people
+        for user in report.users
     ]
     interpolations = [
         {
@@ -100,7 +89,7 @@ def write_report(report: Report, file: Path) -> None:
         ceiling=headline(report.win_rates, CEILING),
         metric_groups=_by_first_word(report.metrics),
         win_rate_plot=win_rate_plot(shown) if shown else None,
-        people=people,
+        users=users,
         interpolations=interpolations,
         curves=curves_plot(report.curves) if report.curves else None,
     )

@@ -1,6 +1,7 @@
-"""The vision-language model's verdicts on planned meetings, each with its prompts, both answers and probabilities."""
+"""The vision-language model's verdicts on planned comparisons, each with its prompts, both answers, probabilities."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,8 @@ from rich.console import Console
 from rich.progress import track
 
 from ppd.preferences.store import Preferences
-from ppd.vlm.conversation import Candidates, Pair
+from ppd.users.support import Pair
+from ppd.vlm.conversation import Candidates
 from ppd.vlm.judging import Judge, Verdict
 
 OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5, "void": np.nan}
@@ -25,34 +27,44 @@ SHOWN = [
 ]
 """The columns of a meeting that say which two images are shown."""
 
-Drawn = Mapping[tuple[str, str, str, int], bytes]
+Samples = Mapping[tuple[str, str, str, int], bytes]
 """(model, user_id, caption, seed) -> PNG."""
 
 
-def shown_to_the_judge(meetings: pd.DataFrame) -> pd.DataFrame:
+def load_samples(images: Mapping[str, Path]) -> Samples:
+    """The sampled images of each model, still encoded."""
+    samples: dict[tuple[str, str, str, int], bytes] = {}
+    for model, file in images.items():
+        table = pd.read_parquet(file)
+        keys = zip(table.user_id, table.caption, table.seed.tolist(), strict=True)
+        samples |= {(model, *key): png for key, png in zip(keys, table.png, strict=True)}
+    return samples
+
+
+def shown_to_the_judge(comparisons: pd.DataFrame) -> pd.DataFrame:
     """The meetings that are `first_of_pairing`, of different seeds."""
-    return meetings[meetings.first_of_pairing & (meetings.pairing == "independent")]
+    return comparisons[comparisons.first_of_pairing & (comparisons.pairing == "independent")]
 
 
 def held_out_choices(preferences: Preferences, user_ids: Sequence[str]) -> pd.DataFrame:
-    """The pairs of these people that nothing was made of."""
+    """The pairs of these users that nothing was made of."""
     return preferences.pairs[(preferences.pairs.role == "eval") & preferences.pairs.user_id.isin(list(user_ids))]
 
 
-def judge_meetings(
-    meetings: pd.DataFrame, drawn: Drawn, supports: Mapping[str, Sequence[Pair]], judge: Judge
+def judge_comparisons(
+    comparisons: pd.DataFrame, samples: Samples, supports: Mapping[str, Sequence[Pair]], judge: Judge
 ) -> pd.DataFrame:
     """The meetings `shown_to_the_judge`, with judge = "vlm", outcome and the answers.
 
-    supports: the pairs by which the judge knows each person. Ties are verdicts that changed with the order; where an
+    supports: the pairs by which the judge knows each user. Ties are verdicts that changed with the order; where an
     answer was void, so is the verdict: outcome NaN.
     """
-    asked = shown_to_the_judge(meetings)
-    parts = []
-    people = asked.groupby("user_id", sort=False)
-    for user_id, rows in track(people, description="judge", total=people.ngroups, console=Console(stderr=True)):
+    requests = shown_to_the_judge(comparisons)
+    parts = [_with_verdicts(requests.iloc[:0], [])]  # the columns, should there be no rows
+    users = requests.groupby("user_id", sort=False)
+    for user_id, rows in track(users, description="judge", total=users.ngroups, console=Console(stderr=True)):
         candidates = [
-            Candidates(caption, drawn[model, user, caption, seed], drawn[opponent, other, caption, other_seed])
+            Candidates(caption, samples[model, user, caption, seed], samples[opponent, other, caption, other_seed])
             for caption, model, user, seed, opponent, other, other_seed in rows[SHOWN].itertuples(
                 index=False, name=None
             )
@@ -64,19 +76,18 @@ def judge_meetings(
 def judge_choices(
     preferences: Preferences, user_ids: Sequence[str], supports: Mapping[str, Sequence[Pair]], judge: Judge
 ) -> pd.DataFrame:
-    """The judge on what people really chose, on captions of evaluation: is it right? One row a held-out pair.
+    """The judge on what users really chose, on captions of evaluation: is it right? One row a held-out pair.
 
     The chosen image is shown as `a`, which both orders make harmless: correct is 1, 0, .5 for a tie, NaN for a void.
     """
     pairs = held_out_choices(preferences, user_ids)
-    parts = []
-    people = pairs.groupby("user_id", sort=True)
-    for user_id, rows in track(
-        people, description="check the judge", total=people.ngroups, console=Console(stderr=True)
-    ):
+    about = ["user_id", "caption", "pair_id"]
+    parts = [_with_verdicts(pairs[about].iloc[:0], []).rename(columns={"outcome": "correct"})]
+    users = pairs.groupby("user_id", sort=True)
+    for user_id, rows in track(users, description="check the judge", total=users.ngroups, console=Console(stderr=True)):
         chosen, rejected = (preferences.image_bytes(rows[c].tolist()) for c in ("chosen_uid", "rejected_uid"))
         candidates = [Candidates(*told) for told in zip(rows.caption, chosen, rejected, strict=True)]
-        judged = _with_verdicts(rows[["user_id", "caption", "pair_id"]], judge(supports[str(user_id)], candidates))
+        judged = _with_verdicts(rows[about], judge(supports[str(user_id)], candidates))
         parts.append(judged.rename(columns={"outcome": "correct"}))
     return pd.concat(parts, ignore_index=True)
 
@@ -84,15 +95,15 @@ def judge_choices(
 def _with_verdicts(rows: pd.DataFrame, verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return rows.assign(
         judge="vlm",
-        outcome=[OUTCOMES[verdict.winner] for verdict in verdicts],
+        outcome=np.array([OUTCOMES[verdict.winner] for verdict in verdicts], dtype=float),
         gain_sd=np.nan,
-        p_a=[verdict.p_a for verdict in verdicts],
-        consistent=[verdict.winner in ("a", "b") for verdict in verdicts],
+        p_a=np.array([verdict.p_a for verdict in verdicts], dtype=float),
+        consistent=np.array([verdict.winner in ("a", "b") for verdict in verdicts], dtype=bool),
         prompt=[verdict.shown.prompt for verdict in verdicts],
         said_shown=[verdict.shown.said for verdict in verdicts],
         said_swapped=[verdict.swapped.said for verdict in verdicts],
         word_shown=[verdict.shown.word for verdict in verdicts],
         word_swapped=[verdict.swapped.word for verdict in verdicts],
-        p_first_shown=[verdict.shown.p_first for verdict in verdicts],
-        p_first_swapped=[verdict.swapped.p_first for verdict in verdicts],
+        p_first_shown=np.array([verdict.shown.p_first for verdict in verdicts], dtype=float),
+        p_first_swapped=np.array([verdict.swapped.p_first for verdict in verdicts], dtype=float),
     )

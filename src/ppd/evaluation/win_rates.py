@@ -1,52 +1,32 @@
 """How often one method's pictures are preferred over another's, with an interval that respects who judged.
 
-Comparisons of one person are not independent, so people are what the bootstrap draws.
+Comparisons of one user are not independent, so users are what the bootstrap resamples.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from ppd.statistics.bootstrap import Interval, clustered_mean
 
 KEYS: tuple[str, ...] = ("method", "opponent", "users", "judge", "pairing")
-"""What a win rate is of: two methods, seen or unseen people, who judged, and how the two images' seeds relate."""
+"""What a win rate is of: two methods, seen or unseen users, who judged, and how the two images' seeds relate."""
 
-N_RESAMPLES = 10_000
+CEILING = "ceiling"
+"""The method that stands for exact inference from the same support pairs, where a truth is known."""
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over people with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def clustered_mean(values: NDArray[np.floating], clusters: NDArray[np.generic], seed: int = 0) -> Interval:
-    """The mean of all values [N] and its percentile bootstrap interval, resampling whole clusters [N].
-
-    Every draw weighs a comparison alike, so people with more comparisons count more, as they do in the mean itself.
-    """
-    _, index = np.unique(clusters, return_inverse=True)
-    n_clusters = int(index.max()) + 1
-    totals = np.bincount(index, weights=values, minlength=n_clusters)
-    counts = np.bincount(index, minlength=n_clusters)
-    weights = np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=N_RESAMPLES)
-    means = (weights @ totals) / (weights @ counts)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+Entry = Mapping[str, Any]
+"""A row of win_rates.json."""
 
 
 def win_rates(comparisons: pd.DataFrame) -> list[dict[str, object]]:
     """`reports/win_rates.json`: one entry for each combination of `KEYS` among the comparisons, in order of appearance.
 
-    comparisons has `KEYS`, user_id, outcome (1 the method's image is preferred, 0 the opponent's, 0.5 a tie) and
-    gain_sd (what the person truly gains, in standard deviations of the base's utility to them; NaN where unknown).
+    comparisons: `tables.COMPARISONS` with `tables.VERDICT`; one without an outcome counts in nothing.
     """
     entries: list[dict[str, object]] = []
-    for key, group in comparisons.groupby(list(KEYS), sort=False):
+    for key, group in comparisons[comparisons.outcome.notna()].groupby(list(KEYS), sort=False):
         users = group.user_id.to_numpy()
         rate = clustered_mean(group.outcome.to_numpy(dtype=float), users)
         known = group[group.gain_sd.notna()]
@@ -77,12 +57,23 @@ def paired_differences(comparisons: pd.DataFrame, method: str = "ppd", opponent:
     to both cancels. Keys: "ppd-dpo.unseen.ground-truth". comparisons: as for `win_rates`, with the columns PAIRED_BY.
     """
     met = comparisons[(comparisons.opponent == opponent) & (comparisons.pairing == "independent")]
+    met = met[met.outcome.notna()]
     ours = met[met.method == method].set_index(PAIRED_BY).outcome
     differences = {}
     for other, rows in met[met.method != method].groupby("method", sort=False):
         both = pd.concat([ours, rows.set_index(PAIRED_BY).outcome], axis=1, join="inner", keys=["ours", "theirs"])
         for (users, judge), part in both.groupby(level=["users", "judge"], sort=False):
-            people = part.index.get_level_values("user_id").to_numpy()
+            users_of = part.index.get_level_values("user_id").to_numpy()
             gap = (part.ours - part.theirs).to_numpy(dtype=float)
-            differences[f"{method}-{other}.{users}.{judge}"] = clustered_mean(gap, people)
+            differences[f"{method}-{other}.{users}.{judge}"] = clustered_mean(gap, users_of)
     return differences
+
+
+def headline(win_rates: Sequence[Entry], method: str = "ppd") -> Entry | None:
+    """The number that answers the question: ppd over base, unseen users, other seeds, true taste or else the judge."""
+    for judge in ("ground-truth", "vlm"):
+        wanted = {"method": method, "opponent": "base", "users": "unseen", "pairing": "independent", "judge": judge}
+        for entry in win_rates:
+            if all(entry[key] == value for key, value in wanted.items()):
+                return entry
+    return None

@@ -1,0 +1,1 @@
+"""The claims with their controls; experiments/dvc.yaml runs them."""

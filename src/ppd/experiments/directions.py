@@ -1,4 +1,4 @@
-"""Which principal directions of the embeddings tell people apart, and which only one group of choices from another."""
+"""Which principal directions of the embeddings tell users apart, and which only one group of choices from another."""
 
 from collections.abc import Sequence
 
@@ -9,31 +9,31 @@ Floats = NDArray[np.float64]
 N_RESAMPLES = 2000
 
 
-def reliabilities(people: Sequence[Floats]) -> list[dict[str, float]]:
+def reliabilities(users: Sequence[Floats]) -> list[dict[str, float]]:
     """Per principal direction, the largest variance first, its share of the variance and its reliability.
 
-    people: each person's embeddings [groups, D], each group from other choices. Reliability is the intraclass
-    correlation (Shrout & Fleiss 1979): the share of the variance along a direction that lies between people, 0 for pure
-    noise (estimates scatter around it, so they can be negative), 1 when every group of a person says the same. Its
-    interval is a 95 % bootstrap over people. People with one group say nothing about it and are left out.
+    users: each user's embeddings [groups, D], each group from other choices. Reliability is the intraclass
+    correlation (Shrout & Fleiss 1979): the share of the variance along a direction that is between users, 0 for pure
+    noise (estimates scatter around it, so they can be negative), 1 when every group of a user says the same. Its
+    interval is a 95 % bootstrap over users. Users with one group say nothing about it and are left out.
     """
-    people = [groups for groups in people if len(groups) > 1]
-    together = np.concatenate(people)
+    users = [groups for groups in users if len(groups) > 1]
+    together = np.concatenate(users)
     centre = together.mean(axis=0)
     spectrum, axes = np.linalg.eigh(np.cov(together.T))
-    scores = [(groups - centre) @ axes[:, ::-1] for groups in people]
+    scores = [(groups - centre) @ axes[:, ::-1] for groups in users]
     around_own = np.stack([((z - z.mean(axis=0)) ** 2).sum(axis=0) for z in scores])
     around_all = np.stack([(z**2).sum(axis=0) for z in scores])
     n = np.array([len(z) for z in scores])
 
     def correlation(weights: Floats) -> Floats:
-        """weights [..., people]: how often each person counts."""
+        """weights [..., users]: how often each user counts."""
         within = weights @ around_own / (weights @ (n - 1))[..., None]
         return np.asarray(1 - within / (weights @ around_all / (weights @ n)[..., None]))
 
-    draws = np.random.default_rng(0).multinomial(len(people), np.full(len(people), 1 / len(people)), N_RESAMPLES)
+    draws = np.random.default_rng(0).multinomial(len(users), np.full(len(users), 1 / len(users)), N_RESAMPLES)
     low, high = np.percentile(correlation(draws.astype(np.float64)), [2.5, 97.5], axis=0)
-    columns = zip(spectrum[::-1] / spectrum.sum(), correlation(np.ones(len(people))), low, high, strict=True)
+    columns = zip(spectrum[::-1] / spectrum.sum(), correlation(np.ones(len(users))), low, high, strict=True)
     return [
         {"variance_share": float(share), "mean": float(mean), "ci_low": float(a), "ci_high": float(b)}
         for share, mean, a, b in columns

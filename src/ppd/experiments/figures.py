@@ -8,40 +8,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppd.evaluation.plots import ACCENT, METHOD_COLOURS, QUIET, png
+from ppd.evaluation.win_rates import Entry
 
-Result = Mapping[str, Any]
 BLUE = METHOD_COLOURS["dpo"]
 
 
-def curve_plot(points: Sequence[tuple[float, Sequence[Result]]]) -> bytes:
+def curve_plot(points: Sequence[tuple[float, Sequence[Entry]]]) -> bytes:
     """Win rate over base against CPU minutes of training, with other seeds and with the same."""
     figure = Figure(figsize=(5.5, 3))
-    axes = figure.subplots()
-    for pairing, colour in (("independent", ACCENT), ("same-seed", BLUE)):
-        rates = [_over_base(rates, pairing) for _, rates in points]
-        _errorbars(axes, [minutes for minutes, _ in points], rates, "win_rate", "", colour, pairing)
-    _finish(axes, "CPU minutes of training", "win rate over base")
+    _rates_in_doublings(figure.subplots(), points, "CPU minutes of training")
     return png(figure)
 
 
-def scaling_plot(points: Mapping[str, Sequence[Result]]) -> bytes:
-    """Win rate over base against the number of training people, and of training pairs."""
+def scaling_plot(points: Mapping[str, Sequence[tuple[float, Sequence[Entry]]]]) -> bytes:
+    """Win rate over base against the number of training users, and of training pairs: what is on x -> x, win rates."""
     figure = Figure(figsize=(9, 3))
-    names = {"n_train_people": "training people", "n_train_pairs": "training pairs, all people together"}
-    for axes, (axis, results) in zip(figure.subplots(1, len(points), sharey=True), points.items(), strict=True):
-        for pairing, colour in (("independent", ACCENT), ("same-seed", BLUE)):
-            rates = [_over_base(result["people"]["validation"]["win_rates"], pairing) for result in results]
-            _errorbars(axes, [result[axis] for result in results], rates, "win_rate", "", colour, pairing)
-        _finish(axes, names[axis], "win rate over base")
+    for axes, (name, line) in zip(figure.subplots(1, len(points), sharey=True), points.items(), strict=True):
+        _rates_in_doublings(axes, line, name)
     return png(figure)
 
 
-def directions_plot(directions: Result) -> bytes:
-    """How much of each principal direction's variance lies between people; filled: what the adapter reads."""
+def directions_plot(rows: Sequence[Mapping[str, float]], kept: int | None) -> bytes:
+    """How much of each principal direction's variance is between users; filled: the `kept` that the adapter reads."""
     figure = Figure(figsize=(9, 3))
     axes = figure.subplots()
-    rows = directions["rows"]
-    kept = len(rows) if directions["kept"] is None else directions["kept"]
+    kept = len(rows) if kept is None else kept
     at = np.arange(1, len(rows) + 1)
     mean, low, high = (np.array([row[key] for row in rows]) for key in ("mean", "ci_low", "ci_high"))
     axes.bar(at[:kept], mean[:kept], color=ACCENT, label="read by the adapter")
@@ -49,64 +40,63 @@ def directions_plot(directions: Result) -> bytes:
     axes.errorbar(at, mean, yerr=[mean - low, high - mean], fmt="none", color="black", linewidth=1, capsize=2)
     axes.step(at, [row["variance_share"] for row in rows], where="mid", color=BLUE, label="share of all variance")
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xlabel="principal direction, by variance", ylabel="reliability")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes, xlabel="principal direction, by variance", ylabel="reliability")
     return png(figure)
 
 
-def guidance_plot(guidance: Result) -> bytes:
-    """What each strength of the person gains, and the content and realism that are left."""
+def guidance_plot(rows: Sequence[Mapping[str, Any]], base: Mapping[str, float]) -> bytes:
+    """What each strength of user guidance gains, and the content and realism that are left."""
     figure = Figure(figsize=(9, 3))
     left, right = figure.subplots(1, 2)
-    rows = guidance["rows"]
     strengths = [row["strength"] for row in rows]
-    rates = [_over_base(row["win_rates"], "independent") for row in rows]
-    _errorbars(left, strengths, rates, "gain_sd", "gain_sd_", ACCENT, "gain in utility (SD of base)")
-    left.set(xlabel="user guidance", ylabel="gain (SD of base)")
+    gains = [_over_base(row["win_rates"], "independent") for row in rows]
+    _errorbars(left, strengths, gains, "gain_sd", "gain_sd_", color=ACCENT)
+    _finish(left, legend=False, xlabel="user guidance", ylabel="gain (SD of base)")
     for key, colour in (("concept_accuracy", BLUE), ("precision", ACCENT)):
         right.plot(strengths, [row[key] for row in rows], marker="o", color=colour, label=key.replace("_", " "))
-        right.axhline(guidance["base"][key], color=colour, linewidth=1, linestyle="--")
-    right.set(xlabel="user guidance", ylim=(0, 1.02), title="dashed: the base", ylabel="share of images")
-    right.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
+        right.axhline(base[key], color=colour, linewidth=1, linestyle="--")
+    _finish(right, xlabel="user guidance", ylim=(0, 1.02), title="dashed: the base", ylabel="share of images")
     return png(figure)
 
 
-def ways_plot(people: Sequence[Result], rewards: Sequence[Result]) -> bytes:
-    """Both ends' gains along the line between two people, and between two rewards."""
+def interpolation_plot(users: Sequence[Mapping[str, Any]], rewards: Sequence[Mapping[str, Any]]) -> bytes:
+    """Both ends' gains along the line between two users, and between two rewards."""
     pairs = sorted({(row["first"], row["second"]) for row in rewards})
     figure = Figure(figsize=(4 * (1 + len(pairs)), 3))
-    lines = [("person", "another", people)]
+    lines = [("person", "another", users)]
     lines += [(a, b, [row for row in rewards if (row["first"], row["second"]) == (a, b)]) for a, b in pairs]
     for axes, (first, second, rows) in zip(np.atleast_1d(figure.subplots(1, len(lines))), lines, strict=True):
         for side, name, colour in (("gain_first", first, ACCENT), ("gain_second", second, BLUE)):
-            _errorbars(axes, [row["share"] for row in rows], [row[side] for row in rows], "mean", "", colour, name)
-        axes.set(xlabel=f"share of {second}", ylabel="gain (SD of base)")
+            shares, gains = [row["share"] for row in rows], [row[side] for row in rows]
+            _errorbars(axes, shares, gains, "mean", "", color=colour, label=name)
         axes.axvspan(0, 1, color=QUIET, alpha=0.12)
-        axes.legend(frameon=False, fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        _finish(axes, xlabel=f"share of {second}", ylabel="gain (SD of base)")
     figure.tight_layout()
     return png(figure)
 
 
-def _over_base(rates: Sequence[Result], pairing: str) -> Result:
+def _over_base(rates: Sequence[Entry], pairing: str) -> Entry:
     return next(rate for rate in rates if rate["opponent"] == "base" and rate["pairing"] == pairing)
 
 
-def _errorbars(
-    axes: Axes, x: Sequence[float], values: Sequence[Result], key: str, prefix: str, colour: str, label: str
-) -> None:
+def _errorbars(axes: Axes, x: Sequence[float], values: Sequence[Entry], key: str, prefix: str, **look: Any) -> None:
     y, low, high = (np.array([value[k] for value in values]) for k in (key, f"{prefix}ci_low", f"{prefix}ci_high"))
-    axes.errorbar(x, y, yerr=[y - low, high - y], marker="o", color=colour, label=label, capsize=2, linewidth=1)
+    axes.errorbar(x, y, yerr=[y - low, high - y], marker="o", capsize=2, linewidth=1, **look)
 
 
-def _finish(axes: Axes, x_label: str, y_label: str) -> None:
-    """x in doublings; chance as a dashed line."""
+def _rates_in_doublings(axes: Axes, points: Sequence[tuple[float, Sequence[Entry]]], x_label: str) -> None:
+    """Win rates over base, other seeds and the same, at each x; chance as a dashed line."""
+    for pairing, colour in (("independent", ACCENT), ("same-seed", BLUE)):
+        rates = [_over_base(rates, pairing) for _, rates in points]
+        _errorbars(axes, [x for x, _ in points], rates, "win_rate", "", color=colour, label=pairing)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.axhline(0.5, color=QUIET, linewidth=1, linestyle="--")
-    axes.set(xlabel=x_label, ylabel=y_label)
-    axes.legend(frameon=False, fontsize=8)
+    _finish(axes, xlabel=x_label, ylabel="win rate over base")
+
+
+def _finish(axes: Axes, *, legend: bool = True, **labels: Any) -> None:
+    axes.set(**labels)
+    if legend:
+        axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,100 +1,66 @@
-"""How strongly to draw for a person: what each strength gains, and what it costs in content and realism.
+"""How strongly to sample for a user: what each strength gains, and what it costs in content and realism.
 
-Strength is the user guidance of `ppd.diffusion.sampling`. Measured on validation people with the headline's adapters,
-drawn as trials draw, so that its row of strength 1 is also the end of the curve of win rate against training.
+Strength is the user guidance of `ppd.diffusion.sampling.sampler`. Measured on validation users with the headline's
+adapters, sampled as trials sample, so that its row of strength 1 is also the end of the curve of win rate against
+training.
 """
 
-import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from ppd.diffusion.adapter import load_adapter, read_config
-from ppd.diffusion.drawing import draw, read_drawn
-from ppd.evaluation.ground_truth import Tastes, judge
-from ppd.evaluation.plan import images
-from ppd.evaluation.precision import precision
-from ppd.evaluation.seen import seen
+from ppd.diffusion.sampling.store import read_samples
+from ppd.evaluation.plan import image_requests
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.ablation import mean_of
-from ppd.experiments.groundwork import BASE, manifold
-from ppd.experiments.models import base_model
-from ppd.experiments.paths import Paths
-from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
+from ppd.experiments.models import first_embeddings_of_users, sample_once
+from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.seeds import COST, adapter_files, adapter_folder
 from ppd.experiments.settings import ExperimentSettings
-from ppd.experiments.work import work_for
-from ppd.files import atomic_path
+from ppd.experiments.shared_inputs import BASE, ImageMeasures
+from ppd.files import read_json, write_json
+from ppd.layout import Layout
 from ppd.preferences.store import Preferences
-from ppd.rewards.clip_score import ClipScorer
+from ppd.resumable import resumable
 from ppd.settings import Settings
-from ppd.stickers.reader import FactorReader
-from ppd.vlm.people import whitened
-from ppd.vlm.store import load_people
-from ppd.vlm.whitening import Whitening
+from ppd.simulation.truth.utility import Tastes, judge
 
 
-def write_guidance(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
-    """Draw with every seed's adapter at every strength, judge by the true taste, and write the JSON file `out`."""
-    work = work_for(paths.work / "guidance", [settings, experiments.trial], adapter_files(settings, experiments, paths))
-    jobs = {f"seed-{seed}": (settings, experiments, paths, seed, work / f"seed-{seed}") for seed in experiments.seeds}
-    run_side_by_side(_draw, jobs, work / "logs", n_workers=experiments.n_workers)
-    log = Preferences.open(paths.preferences)
-    asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
-    planned, tastes = meetings_of_ppd(asked, plan, ("base", "ppd-shuffled")), Tastes.load(paths.truth)
-    reader = FactorReader.from_pretrained(settings.models.reader).eval()
-    base = seen("base", *read_drawn(paths.groundwork / BASE), reader)
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.groundwork)
-    rows = []
-    for strength in experiments.guidance:
-        verdicts, concepts, precisions = [], [], []
-        for seed in experiments.seeds:
-            wishes, pictures = read_drawn(work / f"seed-{seed}" / f"{strength:g}.parquet")
-            drawn = seen("ppd", wishes, pictures, reader)
-            verdicts.append(judge(planned, pd.concat([base, drawn]), tastes))
-            concepts.append(float(drawn.concept_right.mean()))
-            precisions.append(precision(torch.as_tensor(clip.embed_images(pictures)), real))
-        rows.append(
-            {
-                "strength": strength,
-                "win_rates": win_rates(pd.concat(verdicts, ignore_index=True)),
-                "concept_accuracy": sum(concepts) / len(concepts),
-                "precision": sum(precisions) / len(precisions),
-            }
-        )
-    _, pictures = read_drawn(paths.groundwork / BASE)
-    costs = [file for seed in experiments.seeds if (file := adapter_folder(settings, paths, seed) / COST).exists()]
-    result = {
-        "seeds": list(experiments.seeds),
-        "headline": {
-            "steps": settings.finetune.steps,
-            "pairs_per_step": settings.finetune.pairs_per_step,
-            "train_cpu_s": mean_of(costs)["train_cpu_s"],
-        },
-        "base": {
-            "concept_accuracy": float(base.concept_right.mean()),
-            "precision": precision(torch.as_tensor(clip.embed_images(pictures)), real),
-        },
-        "rows": rows,
-    }
-    with atomic_path(out) as fresh:
-        fresh.write_text(json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(paths.work / "guidance")
+def write_guidance(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Sample with every seed's adapter at every strength, judge by the true taste, and write the result."""
+    weights = adapter_files(settings, experiments, layout)
+    with resumable(layout.experiment_work / "guidance", [settings, experiments.trial], weights) as work:
+        folders = {seed: work / f"seed-{seed}" for seed in experiments.seeds}
+        jobs = {f"seed-{seed}": (settings, experiments, layout, seed, folder) for seed, folder in folders.items()}
+        run_side_by_side(_sample, jobs, work / "logs", n_workers=experiments.n_workers)
+        log = Preferences.open(layout.preferences)
+        requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
+        planned, tastes = comparisons_of_ppd(requests, plan, ("base", "ppd-shuffled")), Tastes.load(layout.truth)
+        measures = ImageMeasures.load(settings, layout)
+        base, at_base = measures("base", *read_samples(layout.shared_inputs / BASE))
+        rows = []
+        for strength in experiments.guidance:
+            sampled = [measures("ppd", *read_samples(folder / f"{strength:g}.parquet")) for folder in folders.values()]
+            verdicts = [judge(planned, pd.concat([base, readings]), tastes) for readings, _ in sampled]
+            rates = win_rates(pd.concat(verdicts, ignore_index=True))
+            rows.append({"strength": strength, "win_rates": rates, **mean_of([measured for _, measured in sampled])})
+        costs = [adapter_folder(settings, layout, seed) / COST for seed in experiments.seeds]
+        headline = {"steps": settings.finetune.steps, "pairs_per_step": settings.finetune.pairs_per_step}
+        result = {
+            "seeds": list(experiments.seeds),
+            "headline": headline | mean_of([read_json(file) for file in costs if file.exists()]),
+            "base": at_base,
+            "rows": rows,
+        }
+        write_json(layout.experiment_results / "guidance.json", result)
 
 
-def _draw(settings: Settings, experiments: ExperimentSettings, paths: Paths, seed: int, folder: Path) -> None:
-    log = Preferences.open(paths.preferences)
-    asked, plan = asked_of(log, "validation", settings.evaluation, experiments.trial)
-    people = {user: u[0] for user, u in whitened(load_people(paths.users), Whitening.load(paths.whitening)).items()}
-    backbone = base_model(settings, settings.sampling.precision)
-    weights = adapter_folder(settings, paths, seed)
-    adapter, identity = load_adapter(weights, backbone), read_config(weights).model_dump_json()
-    wanted = images(asked, "ppd", plan)
+def _sample(settings: Settings, experiments: ExperimentSettings, layout: Layout, seed: int, folder: Path) -> None:
+    log = Preferences.open(layout.preferences)
+    requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
+    users, weights = first_embeddings_of_users(layout), adapter_folder(settings, layout, seed)
+    requests = image_requests(requests, "ppd", plan)
     for strength in experiments.guidance:
         sampling = sampling_of(settings.sampling, experiments.trial).model_copy(update={"user_guidance": strength})
-        file = folder / f"{strength:g}.parquet"
-        if not file.exists():
-            draw(wanted, backbone, sampling, file, adapter=adapter, people=people, identity=identity)
+        sample_once(settings, weights, requests, users, folder / f"{strength:g}.parquet", sampling)

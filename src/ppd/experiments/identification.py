@@ -1,31 +1,31 @@
-"""Does an embedding say who someone is? A second group of a person's choices must find the first among N people.
+"""Does an embedding say who someone is? A second group of a user's choices must find the first among N users.
 
-The two groups share no caption, since people repeat captions and captions are in the embedding's input. Nobody of the
-N was trained on; what tells embeddings apart is learned on the training people alone.
+The two groups share no caption, since users repeat captions and captions are in the embedding's input. None of the N
+was trained on; what tells embeddings apart is learned on the training users alone.
 """
 
 import io
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ppd.evaluation.win_rates import clustered_mean
 from ppd.experiments.directions import reliabilities
 from ppd.experiments.models import embedding_model
-from ppd.experiments.supports import ExactReader
-from ppd.files import atomic_path
+from ppd.experiments.settings import ExperimentSettings
+from ppd.files import write_json
+from ppd.layout import Layout
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
+from ppd.simulation.truth.exact import ExactObserver
+from ppd.statistics.bootstrap import clustered_mean
+from ppd.users.embeddings import load_embeddings
+from ppd.users.support import SupportGroup, support_groups
 from ppd.vlm.embedding import embed
-from ppd.vlm.people import support_groups
-from ppd.vlm.store import SupportGroup, load_people
 
 Floats = NDArray[np.float64]
 TOPS = (1, 4, 16)
@@ -34,56 +34,50 @@ Key = tuple[str, int]
 """(user_id, support group)."""
 
 
-def write_identification(settings: Settings, preferences: Path, layers: Path, truth: Path, out: Path) -> None:
-    """Measure every layer and every baseline on the test people, and write the JSON file `out`.
+def write_identification(settings: Settings, _: ExperimentSettings, layout: Layout) -> None:
+    """Measure every layer and every baseline on the test users, and write the result.
 
-    Beside them, from the training people: how reliable each principal direction of the adapter's (last) layer is.
-    layers: prompt-end.parquet of `ppd.experiments.groundwork`.
+    Beside them, from the training users: how reliable each principal direction of the adapter's (last) layer is.
     """
-    log = Preferences.open(preferences)
-    train = log.users.user_id[log.users.split == "train"].tolist()
-    test = log.users.user_id[log.users.split == "test"].tolist()
+    log = Preferences.open(layout.preferences)
+    train, test = (log.users.user_id[log.users.split == split].tolist() for split in ("train", "test"))
     chosen = disjoint_groups(log, test)
     groups = {(g.user_id, g.support_group): g for g in support_groups(log, [*train, *chosen])}
-    wanted = {key: g for key, g in groups.items() if key[0] not in chosen or key[1] in chosen[key[0]]}
-    shown = _layers(layers, wanted)
-    blank = _blank_layers(settings, wanted)
-    pictures = _picture_features(ClipScorer.from_pretrained(settings.models.clip), wanted)
+    groups = {key: g for key, g in groups.items() if key[0] not in chosen or key[1] in chosen[key[0]]}
+    hidden = load_embeddings([layout.shared_inputs / "prompt-end.parquet"]).hidden
+    shown = {(user_id, group): hidden[user_id][group].double().numpy() for user_id, group in groups}
     n_rows = next(iter(shown.values())).shape[0]
     views: dict[str, dict[Key, Floats]] = {
         f"layer {row}": {key: hidden[row] for key, hidden in shown.items()} for row in range(n_rows)
     }
     views["all layers"] = {key: hidden.reshape(-1) for key, hidden in shown.items()}
+    blank = _blank_layers(settings, groups)
     views["captions only (all layers, blank images)"] = {key: hidden.reshape(-1) for key, hidden in blank.items()}
-    views |= pictures
+    views |= _image_features(ClipScorer.from_pretrained(settings.models.clip), groups)
     rows = []
     for name, view in views.items():
-        metric = discriminant(_by_person(view, train))
+        metric = discriminant(_by_user(view, train))
         first, second = (
             np.stack([view[user_id, pair[side]] for user_id, pair in chosen.items()]) @ metric for side in (0, 1)
         )
         rows.append({"view": name, **hit_rates(_unit(second) @ _unit(first).T)})
-    read = range(n_rows)[settings.embedding.rows[-1] if settings.embedding.rows else -1]
-    trained = _by_person(views[f"layer {read}"], train)
-    exact = ExactReader(truth, settings.people)
+    exact = ExactObserver(layout.truth, settings.people)
     rows.append({"view": "exact posterior", **hit_rates(exact_scores(exact, log, chosen))})
+    read = range(n_rows)[settings.embedding.rows[-1] if settings.embedding.rows else -1]
+    trained = _by_user(views[f"layer {read}"], train)
+    several = [len(embeddings) for embeddings in trained if len(embeddings) > 1]
+    directions = {"rows": reliabilities(trained)[:N_DIRECTIONS], "n_users": len(several), "n_groups": sum(several)}
     result = {
-        "n_people": len(chosen),
+        "n_users": len(chosen),
         "chance": {f"top_{k}": k / len(chosen) for k in TOPS},
         "rows": rows,
-        "directions": {
-            "rows": reliabilities(trained)[:N_DIRECTIONS],
-            "n_people": sum(len(groups) > 1 for groups in trained),
-            "n_groups": sum(len(groups) for groups in trained if len(groups) > 1),
-            "kept": settings.embedding.components,
-        },
+        "directions": directions | {"kept": settings.embedding.components},
     }
-    with atomic_path(out) as fresh:
-        fresh.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(layout.experiment_results / "identification.json", result)
 
 
 def disjoint_groups(preferences: Preferences, user_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """The first two support groups of each person that share no caption; people without two are left out."""
+    """The first two support groups of each user that share no caption; users without two are left out."""
     pairs = preferences.pairs[(preferences.pairs.role == "support") & preferences.pairs.user_id.isin(list(user_ids))]
     chosen: dict[str, tuple[int, int]] = {}
     for user_id, rows in pairs.groupby("user_id"):
@@ -96,40 +90,37 @@ def disjoint_groups(preferences: Preferences, user_ids: Iterable[str]) -> dict[s
     return chosen
 
 
-def discriminant(people: list[Floats], shrinkage: float = 0.1) -> Floats:
-    """A linear map [D, D'] after which groups of one person lie close and people apart, from [groups, D] of each.
+def discriminant(users: list[Floats], shrinkage: float = 0.1) -> Floats:
+    """A linear map [D, D'] after which groups of one user are close and users apart, from [groups, D] of each.
 
-    Linear discriminant analysis: whitens what varies within a person, its spectrum first drawn towards its mean, and
-    keeps the directions in which people differ more than that.
+    Linear discriminant analysis: whitens what varies within a user, its spectrum first shrunk towards its mean, and
+    keeps the directions in which users differ more than that.
     """
-    people = [groups for groups in people if len(groups) > 1]
-    within = np.concatenate([groups - groups.mean(axis=0) for groups in people])
-    spectrum, directions = np.linalg.eigh(within.T @ within / (len(within) - len(people)))
+    users = [groups for groups in users if len(groups) > 1]
+    within = np.concatenate([groups - groups.mean(axis=0) for groups in users])
+    spectrum, directions = np.linalg.eigh(within.T @ within / (len(within) - len(users)))
     spectrum = (1 - shrinkage) * spectrum.clip(0) + shrinkage * spectrum.mean()
     whiten = directions / np.sqrt(np.maximum(spectrum, 1e-12))
-    centres = np.stack([groups.mean(axis=0) for groups in people])
+    centres = np.stack([groups.mean(axis=0) for groups in users])
     between = (centres - centres.mean(axis=0)) @ whiten
     strength, axes = np.linalg.eigh(between.T @ between / len(between))
-    kept = axes[:, np.argsort(-strength)[: min(32, len(people) - 1)]]
+    kept = axes[:, np.argsort(-strength)[: min(32, len(users) - 1)]]
     return np.asarray(whiten @ kept)
 
 
 def hit_rates(scores: Floats) -> dict[str, dict[str, float]]:
-    """Top-k accuracy with its interval over people: scores [N, N], the right ones on the diagonal.
+    """Top-k accuracy with its interval over users: scores [N, N], the right ones on the diagonal.
 
     Who shares the right one's score is put in random order: so many of the first k places are expected to be right.
     """
     right = np.diag(scores)[:, None]
     above, level = (scores > right).sum(axis=1), (scores == right).sum(axis=1)
-    found = {}
-    for k in TOPS:
-        share = clustered_mean(((k - above) / level).clip(0, 1), np.arange(len(scores)))
-        found[f"top_{k}"] = {"mean": share.mean, "ci_low": share.low, "ci_high": share.high}
-    return found
+    hits = {k: ((k - above) / level).clip(0, 1) for k in TOPS}
+    return {f"top_{k}": clustered_mean(hit, np.arange(len(scores))).as_row() for k, hit in hits.items()}
 
 
-def exact_scores(exact: ExactReader, log: Preferences, chosen: Mapping[str, tuple[int, int]]) -> Floats:
-    """Bayes: p(second choices | what the first tell of each person)."""
+def exact_scores(exact: ExactObserver, log: Preferences, chosen: Mapping[str, tuple[int, int]]) -> Floats:
+    """Bayes: p(second choices | what the first say of each user)."""
     pairs = log.pairs[log.pairs.role == "support"]
     first, second = (
         pairs[pairs.support_group == pairs.user_id.map({user_id: groups[side] for user_id, groups in chosen.items()})]
@@ -139,8 +130,8 @@ def exact_scores(exact: ExactReader, log: Preferences, chosen: Mapping[str, tupl
     return np.stack([likelihoods[u] for u in chosen]) @ np.stack([beliefs[u] for u in chosen]).T
 
 
-def _by_person(view: Mapping[Key, Floats], user_ids: Iterable[str]) -> list[Floats]:
-    """[groups, D] of each of these people."""
+def _by_user(view: Mapping[Key, Floats], user_ids: Iterable[str]) -> list[Floats]:
+    """[groups, D] of each of these users."""
     groups: dict[str, list[Floats]] = {}
     for (user_id, _), embedding in view.items():
         groups.setdefault(user_id, []).append(embedding)
@@ -151,37 +142,24 @@ def _unit(x: Floats) -> Floats:
     return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True))
 
 
-def _layers(layers: Path, wanted: Iterable[Key]) -> dict[Key, Floats]:
-    hidden = load_people([layers / "prompt-end.parquet"]).hidden
-    return {(user, group): hidden[user][group].double().numpy() for user, group in wanted}
-
-
-def _blank_layers(settings: Settings, wanted: Mapping[Key, SupportGroup]) -> dict[Key, Floats]:
+def _blank_layers(settings: Settings, groups: Mapping[Key, SupportGroup]) -> dict[Key, Floats]:
     """The same conversations with every image a grey one: what the captions alone give away."""
     buffer = io.BytesIO()
     Image.new("RGB", (settings.models.image_px,) * 2, (128, 128, 128)).save(buffer, "PNG")
     grey = buffer.getvalue()
-    blind = [tuple(replace(pair, preferred=grey, rejected=grey) for pair in group.pairs) for group in wanted.values()]
+    blind = [tuple(replace(pair, preferred=grey, rejected=grey) for pair in group.pairs) for group in groups.values()]
     vlm = embedding_model(settings)
     every_layer = settings.embedding.model_copy(update={"rows": None, "read": "prompt-end", "max_new_tokens": 0})
-    return dict(zip(wanted, embed(vlm, blind, every_layer).hidden.double().numpy(), strict=True))
+    return dict(zip(groups, embed(vlm, blind, every_layer).hidden.double().numpy(), strict=True))
 
 
-def _picture_features(clip: ClipScorer, wanted: Mapping[Key, SupportGroup]) -> dict[str, dict[Key, Floats]]:
+def _image_features(clip: ClipScorer, groups: Mapping[Key, SupportGroup]) -> dict[str, dict[Key, Floats]]:
     """Without any language model: means of CLIP's image features over the pairs of a group."""
     liked, difference = {}, {}
-    for key, features in _clip_of_pairs(clip, wanted):
-        liked[key] = features[0::2].mean(axis=0)
-        difference[key] = (features[0::2] - features[1::2]).mean(axis=0)
-    return {
-        "mean image features, preferred": liked,
-        "mean image features, preferred − rejected": difference,
-    }
-
-
-def _clip_of_pairs(clip: ClipScorer, wanted: Mapping[Key, SupportGroup]) -> Iterator[tuple[Key, Floats]]:
-    """Features [2·pairs, D] of each group: preferred, rejected, preferred, …"""
-    for key, group in wanted.items():
+    for key, group in groups.items():
         files = [file for pair in group.pairs for file in (pair.preferred, pair.rejected)]
         images = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
-        yield key, torch.as_tensor(clip.embed_images(images)).double().numpy()
+        features = torch.as_tensor(clip.embed_images(images)).double().numpy()
+        liked[key] = features[0::2].mean(axis=0)
+        difference[key] = (features[0::2] - features[1::2]).mean(axis=0)
+    return {"mean image features, preferred": liked, "mean image features, preferred − rejected": difference}

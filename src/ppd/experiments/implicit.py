@@ -1,7 +1,8 @@
-"""The fine-tuned model as a predictor of choices: its implicit reward, with no judge and no drawn image.
+"""The fine-tuned model as a predictor of choices: its implicit reward, with no judge and no sampled image.
 
 Diffusion-DPO's reward of an image is how much better than the base the model denoises it, so −m of a pair says which
-image the model takes for the chosen one (`ppd.diffusion.loss.margin`). A person's embedding makes it a personal reward.
+image the model takes for the chosen one (`ppd.diffusion.training.loss.margin`). A user's embedding makes it a
+personal reward.
 """
 
 from collections.abc import Iterator
@@ -9,13 +10,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ppd.diffusion.backbone import Backbone
-from ppd.diffusion.dataset import Draw, Pairs, TrainingData
-from ppd.diffusion.loss import denoising_error, margin
-from ppd.diffusion.objective import base_errors, noisy_pairs
-from ppd.diffusion.seeding import generator
-from ppd.diffusion.timesteps import noise_levels, stratified
-from ppd.diffusion.user_attention import UserAttention
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.backbone import Backbone
+from ppd.diffusion.training.dataset import Draw, Pairs, TrainingData
+from ppd.diffusion.training.loss import denoising_error, margin
+from ppd.diffusion.training.objective import base_errors, noisy_pairs
+from ppd.diffusion.training.timesteps import noise_levels, stratified
+from ppd.seeding import generator
 from ppd.settings import TimestepSettings
 
 BATCH = 64
@@ -28,17 +29,17 @@ def rewards(
     data: TrainingData,
     pairs: Pairs,
     readers: dict[str, Tensor],
-    law: TimestepSettings,
+    distribution: TimestepSettings,
     n_draws: int = 1,
 ) -> dict[str, Tensor]:
-    """−m of each of N pairs, a mean over `n_draws` of (t, ε), read as each of several people: name -> [N].
+    """−m of each of N pairs, a mean over `n_draws` of (t, ε), read as each of several users: name -> [N].
 
-    readers: for whom the pairs are read, embeddings [N, rows, dim]. Errors are those of the velocity, so that numbers
+    readers: as whom the pairs are read, embeddings [N, rows, dim]. Errors are those of the velocity, so that numbers
     of differently trained models compare. The same pairs get the same draws whichever model reads them.
     """
     sums = {name: torch.zeros(len(pairs)) for name in readers}
     for number in range(n_draws):
-        for rows, draw in _draws(data, pairs, law, number):
+        for rows, draw in _draws(data, pairs, distribution, number):
             batch = noisy_pairs(backbone, data, pairs[rows], draw, losers=True, error="velocity")
             scale = batch.scale.chunk(2)[0]
             reference_w, reference_l = base_errors(backbone, adapter, batch).chunk(2)
@@ -50,13 +51,15 @@ def rewards(
     return sums
 
 
-def _draws(data: TrainingData, pairs: Pairs, law: TimestepSettings, number: int) -> Iterator[tuple[slice, Draw]]:
-    """Draws of all pairs, batch by batch; t is spread evenly over the law."""
+def _draws(
+    data: TrainingData, pairs: Pairs, distribution: TimestepSettings, number: int
+) -> Iterator[tuple[slice, Draw]]:
+    """Draws of all pairs, batch by batch; t is spread evenly over its distribution."""
     n = len(pairs)
     random = generator("implicit", number)
     draw = Draw(
         pairs=torch.arange(n),
-        t=noise_levels(stratified(n, random), law),
+        t=noise_levels(stratified(n, random), distribution),
         weight=torch.ones(n),
         noise=torch.randn(n, *data.latents.shape[1:], generator=random),
         group=torch.zeros(n),
@@ -67,12 +70,6 @@ def _draws(data: TrainingData, pairs: Pairs, law: TimestepSettings, number: int)
         yield rows, draw[rows]
 
 
-def first_embeddings(data: TrainingData, person: Tensor) -> Tensor:
-    """The embedding of each person's first support group: [B] -> [B, rows, dim]."""
-    return data.embeddings[data.first[person]]
-
-
-def strangers(person: Tensor) -> Tensor:
-    """For each pair's person [N] somebody else among them [N]: everybody moves on to the next, so nobody stays."""
-    unique, index = torch.unique(person, return_inverse=True)
-    return unique.roll(-1)[index]
+def first_embeddings(data: TrainingData, user: Tensor) -> Tensor:
+    """The embedding of each user's first support group: [B] -> [B, rows, dim]."""
+    return data.embeddings[data.first[user]]

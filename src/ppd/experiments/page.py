@@ -1,6 +1,5 @@
 """docs/experiments.md: every table and plot of the experiments, made from their result files and from nothing else."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,37 +7,41 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ppd.evaluation.win_rates import clustered_mean
-from ppd.experiments.figures import curve_plot, directions_plot, guidance_plot, scaling_plot, ways_plot
+from ppd.evaluation.win_rates import Entry
+from ppd.experiments.figures import curve_plot, directions_plot, guidance_plot, interpolation_plot, scaling_plot
 from ppd.experiments.settings import ExperimentSettings
-from ppd.files import atomic_path
+from ppd.files import atomic_path, read_json
+from ppd.layout import Layout
+from ppd.settings import Settings
+from ppd.statistics.bootstrap import clustered_mean
 
 Result = Mapping[str, Any]
-SECTIONS = ("people", "implicit", "identification", "guidance", "rewards", "interpolation")
+SECTIONS = ("users", "implicit", "identification", "guidance", "rewards", "interpolation")
 """The experiments with a result file of their own, beside the ablations."""
 
 
-def write_page(experiments: ExperimentSettings, results: Path, page: Path) -> None:
-    """Write `page` and, beside it, its plots. An experiment without a result file has no section yet."""
+def write_page(_: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Write the page and, beside it, its plots. An experiment without a result file has no section yet."""
+    results, page = layout.experiment_results, layout.experiment_page
     found = read_results(results)
-    for name, figure in figures(found, experiments).items():
-        with atomic_path(page.parent / f"experiments-{name}.png") as fresh:
-            fresh.write_bytes(figure)
+    images = figures(found, experiments)
     for name in ("interpolation", "rewards"):
         if (strips := results / f"{name}.png").exists():
-            with atomic_path(page.parent / f"experiments-{name}-strips.png") as fresh:
-                fresh.write_bytes(strips.read_bytes())
+            images[f"{name}-strips"] = strips.read_bytes()
+    for name, image in images.items():
+        with atomic_path(page.parent / f"experiments-{name}.png") as fresh:
+            fresh.write_bytes(image)
     with atomic_path(page) as fresh:
         fresh.write_text(render(found, experiments), encoding="utf-8")
 
 
 def read_results(results: Path) -> dict[str, Any]:
     """The result files by name; `ablation` is a dictionary of the variants that have run."""
-    found: dict[str, Any] = {file.stem: json.loads(file.read_text()) for file in sorted(results.glob("*.json"))}
-    found["ablation"] = {
-        file.stem: json.loads(file.read_text()) for file in sorted((results / "ablation").glob("*.json"))
-    }
-    return found
+    found, ablation = (
+        {file.stem: read_json(file) for file in sorted(folder.glob("*.json"))}
+        for folder in (results, results / "ablation")
+    )
+    return found | {"ablation": ablation}
 
 
 def render(found: Mapping[str, Any], experiments: ExperimentSettings) -> str:
@@ -60,12 +63,10 @@ def render(found: Mapping[str, Any], experiments: ExperimentSettings) -> str:
     )
 
 
-def entry(result: Result, **wanted: str) -> Result | None:
+def entry(result: Result, **wanted: str) -> Entry | None:
     """The win rate among result["win_rates"] that has these values; None where there is none."""
-    for rate in result["win_rates"]:
-        if all(rate[key] == value for key, value in wanted.items()):
-            return rate
-    return None
+    rates = (rate for rate in result["win_rates"] if all(rate[key] == value for key, value in wanted.items()))
+    return next(rates, None)
 
 
 def share(value: float) -> str:
@@ -84,13 +85,12 @@ def signed(value: Result) -> str:
     return f"{value['mean']:+.2f} [{value['ci_low']:+.2f}, {value['ci_high']:+.2f}]"
 
 
-def difference(variant: Result, default: Result, group: str = "validation") -> dict[str, Any]:
-    """What each person gains by `variant` over `default`, paired, with its interval over people, and what that says."""
-    ours, theirs = (result["people"][group]["gain_by_person"] for result in (variant, default))
-    people = sorted(ours)
-    gap = clustered_mean(np.array([ours[user] - theirs[user] for user in people]), np.arange(len(people)))
+def difference(variant: Result, default: Result, split: str = "validation") -> dict[str, Any]:
+    """What each user gains by `variant` over `default`, paired, with its interval over users, and what that says."""
+    ours, theirs = (result["users"][split]["gain_by_user"] for result in (variant, default))
+    gap = clustered_mean(np.array([ours[user] - theirs[user] for user in sorted(ours)]), np.arange(len(ours)))
     says = "better" if gap.low > 0 else "worse" if gap.high < 0 else "no difference seen"
-    return {"mean": gap.mean, "ci_low": gap.low, "ci_high": gap.high, "says": says}
+    return {**gap.as_row(), "says": says}
 
 
 def ablation_tables(ablation: Mapping[str, Result], experiments: ExperimentSettings) -> dict[str, list[dict[str, Any]]]:
@@ -106,47 +106,42 @@ def ablation_tables(ablation: Mapping[str, Result], experiments: ExperimentSetti
 
 
 def confirmed_rows(ablation: Mapping[str, Result], experiments: ExperimentSettings) -> list[dict[str, Any]]:
-    """The variants that were also drawn for test people, each with the default's gain over it."""
+    """The variants that were also sampled for test users, each with the default's gain over it."""
     return [
         {
             "result": ablation[name],
             "difference": difference(ablation["default"], ablation[name], "test") if name != "default" else None,
         }
         for name in experiments.trial.confirmed
-        if name in ablation and "test" in ablation[name]["people"] and "default" in ablation
+        if name in ablation and "test" in ablation[name]["users"] and "default" in ablation
     ]
 
 
 def curve_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Win rate on validation people after more and more training: the trials' lengths, then the headline runs."""
-    trials = [
-        result
-        for result in found["ablation"].values()
-        if result["varies"] == "training steps" or result["variant"] == "default"
-    ]
-    rows = [
-        {
-            "what": "trial",
-            "steps": result["steps"],
-            "pairs": result["steps"] * result["pairs_per_step"],
-            "cpu_min": result["train_cpu_s"] / 60,
-            "win_rates": result["people"]["validation"]["win_rates"],
+    """Win rate on validation users after more and more training: the trials' lengths, then the headline runs."""
+
+    def row(what: str, cost: Result, win_rates: Sequence[Entry]) -> dict[str, Any]:
+        pairs = cost["steps"] * cost["pairs_per_step"]
+        return {
+            "what": what,
+            "steps": cost["steps"],
+            "pairs": pairs,
+            "cpu_min": cost["train_cpu_s"] / 60,
+            "win_rates": win_rates,
         }
-        for result in sorted(trials, key=lambda result: int(result["steps"]))
-    ]
+
+    trials = with_default(found["ablation"], "training steps", by="steps")
+    rows = [row("trial", trial, trial["users"]["validation"]["win_rates"]) for trial in trials]
     if "guidance" in found:
-        headline = found["guidance"]["headline"]
         as_trained = next(row for row in found["guidance"]["rows"] if row["strength"] == 1.0)
-        rows.append(
-            {
-                "what": "the pipeline's run",
-                "steps": headline["steps"],
-                "pairs": headline["steps"] * headline["pairs_per_step"],
-                "cpu_min": headline["train_cpu_s"] / 60,
-                "win_rates": as_trained["win_rates"],
-            }
-        )
+        rows.append(row("the pipeline's run", found["guidance"]["headline"], as_trained["win_rates"]))
     return rows
+
+
+def with_default(ablation: Mapping[str, Result], varied: str, by: str) -> list[Result]:
+    """The variants that differ in what is `varied` alone, and the default among them; the smallest first."""
+    chosen = (result for result in ablation.values() if result["varies"] == varied or result["variant"] == "default")
+    return sorted(chosen, key=lambda result: int(result[by]))
 
 
 def figures(found: Mapping[str, Any], experiments: ExperimentSettings) -> dict[str, bytes]:
@@ -155,24 +150,24 @@ def figures(found: Mapping[str, Any], experiments: ExperimentSettings) -> dict[s
     if rows := curve_rows(found):
         drawn["curve"] = curve_plot([(row["cpu_min"], row["win_rates"]) for row in rows])
     if ablation_tables(found["ablation"], experiments):
-        drawn["scaling"] = scaling_plot(scaling_points(found["ablation"]))
+        lines = {
+            "training users": ("training users", "n_train_users"),
+            "training pairs, all people together": ("pairs per user", "n_train_pairs"),
+        }
+        points = {
+            name: [
+                (result[x], result["users"]["validation"]["win_rates"])
+                for result in with_default(found["ablation"], varied, by=x)
+            ]
+            for name, (varied, x) in lines.items()
+        }
+        drawn["scaling"] = scaling_plot(points)
     if "identification" in found:
-        drawn["directions"] = directions_plot(found["identification"]["directions"])
+        directions = found["identification"]["directions"]
+        drawn["directions"] = directions_plot(directions["rows"], directions["kept"])
     if "guidance" in found:
-        drawn["guidance"] = guidance_plot(found["guidance"])
+        drawn["guidance"] = guidance_plot(found["guidance"]["rows"], found["guidance"]["base"])
     if "interpolation" in found:
-        rewards = found["rewards"]["ways"] if "rewards" in found else []
-        drawn["ways"] = ways_plot(found["interpolation"]["rows"], rewards)
+        rewards = found["rewards"]["interpolations"] if "rewards" in found else []
+        drawn["interpolations"] = interpolation_plot(found["interpolation"]["rows"], rewards)
     return drawn
-
-
-def scaling_points(ablation: Mapping[str, Result]) -> dict[str, Sequence[Result]]:
-    """People and pairs -> the variants that differ in nothing else, the fewest first."""
-    axes = {"n_train_people": "training people", "n_train_pairs": "pairs a person"}
-    return {
-        axis: sorted(
-            (r for r in ablation.values() if r["varies"] == varied or r["variant"] == "default"),
-            key=lambda result: int(result[axis]),
-        )
-        for axis, varied in axes.items()
-    }

@@ -1,77 +1,65 @@
 """Table A: several rewards in one model. Each reward is one "user", known by a one-hot embedding.
 
-Every training pair of the log is labelled by each reward in place of the person: the image that scores higher wins.
+Every training pair of the log is labelled by each reward in place of the user: the image that scores higher wins.
 The ceiling of a reward is pooled DPO on that reward's labels alone, at the same number of steps.
 """
 
 import hashlib
-import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ppd.diffusion.adapter import load_adapter, read_config
-from ppd.diffusion.dataset import Pairs, TrainingData
-from ppd.diffusion.drawing import draw, read_drawn
-from ppd.diffusion.encoding import Encoded
-from ppd.diffusion.finetune import finetune
+from ppd.diffusion.encoding.store import Encoded
+from ppd.diffusion.sampling.store import read_samples
+from ppd.diffusion.training.dataset import Pairs, TrainingData
+from ppd.diffusion.training.run import finetune
+from ppd.evaluation.plan import UNCONDITIONAL, PlannedImages
 from ppd.evaluation.plots import strip
-from ppd.evaluation.precision import precision
-from ppd.evaluation.seen import seen
-from ppd.evaluation.win_rates import Interval, clustered_mean
-from ppd.experiments.groundwork import manifold
-from ppd.experiments.models import base_model
-from ppd.experiments.paths import Paths
+from ppd.evaluation.tables import SAMPLE, Pixels
+from ppd.experiments.models import base_model, sample_once
 from ppd.experiments.plan import sampling_of
 from ppd.experiments.processes import run_side_by_side
-from ppd.experiments.scorers import load_scorers
+from ppd.experiments.scorers import load_reward_functions
 from ppd.experiments.settings import ExperimentSettings, changed
-from ppd.experiments.work import work_for
-from ppd.files import atomic_path
+from ppd.experiments.shared_inputs import ImageMeasures
+from ppd.files import atomic_path, write_json
+from ppd.layout import Layout
 from ppd.preferences.store import Preferences
-from ppd.rewards.clip_score import ClipScorer
+from ppd.resumable import resumable
 from ppd.settings import Method, Settings
-from ppd.stickers.reader import FactorReader
+from ppd.simulation.truth.readings import read_features
+from ppd.statistics.bootstrap import clustered_mean, clustered_ratio
 
-Floats = NDArray[np.float64]
 CLEAR_SHARE = 0.5
 """Of each reward's pairs only those that it tells apart best are learned from: the others are nearly noise."""
-N_RESAMPLES = 10_000
 
 
-def write_rewards(settings: Settings, experiments: ExperimentSettings, paths: Paths, out: Path) -> None:
-    """Train, draw and score everything; write the JSON file `out` and, beside it, strips. A killed run goes on."""
-    names = list(experiments.rewards.scorers)
-    work = work_for(
-        paths.work / "rewards",
-        [settings, experiments.rewards, experiments.trial],
-        [paths.preferences / "pairs.parquet"],
-    )
-    if not (work / "scores.parquet").exists():
-        scores = score_log(settings, names, Preferences.open(paths.preferences))
-        with atomic_path(work / "scores.parquet") as fresh:
-            scores.to_parquet(fresh)
-    models = {"ppd": "ppd", "dpo": "dpo", "sft": "sft"} | {f"only {name}": "dpo" for name in names}
-    jobs = {model: (settings, experiments, paths, model, method, work) for model, method in models.items()}
-    run_side_by_side(_train_and_draw, jobs, work / "logs", n_workers=experiments.n_workers)
-    drawn = {file.stem: read_drawn(file) for file in sorted((work / "drawn").glob("*.parquet"))}
-    with atomic_path(out.with_suffix(".png")) as fresh:
-        fresh.write_bytes(way_strips(*drawn["ways"], columns=len(experiments.rewards.shares)))
-    with atomic_path(out) as fresh:
-        fresh.write_text(json.dumps(_result(settings, experiments, paths, drawn), indent=1) + "\n")
-    shutil.rmtree(paths.work / "rewards")
+def write_rewards(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Train, sample and score everything; write the result and, beside it, strips. A killed run goes on."""
+    names, out = list(experiments.rewards.scorers), layout.experiment_results / "rewards.json"
+    described, inputs = [settings, experiments.rewards, experiments.trial], [layout.preferences / "pairs.parquet"]
+    with resumable(layout.experiment_work / "rewards", described, inputs) as work:
+        if not (work / "scores.parquet").exists():
+            scores = score_log(settings, names, Preferences.open(layout.preferences))
+            with atomic_path(work / "scores.parquet") as fresh:
+                scores.to_parquet(fresh)
+        models = {"ppd": "ppd", "dpo": "dpo", "sft": "sft"} | {f"only {name}": "dpo" for name in names}
+        jobs = {model: (settings, experiments, layout, model, method, work) for model, method in models.items()}
+        run_side_by_side(_train_and_sample, jobs, work / "logs", n_workers=experiments.n_workers)
+        samples = {file.stem: read_samples(file) for file in sorted((work / "samples").glob("*.parquet"))}
+        with atomic_path(out.with_suffix(".png")) as fresh:
+            fresh.write_bytes(interpolation_strips(*samples["interpolations"], columns=len(experiments.rewards.shares)))
+        write_json(out, _result(settings, experiments, layout, samples))
 
 
 def score_log(settings: Settings, names: Sequence[str], log: Preferences) -> pd.DataFrame:
     """Each reward of both images of every training pair: columns chosen.NAME, rejected.NAME; index pair_id."""
     pairs = log.pairs[log.pairs.role == "train"].set_index("pair_id")
-    scorers = load_scorers(names, settings)
+    scorers = load_reward_functions(names, settings)
     table = pairs[["caption", "chosen_uid", "rejected_uid"]].copy()
     for side in ("chosen", "rejected"):
         images = [np.asarray(image) for image in log.images(pairs[f"{side}_uid"].tolist())]
@@ -81,22 +69,22 @@ def score_log(settings: Settings, names: Sequence[str], log: Preferences) -> pd.
 
 
 def reward_data(scores: pd.DataFrame, names: Sequence[str], encoded: Encoded, only: str | None = None) -> TrainingData:
-    """Pairs labelled by each reward as if it were a person, all of them or `only` one's.
+    """Pairs labelled by each reward as if it were a user, all of them or `only` one's.
 
     A reward's embedding is its one-hot row times √n, so that its mean square is 1, as that of a whitened embedding.
     """
     parts = []
-    for person, name in enumerate(names):
+    for user, name in enumerate(names):
         gap = scores[f"chosen.{name}"] - scores[f"rejected.{name}"]
         clear = scores[gap.abs() >= gap.abs().quantile(1 - CLEAR_SHARE)]
         first = (gap[clear.index] > 0).to_numpy()
         chosen, rejected = clear.chosen_uid.to_numpy(), clear.rejected_uid.to_numpy()
         winners, losers = np.where(first, chosen, rejected), np.where(first, rejected, chosen)
         if only in (None, name):
-            parts.append(pd.DataFrame({"person": person, "caption": clear.caption, "winner": winners, "loser": losers}))
+            parts.append(pd.DataFrame({"user": user, "caption": clear.caption, "winner": winners, "loser": losers}))
     rows = pd.concat(parts, ignore_index=True)
     pairs = Pairs(
-        person=torch.tensor(rows.person.to_numpy()),
+        user=torch.tensor(rows.user.to_numpy()),
         caption=torch.tensor(encoded.caption_row[rows.caption].to_numpy()),
         chosen=torch.tensor(encoded.image_row[rows.winner].to_numpy()),
         rejected=torch.tensor(encoded.image_row[rows.loser].to_numpy()),
@@ -119,13 +107,12 @@ def one_hots(n: int) -> Tensor:
     return (torch.eye(n) * n**0.5)[:, None]
 
 
-def wishes(captions: Sequence[str], users: Sequence[str], n_seeds: int) -> pd.DataFrame:
-    """Every caption with every seed for each user: rows of user_id, caption, seed."""
-    index = pd.MultiIndex.from_product([users, captions, range(n_seeds)], names=["user_id", "caption", "seed"])
-    return index.to_frame(index=False)
+def requests(captions: Sequence[str], users: Sequence[str], n_seeds: int) -> pd.DataFrame:
+    """Every caption with every seed for each user: `tables.SAMPLE`."""
+    return pd.MultiIndex.from_product([users, captions, range(n_seeds)], names=SAMPLE).to_frame(index=False)
 
 
-def ways(names: Sequence[str], shares: Sequence[float]) -> dict[str, Tensor]:
+def points_between(names: Sequence[str], shares: Sequence[float]) -> dict[str, Tensor]:
     """Embeddings on and beyond the line from each reward to the next: "a~b~0.25" -> [1, n]."""
     users = one_hots(len(names))
     return {
@@ -136,120 +123,88 @@ def ways(names: Sequence[str], shares: Sequence[float]) -> dict[str, Tensor]:
     }
 
 
-def way_strips(asked: pd.DataFrame, images: NDArray[np.uint8], columns: int) -> bytes:
-    """The first caption's first picture at each point of each line between two rewards, a row a line, as a PNG."""
-    first = asked[(asked.caption == asked.caption.iloc[0]) & (asked.seed == 0)]
+def interpolation_strips(sampled: pd.DataFrame, images: Pixels, columns: int) -> bytes:
+    """The first caption's first image at each point of each line between two rewards, a row a line, as a PNG."""
+    first = sampled[(sampled.caption == sampled.caption.iloc[0]) & (sampled.seed == 0)]
     return strip(list(images[first.index]), columns=columns)
 
 
-def mean_gain(scores: Floats, base: Floats, captions: NDArray[np.generic]) -> Interval:
-    """Mean of scores − base, image by image (same caption and seed), its interval over captions."""
-    return clustered_mean(scores - base, captions)
-
-
-def kept_share(ours: Floats, ceiling: Floats, captions: NDArray[np.generic]) -> Interval:
-    """Share of the ceiling's mean gain [N] that ours [N] has, its interval over captions."""
-    _, index = np.unique(captions, return_inverse=True)
-    n = int(index.max()) + 1
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES)
-    top, bottom = (weights @ np.bincount(index, weights=gains, minlength=n) for gains in (ours, ceiling))
-    low, high = np.quantile(top / bottom, [0.025, 0.975])
-    return Interval(float(ours.mean() / ceiling.mean()), float(low), float(high))
-
-
-def _train_and_draw(
-    settings: Settings, experiments: ExperimentSettings, paths: Paths, model: str, method: Method, work: Path
+def _train_and_sample(
+    settings: Settings, experiments: ExperimentSettings, layout: Layout, model: str, method: Method, work: Path
 ) -> None:
-    """One of Table A's models: trained, and everything drawn that is asked of it."""
+    """One of Table A's models: trained, and everything sampled that is asked of it."""
     names = list(experiments.rewards.scorers)
     settings = changed(settings, {"finetune": dict(experiments.rewards.finetune)})
     only = model.removeprefix("only ") if model.startswith("only ") else None
     folder = work / "models" / model
     if not folder.exists():
-        data = reward_data(pd.read_parquet(work / "scores.parquet"), names, Encoded.open(paths.latents), only)
-        backbone = base_model(settings, settings.finetune.precision)
-        unfinished = work / f"{model}.unfinished"
         finetune(
-            backbone, data, settings.finetune, method, folder, unfinished, reference_folder=paths.reference, origin={}
+            base_model(settings, settings.finetune.precision),
+            reward_data(pd.read_parquet(work / "scores.parquet"), names, Encoded.open(layout.latents), only),
+            settings.finetune,
+            method,
+            folder,
+            work / f"{model}.unfinished",
+            reference_folder=layout.reference_errors,
+            origin={},
         )
-    backbone = base_model(settings, settings.sampling.precision)
-    adapter = load_adapter(folder, backbone)
-    identity = read_config(folder).model_dump_json()
-    captions = _captions(paths)
-    n_seeds, n_seeds_a_way = experiments.rewards.n_seeds, experiments.rewards.n_seeds_a_way
-    wanted: dict[str, tuple[pd.DataFrame, dict[str, Tensor]]]
+    prompts = Preferences.open(layout.preferences).captions
+    captions = sorted(prompts.caption[prompts.split == "eval"])
+    n_seeds, sampling = experiments.rewards.n_seeds, sampling_of(settings.sampling, experiments.trial)
+    unconditional = requests(captions, [UNCONDITIONAL], n_seeds)
     if method == "ppd":
-        points = ways(names, experiments.rewards.shares)
-        wanted = {
-            "ppd": (wishes(captions, names, n_seeds), dict(zip(names, one_hots(len(names)), strict=True))),
-            "ways": (wishes(captions, list(points), n_seeds_a_way), points),
-            "base": (wishes(captions, [""], n_seeds), {}),
+        points = points_between(names, experiments.rewards.shares)
+        between = requests(captions, list(points), experiments.rewards.seeds_per_interpolation)
+        own = dict(zip(names, one_hots(len(names)), strict=True))
+        planned = {
+            "ppd": PlannedImages(requests(captions, names, n_seeds), own),
+            "interpolations": PlannedImages(between, points),
+            "base": PlannedImages(unconditional, {}),
         }
-    else:  # a pooled adapter reads every embedding but zero as everybody
-        wanted = {model: (wishes(captions, [""], n_seeds), {"": torch.ones(1, len(names))})}
-    for name, (rows, users) in wanted.items():
-        file = work / "drawn" / f"{name}.parquet"
-        if not file.exists():
-            sampling = sampling_of(settings.sampling, experiments.trial)
-            draw(rows, backbone, sampling, file, adapter=adapter, people=users, identity=identity)
-
-
-def _captions(paths: Paths) -> list[str]:
-    captions = Preferences.open(paths.preferences).captions
-    return sorted(captions.caption[captions.split == "eval"])
+    else:  # a pooled adapter reads every embedding but zero as the one that stands for all users
+        planned = {model: PlannedImages(unconditional, {UNCONDITIONAL: torch.ones(1, len(names))})}
+    for name, images in planned.items():
+        sample_once(settings, folder, images.requests, images.users, work / "samples" / f"{name}.parquet", sampling)
 
 
 def _result(
     settings: Settings,
     experiments: ExperimentSettings,
-    paths: Paths,
-    drawn: Mapping[str, tuple[pd.DataFrame, NDArray[np.uint8]]],
+    layout: Layout,
+    samples: Mapping[str, tuple[pd.DataFrame, Pixels]],
 ) -> dict[str, object]:
     names = list(experiments.rewards.scorers)
-    scorers = load_scorers(names, settings)
-    reader = FactorReader.from_pretrained(settings.models.reader).eval()
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.groundwork)
+    scorers, measures = load_reward_functions(names, settings), ImageMeasures.load(settings, layout)
     tables = {}
     rows: list[dict[str, object]] = []
-    for model, (asked, images) in drawn.items():
-        table = asked.assign(**{name: scorer(images, asked.caption.tolist()) for name, scorer in scorers.items()})
-        table["right"] = seen(model, asked, images, reader).concept_right.to_numpy()
+    for model, (sampled, images) in samples.items():
+        table = sampled.assign(**{name: scorer(images, sampled.caption.tolist()) for name, scorer in scorers.items()})
+        table["right"] = read_features(model, sampled, images, measures.classifier).concept_right.to_numpy()
         tables[model] = table
-        for user, part in () if model == "ways" else table.groupby("user_id", sort=False):
-            at = part.index.to_numpy()
-            rows.append(
-                {
-                    "model": model,
-                    "user": user,
-                    "n_images": len(part),
-                    "scores": {name: _mean(part, name) for name in names},
-                    "concept_accuracy": float(part.right.mean()),
-                    "precision": precision(torch.as_tensor(clip.embed_images(images[at])), real),
-                }
-            )
+        for user, part in () if model == "interpolations" else table.groupby("user_id", sort=False):
+            captions = part.caption.to_numpy()
+            scores = {name: clustered_mean(part[name].to_numpy(), captions).as_row() for name in names}
+            precision, right = measures.precision(images[part.index.to_numpy()]), float(part.right.mean())
+            row = {"model": model, "user": user, "n_images": len(part), "scores": scores}
+            rows.append({**row, "concept_accuracy": right, "precision": precision})
     base, captions = tables["base"], tables["base"].caption.to_numpy()
     kept = {}
     for name in names:
-        ours = tables["ppd"][tables["ppd"].user_id == name]
-        ceiling = tables[f"only {name}"][name].to_numpy() - base[name].to_numpy()
-        share = kept_share(ours[name].to_numpy() - base[name].to_numpy(), ceiling, captions)
-        kept[name] = {"mean": share.mean, "ci_low": share.low, "ci_high": share.high}
+        ours = tables["ppd"].loc[tables["ppd"].user_id == name, name].to_numpy()
+        at_base = base[name].to_numpy()
+        ceiling = tables[f"only {name}"][name].to_numpy() - at_base
+        kept[name] = clustered_ratio(ours - at_base, ceiling, captions).as_row()
     return {
         "rewards": names,
         "n_captions": int(base.caption.nunique()),
         "spread": {name: float(base[name].std()) for name in names},
         "rows": rows,
         "kept": kept,
-        "ways": _way_rows(tables["ways"], base, names),
+        "interpolations": _interpolation_rows(tables["interpolations"], base, names),
     }
 
 
-def _mean(part: pd.DataFrame, name: str) -> dict[str, float]:
-    mean = clustered_mean(part[name].to_numpy(), part.caption.to_numpy())
-    return {"mean": mean.mean, "ci_low": mean.low, "ci_high": mean.high}
-
-
-def _way_rows(table: pd.DataFrame, base: pd.DataFrame, names: Sequence[str]) -> list[dict[str, object]]:
+def _interpolation_rows(table: pd.DataFrame, base: pd.DataFrame, names: Sequence[str]) -> list[dict[str, object]]:
     """Both rewards' gain over the base at each point between two rewards, in SD of the base's images."""
     at_base = base.set_index(["caption", "seed"])
     rows: list[dict[str, object]] = []
@@ -258,9 +213,8 @@ def _way_rows(table: pd.DataFrame, base: pd.DataFrame, names: Sequence[str]) -> 
         same = at_base.loc[pd.MultiIndex.from_frame(part[["caption", "seed"]])]
         row: dict[str, object] = {"first": first, "second": second, "share": float(share), "n_images": len(part)}
         for role, name in (("gain_first", first), ("gain_second", second)):
-            gain = mean_gain(part[name].to_numpy(), same[name].to_numpy(), part.caption.to_numpy())
-            spread = float(base[name].std())
-            row[role] = {"mean": gain.mean / spread, "ci_low": gain.low / spread, "ci_high": gain.high / spread}
+            gain = clustered_mean(part[name].to_numpy() - same[name].to_numpy(), part.caption.to_numpy())
+            row[role] = gain.scaled(1 / float(base[name].std())).as_row()
         row["concept_accuracy"] = float(part.right.mean())
         rows.append(row)
     return rows

@@ -1,36 +1,21 @@
-"""Rewards that pull pictures apart: does it fit its caption, is it colourful, is it light?
+"""Rewards that pull images apart: does it fit its caption, is it colourful, is it light?"""
 
-Each takes images (uint8 [H, W, 3] each) and their captions and gives one number an image, as every scorer of
-`ppd.rewards` does.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppd.rewards.clip_score import ClipScorer
+from ppd.rewards.scorer import Images, Scorer
 from ppd.settings import Settings
 
-Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
-Scorer = Callable[[Images, Sequence[str]], NDArray[np.float64]]
 
-
-def load_scorers(names: Sequence[str], settings: Settings) -> Mapping[str, Scorer]:
-    """The scorers with these names."""
-    return {name: _load(name, settings) for name in names}
-
-
-def _load(name: str, settings: Settings) -> Scorer:
-    match name:
-        case "clip":
-            return ClipScorer.from_pretrained(settings.models.clip)
-        case "colourfulness":
-            return colourfulness
-        case "lightness":
-            return lightness
-        case _:
-            raise ValueError(f"no scorer {name!r}; there are clip, colourfulness and lightness")
+def load_reward_functions(names: Sequence[str], settings: Settings) -> dict[str, Scorer]:
+    """The scorers with these names. Raises ValueError for an unknown one."""
+    plain: dict[str, Scorer] = {"colourfulness": colourfulness, "lightness": lightness}
+    if unknown := sorted(set(names) - {"clip", *plain}):
+        raise ValueError(f"no scorer {unknown[0]!r}; there are clip, colourfulness and lightness")
+    return {name: plain[name] if name in plain else ClipScorer.from_pretrained(settings.models.clip) for name in names}
 
 
 def colourfulness(images: Images, captions: Sequence[str]) -> NDArray[np.float64]:

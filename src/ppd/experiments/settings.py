@@ -18,26 +18,26 @@ class Variant(Component):
     """Settings that replace those of params.yaml, nested as they are there."""
     whitened: bool = True
     """False: the hidden states as they are, only scaled to a mean square of 1."""
-    n_people: int | None = Field(None, ge=1)
-    """Train on so many people, in the order of a hash; null: on all."""
+    n_users: int | None = Field(None, ge=1)
+    """Train on so many users, in the order of a hash; null: on all."""
     pairs_share: float = Field(1.0, gt=0, le=1)
-    """Train on this share of every person's training pairs."""
+    """Train on this share of every user's training pairs."""
     whole_network: bool = False
     """Train the base's own weights beside the adapter."""
 
 
 class TrialSettings(Component):
-    """How an ablation's run is trained, drawn and judged: small, the same for every variant."""
+    """How an ablation's run is trained, sampled and judged: small, the same for every variant."""
 
     finetune: dict[str, Any] = Field(default_factory=dict)
     """Replaces settings of `finetune` in params.yaml, before a variant's own changes."""
     sampling_steps: int = Field(10, ge=1)
-    captions_a_person: int = Field(4, ge=1)
+    captions_per_user: int = Field(4, ge=1)
     confirmed: tuple[str, ...] = ()
-    """Variants that are also drawn for test people, whom nothing is chosen on."""
+    """Variants that are also sampled for test users, on whom nothing is chosen."""
 
 
-class RewardSettings(Component):
+class RewardExperimentSettings(Component):
     """Several rewards in one model (`ppd.experiments.rewards`)."""
 
     scorers: tuple[str, ...] = ("clip", "colourfulness", "lightness")
@@ -48,29 +48,29 @@ class RewardSettings(Component):
     """Images of each evaluation caption."""
     shares: tuple[float, ...] = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
     """Points on the line from one reward to the next, as the share of the second."""
-    n_seeds_a_way: int = Field(4, ge=1)
+    seeds_per_interpolation: int = Field(4, ge=1)
 
 
-class WaySettings(Component):
-    """Pictures between two people and beyond them (`ppd.experiments.interpolation`)."""
+class InterpolationSettings(Component):
+    """Images between two users and beyond them (`ppd.experiments.interpolation`)."""
 
-    n_ways: int = Field(16, ge=1)
-    captions_a_way: int = Field(2, ge=1)
+    n_interpolations: int = Field(16, ge=1)
+    captions_per_interpolation: int = Field(2, ge=1)
     shares: tuple[float, ...] = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 class ExperimentSettings(Component):
-    """Everything that the experiments can be told, beside the pipeline's own settings."""
+    """Everything that can be set of the experiments, beside the pipeline's own settings."""
 
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2)
     n_workers: int = Field(3, ge=1)
-    """Processes that train or draw side by side, each with one thread; what they compute does not depend on it."""
+    """Processes that train or sample side by side, each with one thread; what they compute does not depend on it."""
     trial: TrialSettings = TrialSettings()
     variants: dict[str, Variant] = Field(default_factory=dict)
     guidance: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-    """Strengths of the person at which the headline models draw for the validation people."""
-    rewards: RewardSettings = RewardSettings()
-    ways: WaySettings = WaySettings()
+    """User guidance at which the headline models sample for the validation users."""
+    rewards: RewardExperimentSettings = RewardExperimentSettings()
+    interpolation: InterpolationSettings = InterpolationSettings()
 
     @model_validator(mode="after")
     def _confirmed_exist(self) -> "ExperimentSettings":

@@ -1,62 +1,57 @@
-"""One run of one variant with one seed: trained, drawn for people it never saw, judged by the true taste."""
+"""One run of one variant with one seed: trained, sampled for users it never saw, judged by the true taste."""
 
-import json
 import time
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import torch
 
-from ppd.diffusion.adapter import load_adapter, read_config
-from ppd.diffusion.drawing import draw, read_drawn
-from ppd.diffusion.finetune import finetune
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.user_attention import UserAttention
-from ppd.evaluation.ground_truth import Tastes, judge
-from ppd.evaluation.plan import images
-from ppd.evaluation.precision import precision
-from ppd.evaluation.seen import seen
+from ppd.diffusion.adapter.checkpoint import adapter_identity, load_adapter
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.sampling.run import sample_images
+from ppd.diffusion.sampling.store import read_samples
+from ppd.diffusion.training.dataset import shuffled_users
+from ppd.diffusion.training.run import finetune
+from ppd.evaluation.plan import image_requests
 from ppd.experiments.data import Material, Part, part_for
-from ppd.experiments.groundwork import BASE, manifold
-from ppd.experiments.implicit import first_embeddings, rewards, strangers
+from ppd.experiments.implicit import first_embeddings, rewards
 from ppd.experiments.models import base_model
-from ppd.experiments.paths import Paths
-from ppd.experiments.plan import asked_of, meetings_of_ppd, sampling_of
+from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings, Variant, changed
+from ppd.experiments.shared_inputs import BASE, ImageMeasures
 from ppd.experiments.whole_network import finetune_whole, load_network
-from ppd.files import atomic_path
-from ppd.rewards.clip_score import ClipScorer
+from ppd.files import atomic_path, write_json
+from ppd.layout import Layout
 from ppd.settings import Settings, TimestepSettings
-from ppd.stickers.reader import FactorReader
+from ppd.simulation.truth.utility import Tastes, judge
 
 ADAPTER, VERDICTS, MEASURES, IMPLICIT = "adapter", "verdicts.parquet", "measures.json", "implicit.json"
 OPPONENTS = ("base", "ppd-shuffled")
-EXAM_LAW = TimestepSettings()
+TIMESTEPS = TimestepSettings()
 """The noise levels of every implicit accuracy, whatever a variant trains on."""
 
 
 def trial(
-    settings: Settings, experiments: ExperimentSettings, name: str, seed: int, paths: Paths, folder: Path
+    settings: Settings, experiments: ExperimentSettings, name: str, seed: int, layout: Layout, folder: Path
 ) -> None:
-    """Leave in `folder`: the adapter, and for each group of people verdicts and measures; what is there is kept."""
+    """Leave in `folder`: the adapter, and for each group of users verdicts and measures; what is there is kept."""
     variant = experiments.variants[name]
     settings = trial_settings(settings, experiments, variant, seed)
-    material = Material.open(paths.preferences, paths.latents, paths.groundwork)
+    material = Material.open(layout)
     part = part_for(material, variant, settings.embedding)
     if not (folder / ADAPTER).exists():
-        train(settings, part, folder, paths.reference, whole_network=variant.whole_network)
+        train(settings, part, folder, layout.reference_errors, whole_network=variant.whole_network)
     backbone = base_model(settings, settings.sampling.precision)
     adapter = load_adapter(folder / ADAPTER, backbone)
     load_network(backbone, folder / ADAPTER)
     groups: tuple[Literal["validation", "test"], ...] = ("validation", "test")
-    for people in groups[: 2 if name in experiments.trial.confirmed else 1]:
-        if not (folder / people / MEASURES).exists():
-            evaluate(settings, experiments, material, part, people, backbone, adapter, paths, folder)
+    for split in groups[: 2 if name in experiments.trial.confirmed else 1]:
+        if not (folder / split / MEASURES).exists():
+            evaluate(settings, experiments, material, part, split, backbone, adapter, layout, folder)
     if not (folder / IMPLICIT).exists():
-        with atomic_path(folder / IMPLICIT) as fresh:
-            fresh.write_text(json.dumps(implicit_accuracy(part, backbone, adapter)))
+        write_json(folder / IMPLICIT, implicit_accuracy(part, backbone, adapter))
 
 
 def trial_settings(settings: Settings, experiments: ExperimentSettings, variant: Variant, seed: int) -> Settings:
@@ -82,8 +77,7 @@ def train(settings: Settings, part: Part, folder: Path, reference: Path, *, whol
             reference_folder=reference,
             origin={},
         )
-    with atomic_path(folder / COST) as fresh:
-        fresh.write_text(json.dumps({"train_cpu_s": round(time.process_time() - started, 1)}))
+    write_json(folder / COST, {"train_cpu_s": round(time.process_time() - started, 1)})
 
 
 def evaluate(
@@ -91,41 +85,41 @@ def evaluate(
     experiments: ExperimentSettings,
     material: Material,
     part: Part,
-    people: Literal["validation", "test"],
+    split: Literal["validation", "test"],
     backbone: StableCascadeBackbone,
     adapter: UserAttention,
-    paths: Paths,
+    layout: Layout,
     folder: Path,
 ) -> None:
-    """Draw for these people, and leave the verdicts of the true taste and measures of the pictures in folder/people."""
-    asked, plan = asked_of(material.preferences, people, settings.evaluation, experiments.trial)
-    first = {user_id: part.embeddings[user_id][0] for user_id in asked.user_id.unique()}
-    file = folder / people / "images.parquet"
-    identity = read_config(folder / ADAPTER).model_dump_json()
-    draw(
-        images(asked, "ppd", plan), backbone, settings.sampling, file, adapter=adapter, people=first, identity=identity
+    """Sample for these users, and leave the verdicts of the true taste and measures of the images in folder/split."""
+    requests, plan = requests_of(material.preferences, split, settings.evaluation, experiments.trial)
+    first = {user_id: part.embeddings[user_id][0] for user_id in requests.user_id.unique()}
+    file = folder / split / "images.parquet"
+    sample_images(
+        image_requests(requests, "ppd", plan),
+        backbone,
+        settings.sampling,
+        file,
+        file.with_suffix(".unfinished"),
+        adapter=adapter,
+        users=first,
+        identity=adapter_identity(folder / ADAPTER),
     )
-    reader = FactorReader.from_pretrained(settings.models.reader).eval()
-    drawn = {"base": read_drawn(paths.groundwork / BASE), "ppd": read_drawn(file)}
-    seen_in = {model: seen(model, *pictures, reader) for model, pictures in drawn.items()}
-    planned = meetings_of_ppd(asked, plan, OPPONENTS)
-    verdicts = judge(planned, pd.concat(seen_in.values()), Tastes.load(paths.truth))
-    with atomic_path(folder / people / VERDICTS) as fresh:
-        verdicts.to_parquet(fresh, index=False)
-    clip, real = ClipScorer.from_pretrained(settings.models.clip), manifold(paths.groundwork)
-    measures = {}
-    for model, (_, pictures) in drawn.items():
-        measures[f"concept_accuracy.{model}"] = float(seen_in[model].concept_right.mean())
-        measures[f"precision.{model}"] = precision(torch.as_tensor(clip.embed_images(pictures)), real)
-    with atomic_path(folder / people / MEASURES) as fresh:
-        fresh.write_text(json.dumps(measures))
+    measures = ImageMeasures.load(settings, layout)
+    samples = {"base": read_samples(layout.shared_inputs / BASE), "ppd": read_samples(file)}
+    measured = {model: measures(model, *sampled) for model, sampled in samples.items()}
+    planned = comparisons_of_ppd(requests, plan, OPPONENTS)
+    readings = pd.concat([readings for readings, _ in measured.values()])
+    with atomic_path(folder / split / VERDICTS) as fresh:
+        judge(planned, readings, Tastes.load(layout.truth)).to_parquet(fresh, index=False)
+    found = {f"{name}.{model}": value for model, (_, values) in measured.items() for name, value in values.items()}
+    write_json(folder / split / MEASURES, found)
 
 
 def implicit_accuracy(part: Part, backbone: StableCascadeBackbone, adapter: UserAttention) -> dict[str, float]:
-    """Share of held-out choices of validation people that the implicit reward gets right, as them and as others."""
+    """Share of held-out choices of validation users that the implicit reward gets right, as them and as others."""
     pairs = part.data.held_out
-    own, others = (first_embeddings(part.data, person) for person in (pairs.person, strangers(pairs.person)))
-    found = rewards(backbone, adapter, part.data, pairs, {"own": own, "exchanged": others}, EXAM_LAW)
-    return {f"implicit_accuracy.{name}": float((reward > 0).double().mean()) for name, reward in found.items()} | {
-        "implicit_accuracy.n": len(pairs)
-    }
+    own, others = (first_embeddings(part.data, user) for user in (pairs.user, shuffled_users(pairs.user)))
+    found = rewards(backbone, adapter, part.data, pairs, {"own": own, "shuffled_user": others}, TIMESTEPS)
+    shares = {f"implicit_accuracy.{name}": float((reward > 0).double().mean()) for name, reward in found.items()}
+    return shares | {"implicit_accuracy.n": len(pairs)}

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ppd.diffusion.adapter import adapter_config, save_adapter
-from ppd.diffusion.dataset import TrainingData, draw_batch
-from ppd.diffusion.objective import base_errors, noisy_pairs, preference_objective
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.training import NonFiniteError, fresh_adapter, learning_rate
+from ppd.diffusion.adapter.checkpoint import adapter_config, save_adapter
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.training.dataset import TrainingData, draw_batch
+from ppd.diffusion.training.objective import base_errors, noisy_pairs, preference_objective
+from ppd.diffusion.training.trainer import NonFiniteError, fresh_adapter, learning_rate
 from ppd.experiments.models import base_model
 from ppd.files import atomic_path
 from ppd.progress import progress_bar
@@ -25,7 +25,7 @@ NETWORK_RATE = 0.1
 
 
 def finetune_whole(settings: Settings, data: TrainingData, folder: Path) -> None:
-    """Train adapter and network as `ppd.diffusion.training` trains the adapter alone; leave both in `folder`."""
+    """Train adapter and network as `Trainer` trains the adapter alone; leave both in `folder`."""
     run = settings.finetune
     backbone, frozen = (base_model(settings, "fp32") for _ in range(2))
     adapter = fresh_adapter(backbone, data, run, "ppd")

@@ -13,7 +13,7 @@ from ppd.preferences.rows import RawRow, Refusal
 
 DECIDED = ((1.0, 0.0), (0.0, 1.0))
 TIE = (0.5, 0.5)
-_IMAGES_A_TASK = 32  # so that handing tiny images to a thread does not cost more than decoding them
+_IMAGES_PER_TASK = 32  # so that handing tiny images to a thread does not cost more than decoding them
 
 
 class Pair(NamedTuple):
@@ -143,7 +143,7 @@ class Cleaner:
             uid, encoded = image
             decode = uid not in self._digests and image not in fresh
             fresh.add(image)
-            if at % _IMAGES_A_TASK == 0:
+            if at % _IMAGES_PER_TASK == 0:
                 tasks.append([])
             tasks[-1].append((encoded, decode))
         return [finding for task in self._pool.map(self._inspect_some, tasks) for finding in task]

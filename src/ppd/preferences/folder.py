@@ -20,7 +20,7 @@ from ppd.preferences.rows import BATCH_ROWS, Batch, Position, RawRow, Refusal
 
 COLUMNS = ("user", "caption", "image_a", "image_b", "choice")
 _LABELS = {"a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5)}
-_BYTES_A_PIXEL = 8  # of the largest format allowed, 16-bit RGBA without any compression
+_BYTES_PER_PIXEL = 8  # of the largest format allowed, 16-bit RGBA without any compression
 
 
 class _RowProblem(Exception):
@@ -103,7 +103,7 @@ class Folder:
             path = (self.root / posix).resolve(strict=True)
             if not path.is_relative_to(self.root.resolve()):
                 raise _RowProblem("path_outside", f"{shown} leads out of the folder")
-            if path.stat().st_size > self.max_image_pixels * _BYTES_A_PIXEL:
+            if path.stat().st_size > self.max_image_pixels * _BYTES_PER_PIXEL:
                 raise _RowProblem("image_too_large", f"{shown} has {path.stat().st_size} bytes")
             return path.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the name

@@ -19,23 +19,23 @@ _COLUMNS, _ROWS = 6, 3
 _CHOSEN, _REJECTED, _INK, _PAPER = "#2e8b57", "#c0392b", "#222222", "#ffffff"
 
 
-def summarise(folder: Path, picture: Path | None = None, n_people: int = 6) -> Group:
+def summarise(folder: Path, picture: Path | None = None, n_users: int = 6) -> Group:
     """Tables for `rich` to print about the preferences in `folder`; with `picture`, contact sheets as a PNG there.
 
-    The sheets show, for the `n_people` with most pairs, up to 18 chosen images beside the 18 rejected ones.
+    The sheets show, for the `n_users` with most pairs, up to 18 chosen images beside the 18 rejected ones.
     Raises `InputError` when `folder` holds no preferences.
     """
     preferences = Preferences.open(folder)
     summary = json.loads((folder / "summary.json").read_text())
     if picture is not None:
         with atomic_path(picture) as path:
-            contact_sheet(preferences, n_people).save(path, format="PNG")
+            contact_sheet(preferences, n_users).save(path, format="PNG")
     return Group(_counts(summary), _users(preferences), _refusals(folder, summary))
 
 
-def contact_sheet(preferences: Preferences, n_people: int) -> Image.Image:
+def contact_sheet(preferences: Preferences, n_users: int) -> Image.Image:
     """One band a person: what they chose on the left, what they rejected on the right, pair by pair."""
-    people = preferences.users.sort_values(["n_pairs", "user_id"], ascending=[False, True]).head(n_people)
+    people = preferences.users.sort_values(["n_pairs", "user_id"], ascending=[False, True]).head(n_users)
     bands = [_band(preferences, user_id) for user_id in people["user_id"].tolist()]
     sheet = Image.new("RGB", (bands[0].width, sum(band.height for band in bands)), _PAPER)
     for at, band in enumerate(bands):

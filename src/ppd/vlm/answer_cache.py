@@ -1,4 +1,4 @@
-"""Answers that were paid for, on disk by the content of their question: a killed run asks no question twice."""
+"""Answers that were paid for, on disk by the content of their question: a killed run asks for none twice."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ppd.files import atomic_path
-from ppd.vlm.chat_client import Reply
+from ppd.vlm.reply import Reply
 
 
 class AnswerCache:
@@ -17,14 +17,15 @@ class AnswerCache:
         self.folder = folder
 
     def get(self, key: str) -> Reply | None:
-        """The reply to the question with this key, if it was answered before."""
+        """The reply to the question with this key, if it was answered before; what is damaged or no answer is none."""
         try:
-            return Reply(**json.loads(self._file(key).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            reply = Reply(**json.loads(self._file(key).read_text(encoding="utf-8")))
+            return reply if reply.word is not None else None
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return None
 
     def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply."""
+        """Keep a reply that is an answer. Any other is worth asking again: `get` passes over it."""
         with atomic_path(self._file(key)) as fresh:
             fresh.write_text(json.dumps(asdict(reply)), encoding="utf-8")
 

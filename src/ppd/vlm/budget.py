@@ -4,16 +4,16 @@ from threading import Lock
 
 from ppd.errors import InputError
 from ppd.settings import ServerSettings
-from ppd.vlm.chat_client import Reply
 from ppd.vlm.conversation import Conversation
+from ppd.vlm.reply import Reply
 
-_CHARACTERS_A_TOKEN = 3
+_CHARACTERS_PER_TOKEN = 3
 """English has about four; an estimate should rather be too high."""
 
 
 def estimate(conversation: Conversation, server: ServerSettings) -> float:
     """What asking this will cost at most, about: the server's own count is known only afterwards."""
-    prompt = len(conversation.text) / _CHARACTERS_A_TOKEN + server.tokens_an_image * len(conversation.images)
+    prompt = len(conversation.text) / _CHARACTERS_PER_TOKEN + server.tokens_per_image * len(conversation.images)
     return _price(server, prompt, server.max_new_tokens)
 
 
@@ -25,7 +25,9 @@ def cost(reply: Reply, server: ServerSettings) -> float | None:
 
 
 def _price(server: ServerSettings, prompt_tokens: float, answer_tokens: float) -> float:
-    prices = server.price_a_million_prompt_tokens * prompt_tokens + server.price_a_million_answer_tokens * answer_tokens
+    prices = (
+        server.price_per_million_prompt_tokens * prompt_tokens + server.price_per_million_answer_tokens * answer_tokens
+    )
     return prices / 1e6
 
 

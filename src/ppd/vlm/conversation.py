@@ -9,18 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ppd.settings import PromptVersion
+from ppd.users.support import Pair
 
 IMAGE = "<image>"
 ANSWERS: tuple[Literal["first", "second"], ...] = ("first", "second")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One choice of a person: encoded image files (PNG, JPEG, WebP …) and the caption that both were made for."""
-
-    caption: str
-    preferred: bytes
-    rejected: bytes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ppd.errors import InputError
 from ppd.settings import EmbeddingSettings
-from ppd.vlm.conversation import Pair, profile_conversation
+from ppd.users.support import Pair
+from ppd.vlm.conversation import profile_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from ppd.device import this_device
 from ppd.settings import Settings
-from ppd.vlm.conversation import Pair
+from ppd.users.support import Pair
 from ppd.vlm.judging import Judge, VlmJudge
 from ppd.vlm.server_judge import ServerJudge
 from ppd.vlm.transformers_backend import TransformersVlm

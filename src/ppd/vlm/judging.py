@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ppd.settings import JudgeSettings
-from ppd.vlm.conversation import ANSWERS, Candidates, Pair, judge_conversation
+from ppd.users.support import Pair
+from ppd.vlm.conversation import ANSWERS, Candidates, judge_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 
 

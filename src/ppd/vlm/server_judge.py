@@ -4,28 +4,28 @@ It tells no probabilities. An answer that is not one of the two words, and a que
 their own outcome, never a score.
 """
 
-import base64
-import io
 import math
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
-from typing import Literal
-
-from PIL import Image, UnidentifiedImageError
+from threading import Event, Lock
 
 from ppd.errors import InputError
 from ppd.settings import PromptVersion, ServerSettings
+from ppd.users.support import Pair
 from ppd.vlm.answer_cache import AnswerCache, key_of
 from ppd.vlm.budget import Budget, cost, estimate
-from ppd.vlm.chat_client import CallFailed, ChatClient, Reply
-from ppd.vlm.conversation import ANSWERS, IMAGE, Candidates, Conversation, Pair, judge_conversation
+from ppd.vlm.chat_client import CallFailed, ChatClient
+from ppd.vlm.complaint import bounded, one_line
+from ppd.vlm.conversation import IMAGE, Candidates, Conversation, judge_conversation
 from ppd.vlm.judging import Answer, Verdict
+from ppd.vlm.reply import Reply
+from ppd.vlm.sendable import data_url
 
-FAILURES_IN_A_ROW = 20
-"""So many questions without an answer, one after the other: the server is gone, and asking on would only take time."""
+VOID_IN_A_ROW = 20
+"""So many questions without an answer, one after the other: something is wrong, and asking on only costs."""
+VOID_FROM_THE_START = 3
+"""So many without any answer before, for a reason that most likely holds for all questions."""
 
 
 class ServerJudge:
@@ -34,8 +34,11 @@ class ServerJudge:
     def __init__(self, server: ServerSettings, prompt: PromptVersion, cache_folder: Path) -> None:
         self.server, self.prompt = server, prompt
         self.budget = Budget(server.budget)
-        self._client, self._cache = ChatClient(server), AnswerCache(cache_folder)
-        self._failures, self._lock = 0, Lock()
+        self._halt, self._lock = Event(), Lock()
+        self._fault: InputError | None = None
+        self._client, self._cache = ChatClient(server, self._halt), AnswerCache(cache_folder)
+        self._answered, self._void_in_a_row, self._void_for_all = False, 0, 0
+        self._in_vain: InputError | None = None
 
     def estimate(self, pairs: Sequence[Pair], n_comparisons: int) -> str:
         """What so many comparisons for people with such pairs will cost, in words; kept answers cost nothing."""
@@ -51,12 +54,35 @@ class ServerJudge:
         """A verdict for each two candidates, in order.
 
         Raises InputError where going on makes no sense: the budget is used up, the settings are wrong, the server is
-        gone. What was answered until then is kept and asked no second time.
+        gone or says nothing of use. What was answered until then is kept and asked no second time.
         """
         orders = [order for asked in candidates for order in (asked, asked.swapped())]
+        self._halt.clear()
+        self._fault = None
         with ThreadPoolExecutor(self.server.concurrency) as pool:
-            answers = list(pool.map(lambda order: self._answer(judge_conversation(pairs, order, self.prompt)), orders))
-        return [Verdict(*both) for both in zip(answers[::2], answers[1::2], strict=True)]
+            try:
+                answers = list(pool.map(lambda order: self._answer_unless_halted(pairs, order), orders))
+            except BaseException:
+                self._halt.set()
+                raise
+        if self._fault is None and self._void_for_all and not self._answered:
+            self._fault = self._in_vain  # few questions, all of them in vain
+        if self._fault is not None:
+            raise self._fault
+        told = [answer for answer in answers if answer is not None]
+        return [Verdict(*both) for both in zip(told[::2], told[1::2], strict=True)]
+
+    def _answer_unless_halted(self, pairs: Sequence[Pair], order: Candidates) -> Answer | None:
+        """None once a fault has stopped the run: the first one is what the user is told."""
+        if self._halt.is_set():
+            return None
+        try:
+            return self._answer(judge_conversation(pairs, order, self.prompt))
+        except InputError as error:
+            with self._lock:
+                self._fault = self._fault or error
+            self._halt.set()
+            return None
 
     def _answer(self, conversation: Conversation) -> Answer:
         body = self._request(conversation)
@@ -66,11 +92,16 @@ class ServerJudge:
             try:
                 reply = self._ask(conversation, body)
             except CallFailed as error:
-                self._count_failure()
+                self._count_void(str(error), error.advice, for_all=error.for_all)
                 return Answer(conversation.text, f"(failed: {error})", "void", math.nan)
-            self._failures = 0
-            self._cache.put(key, reply)
-        return Answer(conversation.text, reply.text, word_in(reply.text) or "void", math.nan)
+        if reply.word is None:
+            why, advice = _why_void(reply, self.server)
+            self._count_void(why, advice, for_all=reply.ending == "cut")
+            said = reply.text or ("" if reply.ending == "said" and not reply.thought else f"({why})")
+            return Answer(conversation.text, said, "void", math.nan)
+        self._answered, self._void_in_a_row = True, 0
+        self._cache.put(key, reply)
+        return Answer(conversation.text, reply.text, reply.word, math.nan)
 
     def _ask(self, conversation: Conversation, body: dict[str, object]) -> Reply:
         reserved = estimate(conversation, self.server)
@@ -84,15 +115,18 @@ class ServerJudge:
             self.budget.settle(reserved, spent)
         return reply
 
-    def _count_failure(self) -> None:
+    def _count_void(self, why: str, advice: str, *, for_all: bool) -> None:
         with self._lock:
-            self._failures += 1
-            if self._failures >= FAILURES_IN_A_ROW:
-                raise InputError(
-                    f"{self._failures} questions in a row got no answer",
-                    file=self.server.url,
-                    fix="Run it again when the server answers: the answers so far are kept",
-                )
+            self._void_in_a_row += 1
+            self._void_for_all += for_all
+            self._in_vain = InputError(
+                f"{self._void_in_a_row} questions in a row got no answer; the last one: {why}",
+                file=self._client.url,
+                fix=f"{advice}. Answers so far are kept, what was none is asked again",
+            )
+            hopeless = not self._answered and self._void_for_all >= VOID_FROM_THE_START
+            if hopeless or self._void_in_a_row >= VOID_IN_A_ROW:
+                raise self._in_vain
 
     def _request(self, conversation: Conversation) -> dict[str, object]:
         """The body of a chat request: one turn, text and images in the order of the conversation."""
@@ -102,24 +136,25 @@ class ServerJudge:
             if text:
                 content.append({"type": "text", "text": text})
             if image is not None:
-                content.append({"type": "image_url", "image_url": {"url": _data_url(image)}})
-        return {
-            "model": self.server.model,
-            "messages": [{"role": "user", "content": content}],
-            "max_completion_tokens": self.server.max_new_tokens,
-            "temperature": self.server.temperature,
-        }
+                content.append({"type": "image_url", "image_url": {"url": data_url(image)}})
+        body: dict[str, object] = {"model": self.server.model, "messages": [{"role": "user", "content": content}]}
+        if self.server.max_tokens_field is not None:
+            body[self.server.max_tokens_field] = self.server.max_new_tokens
+        if self.server.temperature is not None:
+            body["temperature"] = self.server.temperature
+        return body | dict(self.server.extra_body)
 
 
-def word_in(said: str) -> Literal["first", "second"] | None:
-    """The one word that was asked for, whatever its case and the marks around it; None for anything else."""
-    found = re.fullmatch(r"[\W_]*(\w+?)[\W_]*", said.lower())
-    return next((word for word in ANSWERS if found is not None and found[1] == word), None)
-
-
-def _data_url(image: bytes) -> str:
-    try:
-        kind = Image.open(io.BytesIO(image)).get_format_mimetype()
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"an image of {len(image)} bytes cannot be decoded: {error}") from error
-    return f"data:{kind};base64,{base64.b64encode(image).decode()}"
+def _why_void(reply: Reply, server: ServerSettings) -> tuple[str, str]:
+    """Why a reply is no answer, and what may help."""
+    said = f"it said {bounded(one_line(reply.text))!r}" if reply.text.strip() else "it said nothing"
+    if reply.ending == "withheld":
+        return f"{said} and withheld an answer", "This model refuses such images or words: another may not"
+    if reply.ending == "cut" or (reply.thought and not reply.text.strip()):
+        return (
+            f"{said}{' but only thought' if reply.thought else ''}"
+            f"{' until its tokens were used up' if reply.ending == 'cut' else ''}",
+            f"Raise judge.server.max_new_tokens ({server.max_new_tokens}), or have a model that thinks think less by "
+            "judge.server.extra_body",
+        )
+    return f"{said}, neither first nor second", "This model does not answer as it is asked to: another may"

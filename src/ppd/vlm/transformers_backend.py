@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 
 from ppd.errors import InputError
 from ppd.settings import VlmPrecision
+from ppd.users.embeddings import VlmRef
 from ppd.vlm.conversation import IMAGE, Conversation
 from ppd.vlm.last_position import BeforeAndAfter, states_at
 from ppd.vlm.processor import ImageTextProcessor
@@ -61,13 +62,13 @@ class TransformersVlm:
         model: LlavaOnevisionForConditionalGeneration,
         processor: ImageTextProcessor,
         *,
-        revision: str,
+        ref: VlmRef,
         batch_size: int = 32,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.language = model.model.language_model
         self.processor = processor
-        self.revision = revision
+        self.ref = ref
         self.batch_size = batch_size
 
     @staticmethod
@@ -93,7 +94,9 @@ class TransformersVlm:
         # In the hub's cache a checkpoint lies in a folder that is named by its commit.
         local = Path(checkpoint).is_dir()
         revision = _folder_hash(Path(checkpoint)) if local else Path(cached_file(checkpoint, "config.json")).parent.name
-        return TransformersVlm(model.to(device), processor, revision=revision, batch_size=batch_size)
+        return TransformersVlm(
+            model.to(device), processor, ref=VlmRef(str(checkpoint), revision), batch_size=batch_size
+        )
 
     @property
     def n_rows(self) -> int:
@@ -217,7 +220,7 @@ class TransformersVlm:
         return str(self.processor.apply_chat_template(turn, add_generation_prompt=True))
 
     @property
-    def _positions_an_image(self) -> int:
+    def _positions_per_image(self) -> int:
         """Several images a conversation: each is its base patches and a newline."""
         default = self.processor.vision_feature_select_strategy == "default"  # drops the class token
         return int(self.processor.num_image_tokens) + 1 - int(default)
@@ -225,7 +228,7 @@ class TransformersVlm:
     def _tokens(self, conversations: Sequence[Conversation]) -> list[list[int]]:
         """Token ids of each; many of one text, such as both orders of two candidates, cost one."""
         prompts = {conversation.text: self.prompt(conversation) for conversation in conversations}
-        shown = [prompt.replace(IMAGE, IMAGE * self._positions_an_image) for prompt in prompts.values()]
+        shown = [prompt.replace(IMAGE, IMAGE * self._positions_per_image) for prompt in prompts.values()]
         tokens = dict(zip(prompts, self.processor.tokenizer(shown).input_ids, strict=True))
         return [tokens[conversation.text] for conversation in conversations]
 
@@ -233,9 +236,9 @@ class TransformersVlm:
         """How many tokens, holding how many whole images, all of these begin with; each keeps a token to itself."""
         alike = _common_prefix([conversation.images for conversation in conversations])
         images = [i for i, token in enumerate(tokens[0]) if token == self.processor.image_token_id]
-        starts = [*images[:: self._positions_an_image], len(tokens[0])]
+        starts = [*images[:: self._positions_per_image], len(tokens[0])]
         shared = min(_common_prefix(tokens), min(map(len, tokens)) - 1, starts[alike])
-        whole = sum(start + self._positions_an_image <= shared for start in starts[:-1])
+        whole = sum(start + self._positions_per_image <= shared for start in starts[:-1])
         return min(shared, starts[whole]), whole
 
     def _batch(self, conversations: Sequence[Conversation], padding_side: str) -> _Batch:
@@ -260,7 +263,7 @@ class TransformersVlm:
 
     def _see(self, images: Sequence[bytes]) -> Tensor:
         """What the language model gets of each image: [N, positions, width]."""
-        at_once = max(2, POSITIONS_AT_ONCE // self._positions_an_image)
+        at_once = max(2, POSITIONS_AT_ONCE // self._positions_per_image)
         seen: list[Tensor] = []
         for start in range(0, len(images), at_once):
             pictures = [_decode(image) for image in images[start : start + at_once]]

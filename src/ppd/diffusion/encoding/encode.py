@@ -1,0 +1,156 @@
+"""Encode every image and caption of the preferences once, so that no epoch pays for it again.
+
+What is kept is known by content: after a log has grown, only images with new bytes and captions with new words are
+encoded. Batches always have one size, so that a latent does not depend on what it was encoded with.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from ppd.diffusion.encoding.pixels import resized, to_tensor
+from ppd.diffusion.encoding.store import CAPTIONS, IMAGES, LATENTS, SOURCE, TEXT, Encoded
+from ppd.diffusion.model.backbone import Backbone, Text
+from ppd.files import atomic_path
+from ppd.preferences.store import Preferences
+from ppd.progress import progress_bar
+from ppd.resumable import work_folder
+
+CAPTION_BATCH = 64
+COPY_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class EncodedCount:
+    """How many images and captions were encoded, and how many were there already."""
+
+    images: int
+    kept_images: int
+    captions: int
+    kept_captions: int
+
+
+def encode(
+    preferences: Preferences, backbone: Backbone, out_dir: Path, unfinished: Path, *, image_px: int, batch_size: int
+) -> EncodedCount:
+    """Latents of all images that may be trained or measured on, and text of all captions, to `out_dir`.
+
+    Images that only describe a person (support) are for the vision-language model alone and have no latents. What
+    `out_dir` holds already is taken over, unless other encoders or another size made it. A killed run goes on at its
+    last finished batch, which is in `unfinished`; `out_dir` is replaced when all is done.
+    """
+    pairs = preferences.pairs[preferences.pairs.role.isin(["train", "eval"])]
+    uids = sorted({*pairs.chosen_uid, *pairs.rejected_uid})
+    digests = preferences.digests.loc[uids]
+    captions = sorted({*preferences.captions.caption})
+    source = json.dumps({"encoders": backbone.encoders_fingerprint, "image_px": image_px})
+    known = _known(out_dir, source)
+    image_rows = _rows_of(digests, None if known is None else pd.Index(known.image_digest))
+    caption_rows = _rows_of(pd.Series(captions), None if known is None else known.caption_row.index)
+    content = hashlib.sha256(b"".join(digests)).hexdigest()
+    work = work_folder(unfinished, [source, batch_size, uids, image_rows.tolist(), content])
+    _encode_images(preferences, backbone, uids, image_rows, known, work, image_px, batch_size)
+    text = _encode_captions(backbone, captions, caption_rows, known)
+    with atomic_path(out_dir) as fresh:
+        fresh.mkdir()
+        shutil.move(work / LATENTS, fresh / LATENTS)
+        pd.DataFrame({"image_uid": uids, "digest": digests.to_numpy()}).to_parquet(fresh / IMAGES, index=False)
+        pd.DataFrame({"caption": captions}).to_parquet(fresh / CAPTIONS, index=False)
+        save_file({"tokens": text.tokens.contiguous(), "pooled": text.pooled.contiguous()}, fresh / TEXT)
+        (fresh / SOURCE).write_text(source, encoding="utf-8")
+    shutil.rmtree(unfinished)
+    kept_images, kept_captions = int((image_rows >= 0).sum()), int((caption_rows >= 0).sum())
+    return EncodedCount(len(uids) - kept_images, kept_images, len(captions) - kept_captions, kept_captions)
+
+
+def _known(folder: Path, source: str) -> Encoded | None:
+    """What an earlier run left, if the same encoders made it."""
+    file = folder / SOURCE
+    return Encoded.open(folder) if file.is_file() and file.read_text(encoding="utf-8") == source else None
+
+
+def _rows_of(wanted: pd.Series, known: pd.Index | None) -> np.ndarray:
+    """Where each wanted content lies among the known ones, -1 where it does not: int64 [len(wanted)]."""
+    if known is None:
+        return np.full(len(wanted), -1)
+    rows = pd.Series(range(len(known)), index=known)
+    return wanted.map(rows[~rows.index.duplicated()]).fillna(-1).to_numpy(np.int64)
+
+
+def _encode_images(
+    preferences: Preferences,
+    backbone: Backbone,
+    uids: list[str],
+    known_rows: np.ndarray,
+    known: Encoded | None,
+    work: Path,
+    image_px: int,
+    batch_size: int,
+) -> None:
+    """Fill work/latents.npy: the known rows first, then the others from the first batch not marked as done."""
+    missing = np.flatnonzero(known_rows < 0)
+    marker = work / "done"
+    done = int(marker.read_text()) if marker.exists() else None
+    stored = np.lib.format.open_memmap(work / LATENTS, mode="r+") if done is not None else None
+    if stored is None and known is not None:
+        stored = _create(work, (len(uids), *known.latents.shape[1:]))
+        _copy_rows(known.latents.numpy(), known_rows, stored)
+    # Large photographs take longer to shrink than a GPU needs to encode them; Pillow works beside other threads.
+    with progress_bar() as progress, ThreadPoolExecutor() as pool:
+        task = progress.add_task("encode", total=len(uids), completed=len(uids) - len(missing) + (done or 0))
+        for rows, images in _batches(preferences, uids, missing[done or 0 :], batch_size):
+            squares = [*pool.map(lambda image: resized(image, image_px), images)]
+            filled = squares + squares[:1] * (batch_size - len(squares))
+            latents = backbone.encode_images(to_tensor(filled))[: len(rows)]
+            if stored is None:
+                stored = _create(work, (len(uids), *latents.shape[1:]))
+            stored[rows] = latents.half().cpu().numpy()
+            stored.flush()
+            done = (done or 0) + len(rows)
+            with atomic_path(marker) as fresh:
+                fresh.write_text(str(done))
+            progress.advance(task, len(rows))
+
+
+def _create(work: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(work / LATENTS, mode="w+", dtype=np.float16, shape=shape)
+
+
+def _copy_rows(source: np.ndarray, source_rows: np.ndarray, target: np.ndarray) -> None:
+    """target[i] = source[source_rows[i]] where that is not -1, some thousand rows at a time."""
+    for start in range(0, len(target), COPY_ROWS):
+        rows = source_rows[start : start + COPY_ROWS]
+        target[start : start + COPY_ROWS][rows >= 0] = source[rows[rows >= 0]]
+
+
+def _batches(
+    preferences: Preferences, uids: list[str], rows: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, list[Image.Image]]]:
+    images = preferences.images([uids[row] for row in rows], chunk=batch_size)
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        yield batch, [next(images) for _ in batch]
+
+
+def _encode_captions(backbone: Backbone, captions: list[str], known_rows: np.ndarray, known: Encoded | None) -> Text:
+    """Text of all captions on the CPU: tens of thousands are tens of GB, more than a device holds beside a model."""
+    missing = [caption for caption, row in zip(captions, known_rows, strict=True) if row < 0]
+    parts = [] if known is None else [known.text]
+    for start in range(0, len(missing), CAPTION_BATCH):
+        batch = missing[start : start + CAPTION_BATCH]
+        text = backbone.encode_captions(batch + batch[:1] * (CAPTION_BATCH - len(batch)))
+        parts.append(text[: len(batch)].to(torch.device("cpu")))
+    n_known = 0 if known is None else len(known.text)
+    rows = known_rows.copy()
+    rows[known_rows < 0] = n_known + np.arange(len(missing))
+    return Text.cat(parts)[torch.from_numpy(rows)]

@@ -1,0 +1,200 @@
+"""Stable Cascade's prior (Stage C) as a backbone, at any size: the checkpoint's config decides.
+
+Facts about the model that are easy to get wrong, each checked by a test:
+- the timestep stays in fp32: its embedding has phases up to 10,000 rad, which bf16 cannot hold;
+- fp16 overflows; bf16 is fine;
+- without `clip_img` the network drops the text tokens silently, so zeros are passed, as in its pipeline;
+- the pooled text is [B, 1, D].
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
+from diffusers.models.attention_processor import Attention
+from diffusers.models.unets.unet_stable_cascade import SDCascadeAttnBlock
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase
+
+from ppd.diffusion.model.backbone import Codec, Text
+from ppd.diffusion.model.cascade_codec import CascadeCodec
+from ppd.diffusion.model.codec import ImageCodec
+from ppd.diffusion.model.fingerprint import fingerprint
+from ppd.diffusion.model.memory import require_room
+from ppd.errors import InputError
+from ppd.settings import Precision
+
+PredictionType = Literal["epsilon", "v_prediction"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class StableCascadeBackbone:
+    """Stage C with its text encoder and an image codec, frozen and in eval mode (its dropout would move the loss).
+
+    Text encoder and codec move to Stage C's device when they are first used: training needs neither there.
+    """
+
+    def __init__(
+        self,
+        *,
+        unet: StableCascadeUNet,
+        text_encoder: CLIPTextModelWithProjection,
+        tokenizer: PreTrainedTokenizerBase,
+        codec: Codec,
+        prediction_type: PredictionType = "epsilon",
+        schedule_offset: float = 0.008,
+        base_id: str = "in memory",
+        revision: str = "local",
+    ) -> None:
+        if unet.config.clip_image_in_channels is None or unet.config.clip_text_in_channels is None:
+            raise InputError(
+                "this Stable Cascade config has no clip_image_in_channels or clip_text_in_channels: "
+                "the network would drop the caption silently",
+                file=base_id,
+            )
+        self.unet = unet.eval().requires_grad_(False)
+        self.text_encoder = text_encoder.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.codec = codec
+        self.prediction_type = prediction_type
+        self.schedule_offset = schedule_offset
+        self.base_id = base_id
+        self.revision = revision
+        self.fingerprint = fingerprint(unet)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        codec: Codec | None = None,
+        revision: str | None = None,
+        precision: Precision = "fp32",
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """Load `prior/`, `scheduler/`, `text_encoder/` and `tokenizer/` of a folder (or hub id) in the hub's layout.
+
+        Without a `codec`, what lies in `codec/` is loaded: Stable Cascade's own or the nano one. The scheduler's config
+        says what the network predicts: `prediction_type`, epsilon (the default) or v_prediction. Raises InputError for
+        fp16, for a schedule that is not Stable Cascade's, and where memory is too small for the network.
+        """
+        if precision == "fp16":
+            raise InputError("Stable Cascade overflows in fp16 and returns NaN", fix="Use precision: bf16 or fp32")
+        schedule = dict(DDPMWuerstchenScheduler.load_config(folder, subfolder="scheduler", revision=revision))
+        if schedule.get("scaler", 1.0) != 1.0:
+            raise InputError(f"schedule with scaler {schedule['scaler']}; only 1.0 is known", file=folder)
+        prediction_type = schedule.get("prediction_type", "epsilon")
+        if prediction_type not in ("epsilon", "v_prediction"):
+            raise InputError(
+                f"prediction_type is {prediction_type!r}; expected 'epsilon' or 'v_prediction'",
+                file=f"{folder}/scheduler/scheduler_config.json",
+            )
+        dtype = DTYPES[precision]
+        config = StableCascadeUNet.load_config(folder, subfolder="prior", revision=revision)
+        require_room(config, dtype, torch.device(device), str(folder))
+        unet = StableCascadeUNet.from_pretrained(folder, subfolder="prior", revision=revision, torch_dtype=dtype)
+        text_encoder = CLIPTextModelWithProjection.from_pretrained(
+            folder, subfolder="text_encoder", revision=revision, dtype=torch.float32
+        )
+        return cls(
+            unet=unet.to(device),
+            text_encoder=text_encoder,
+            tokenizer=AutoTokenizer.from_pretrained(folder, subfolder="tokenizer", revision=revision),
+            codec=codec or _load_codec(folder, revision, dtype, device),
+            prediction_type=prediction_type,
+            schedule_offset=schedule.get("s", 0.008),
+            base_id=str(folder),
+            revision=revision or "local",
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def encoders_fingerprint(self) -> str:
+        return f"{fingerprint(self.text_encoder)}-{self.codec.encoder_fingerprint}"
+
+    @property
+    def latent_channels(self) -> int:
+        return self.unet.config.in_channels
+
+    @torch.no_grad()
+    def encode_captions(self, captions: Sequence[str]) -> Text:
+        """Captions -> last hidden states [B, T, D] and projected embedding [B, P]; too long ones are cut."""
+        inputs = self.tokenizer(
+            list(captions),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+        encoded = self.text_encoder.to(self.device)(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], output_hidden_states=True
+        )
+        return Text(encoded.hidden_states[-1], encoded.text_embeds)
+
+    @torch.no_grad()
+    def encode_images(self, images: Tensor) -> Tensor:
+        return self.codec.encode(images.to(self.device))
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor, text: Text, randoms: Sequence[torch.Generator]) -> Tensor:
+        return self.codec.decode(latents, text, randoms).clamp(0, 1)
+
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        """ᾱ(t) = cos²(((s+t)/(1+s))·π/2) / cos²((s/(1+s))·π/2), s = .008, clamped to [1e-4, .9999]: [B] -> [B]."""
+        s = torch.tensor([self.schedule_offset], device=t.device)
+        at_zero = torch.cos(s / (1 + s) * torch.pi * 0.5) ** 2
+        return (torch.cos((t + s) / (1 + s) * torch.pi * 0.5) ** 2 / at_zero).clamp(1e-4, 0.9999)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
+        """ε̂ [B, C, h, w] in fp32. A network that predicts v is read as ε̂ = √(1−ᾱ)·x_t + √ᾱ·v, here and only here."""
+        no_image = x_t.new_zeros(len(x_t), 1, self.unet.config.clip_image_in_channels)
+        bf16 = self.unet.dtype == torch.bfloat16
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+            (output,) = self.unet(
+                sample=x_t,
+                timestep_ratio=t.float(),
+                clip_text_pooled=text.pooled[:, None],
+                clip_text=text.tokens,
+                clip_img=no_image,
+                return_dict=False,
+            )
+        if self.prediction_type == "epsilon":
+            return output.float()
+        alpha_bar = self.alpha_bar(t)[:, None, None, None]
+        return (1 - alpha_bar).sqrt() * x_t + alpha_bar.sqrt() * output.float()
+
+    def attention_blocks(self) -> Mapping[str, Attention]:
+        """Names as "down_0_2": side, level, place in the level."""
+        sides = {"down": self.unet.down_blocks, "up": self.unet.up_blocks}
+        return {
+            f"{side}_{level}_{place}": block.attention
+            for side, levels in sides.items()
+            for level, blocks in enumerate(levels)
+            for place, block in enumerate(blocks)
+            if isinstance(block, SDCascadeAttnBlock)
+        }
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.unet.enable_gradient_checkpointing()
+
+    def compile(self) -> None:
+        self.unet.compile()
+
+
+def _load_codec(
+    folder: str | Path, revision: str | None, dtype: torch.dtype, device: torch.device | str
+) -> CascadeCodec | ImageCodec:
+    """The codec in `codec/`: a copy of stabilityai/stable-cascade, or the nano one."""
+    if CascadeCodec.is_in(Path(folder) / "codec"):
+        return CascadeCodec.from_pretrained(Path(folder) / "codec", dtype=dtype)
+    try:
+        return ImageCodec.from_pretrained(folder, subfolder="codec", revision=revision).to(device)
+    except OSError as error:
+        raise InputError(
+            f"no image codec: {error}", file=f"{folder}/codec", fix="Put a copy of stabilityai/stable-cascade there"
+        ) from error

@@ -1,0 +1,1 @@
+"""Sampling images for users, and keeping them."""

@@ -1,0 +1,165 @@
+"""Drawing images for people: a pure function of (caption, person, seed), whatever shares the batch.
+
+Guidance with text strength s_c and user strength s_u, where ∅ is the empty caption or nobody:
+
+    ε = ε(∅,∅) + s_c·(ε(c,∅) − ε(∅,∅)) + s_u·(ε(c,u) − ε(c,∅))
+
+s_u = 0 is the base model, 1 is as trained, beyond 1 extrapolates. Only the branches whose coefficient is not zero are
+computed, all in one forward.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.backbone import Backbone, Text
+from ppd.errors import InputError
+from ppd.seeding import generator
+from ppd.settings import SamplingSettings
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to draw. user: a person's embedding [rows, dim], or None for the base model.
+
+    The noise depends on caption and seed only, so the same request for two people starts from the same noise.
+    """
+
+    caption: str
+    seed: int
+    user: Tensor | None = None
+
+
+def interpolate(a: Tensor, b: Tensor, n: int) -> list[Tensor]:
+    """n embeddings from person a to person b [rows, dim], evenly spaced and linear, both ends included."""
+    return [torch.lerp(a, b, share) for share in torch.linspace(0, 1, n).tolist()]
+
+
+def sample(
+    backbone: Backbone, requests: Sequence[Request], settings: SamplingSettings, adapter: UserAttention | None = None
+) -> Iterator[np.ndarray]:
+    """Images of `requests`, in their order, as uint8 [H, W, 3]; computed batch by batch as they are taken.
+
+    adapter: attached to `backbone`; needed where a request has a user. Whether there is one decides which branches are
+    computed, so a request for nobody is the same whoever shares its batch.
+    """
+    captions = sorted({request.caption for request in requests})
+    # One by one, so that a caption's embedding does not depend on the other captions, not even in the last bit.
+    texts = Text.cat([backbone.encode_captions([caption]) for caption in [*captions, ""]])
+    row_of = {caption: row for row, caption in enumerate(captions)}
+    for start in range(0, len(requests), settings.batch_size):
+        batch = requests[start : start + settings.batch_size]
+        # The last batch is filled up: kernels differ with the batch's size in the last bit, and so would images.
+        filled = [*batch, *[batch[0]] * (settings.batch_size - len(batch))]
+        rows = torch.tensor([row_of[request.caption] for request in filled])
+        text = texts[rows]
+        latents = sample_latents(backbone, filled, text, texts[-1:], settings, adapter)
+        randoms = [generator("decode", request.caption, request.seed) for request in filled]
+        images = backbone.decode_latents(latents, text, randoms)
+        yield from (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()[: len(batch)]
+
+
+@torch.no_grad()
+def sample_latents(
+    backbone: Backbone,
+    requests: Sequence[Request],
+    text: Text,
+    empty: Text,
+    settings: SamplingSettings,
+    adapter: UserAttention | None,
+) -> Tensor:
+    """Latents [B, C, h, w] of one batch. text: the B captions; empty: the empty caption, one row."""
+    shape = (backbone.latent_channels, *settings.latent_size)
+    randoms = [generator("sample", request.caption, request.seed) for request in requests]
+    x = _randn(randoms, shape, backbone.device)
+    guided = _Guidance(backbone, text, empty, _users_of(requests, adapter), settings, adapter)
+    times = torch.linspace(1, 0, settings.steps + 1, device=backbone.device)
+    for t, t_next in pairwise(times):
+        noise = guided.predict_noise(x, t.expand(len(x)))
+        signal, signal_next = backbone.alpha_bar(t[None]), backbone.alpha_bar(t_next[None])
+        if settings.sampler == "ddim":
+            x = ddim_step(x, noise, signal, signal_next)
+        else:
+            fresh = _randn(randoms, shape, backbone.device)
+            x = ddpm_step(x, noise, signal, signal_next, fresh * (t_next != 0))
+    return x
+
+
+def ddim_step(x: Tensor, noise: Tensor, signal: Tensor, signal_next: Tensor) -> Tensor:
+    """x_s = √ᾱ_s·x̂_0 + √(1−ᾱ_s)·ε̂ with x̂_0 = (x_t − √(1−ᾱ_t)·ε̂)/√ᾱ_t (DDIM, arXiv 2010.02502, η = 0)."""
+    x_0 = (x - (1 - signal).sqrt() * noise) / signal.sqrt()
+    return signal_next.sqrt() * x_0 + (1 - signal_next).sqrt() * noise
+
+
+def ddpm_step(x: Tensor, noise: Tensor, signal: Tensor, signal_next: Tensor, fresh: Tensor) -> Tensor:
+    """A draw from q(x_s | x_t, x̂_0), in the order of operations of diffusers' DDPMWuerstchenScheduler.
+
+    fresh: standard normal noise of x's shape, zeros at the last step.
+    """
+    alpha = signal / signal_next
+    mean = (1.0 / alpha).sqrt() * (x - (1 - alpha) * noise / (1 - signal).sqrt())
+    return mean + ((1 - alpha) * (1.0 - signal_next) / (1.0 - signal)).sqrt() * fresh
+
+
+class _Guidance:
+    """Predicts guided noise for one batch of requests, one forward of the network a call."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        text: Text,
+        empty: Text,
+        users: Tensor | None,
+        settings: SamplingSettings,
+        adapter: UserAttention | None,
+    ) -> None:
+        self.backbone, self.adapter = backbone, adapter
+        s_c, s_u = settings.text_guidance, settings.user_guidance if users is not None else 0.0
+        no_text = Text(empty.tokens.expand_as(text.tokens), empty.pooled.expand_as(text.pooled))
+        # (coefficient, caption, for the user?). They add up to 1; order and lerp are those of diffusers' pipeline.
+        branches = [(s_u, text, True), (s_c - s_u, text, False), (1 - s_c, no_text, False)]
+        branches = [branch for branch in branches if branch[0] != 0]
+        self.coefficients = [coefficient for coefficient, _, _ in branches]
+        self.text = Text.cat([caption for _, caption, _ in branches])
+        self.users = None
+        if users is not None:
+            self.users = torch.cat([users * for_user for _, _, for_user in branches])
+
+    def predict_noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """x [B, C, h, w], t [B] -> guided ε̂ [B, C, h, w]."""
+        n = len(self.coefficients)
+        if self.users is None or self.adapter is None:
+            parts = self._forward(x, t, n)
+        else:
+            with self.adapter.users(self.users):
+                parts = self._forward(x, t, n)
+        if n == 1:
+            return parts[0]
+        if n == 2:
+            return torch.lerp(parts[1], parts[0], self.coefficients[0])
+        return torch.stack([c * part for c, part in zip(self.coefficients, parts, strict=True)]).sum(dim=0)
+
+    def _forward(self, x: Tensor, t: Tensor, n: int) -> tuple[Tensor, ...]:
+        return self.backbone.predict_noise(x.repeat(n, 1, 1, 1), t.repeat(n), self.text).chunk(n)
+
+
+def _users_of(requests: Sequence[Request], adapter: UserAttention | None) -> Tensor | None:
+    """The embeddings [B, rows, dim] of a batch, zeros for nobody; None without an adapter."""
+    users = [request.user for request in requests]
+    if adapter is None:
+        if any(user is not None for user in users):
+            raise InputError("a request has a user, but there is no adapter to draw for one", fix="Pass the adapter")
+        return None
+    nobody = torch.zeros(adapter.embedding_shape)
+    stacked = torch.stack([nobody if user is None else user.cpu() for user in users])
+    return stacked.to(adapter.to_tokens.device)
+
+
+def _randn(randoms: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Standard normal noise [B, *shape], each row from a generator of its own."""
+    return torch.stack([torch.randn(shape, generator=random) for random in randoms]).to(device)

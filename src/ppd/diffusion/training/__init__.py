@@ -1,0 +1,1 @@
+"""Fine-tuning the adapter on preferences: data, loss, trainer, run."""

@@ -1,0 +1,88 @@
+"""From pairs to a loss: noising, errors beside the frozen base's, and the terms that the settings ask for."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.backbone import Backbone, Text, add_noise
+from ppd.diffusion.training.dataset import Draw, Pairs, TrainingData
+from ppd.diffusion.training.loss import denoising_error, margin, preference_loss, safeguarded_loser_error
+from ppd.settings import LossSettings
+
+Stats = dict[str, float]
+
+
+@dataclass(frozen=True)
+class NoisyPairs:
+    """B pairs ready for a forward on the device: B winners, then B losers (or only winners, for SFT)."""
+
+    x_t: Tensor
+    noise: Tensor
+    t: Tensor
+    text: Text
+    users: Tensor
+    scale: Tensor
+    """[2B] what a squared error of ε̂ is multiplied by: 1, or 1/ᾱ(t), which makes it a squared error of v."""
+    weight: Tensor
+    """[B] importance weight of t."""
+
+
+def noisy_pairs(
+    backbone: Backbone, data: TrainingData, pairs: Pairs, draw: Draw, *, losers: bool, error: str
+) -> NoisyPairs:
+    """Noise the images of `pairs` with one t and one ε a pair."""
+    copies, device = (2 if losers else 1), backbone.device
+    images = torch.cat([pairs.chosen, pairs.rejected]) if losers else pairs.chosen
+    noise, t = draw.noise.repeat(copies, 1, 1, 1).to(device), draw.t.repeat(copies).to(device)
+    users = data.embeddings_of(pairs.user, draw.group) * draw.keep_user[:, None, None]
+    return NoisyPairs(
+        x_t=add_noise(backbone, data.latents[images].to(device, torch.float32), noise, t),
+        noise=noise,
+        t=t,
+        text=data.text[pairs.caption.repeat(copies)].to(device),
+        users=users.repeat(copies, 1, 1).to(device),
+        scale=1 / backbone.alpha_bar(t) if error == "velocity" else torch.ones_like(t),
+        weight=draw.weight.to(device),
+    )
+
+
+@torch.no_grad()
+def base_errors(backbone: Backbone, adapter: UserAttention, batch: NoisyPairs) -> Tensor:
+    """e_ref [2B], unscaled: the same weights with the user branch off, in place of a second copy of the model."""
+    with adapter.users(None):
+        return denoising_error(backbone.predict_noise(batch.x_t, batch.t, batch.text), batch.noise)
+
+
+def sft_objective(residual: Tensor, batch: NoisyPairs) -> tuple[Tensor, Stats]:
+    """Denoising error of the chosen images alone. residual: ε̂ − ε [B, C, h, w]."""
+    errors = residual.square().mean(dim=(1, 2, 3)) * batch.scale
+    return (batch.weight * errors).mean(), {"error_chosen": errors.mean().item()}
+
+
+def preference_objective(
+    residual: Tensor, reference: Tensor, batch: NoisyPairs, loss: LossSettings
+) -> tuple[Tensor, Stats]:
+    """Preference loss with the options of `loss`, and what the curve shows of it.
+
+    residual: ε̂ − ε of winners, then losers [2B, C, h, w]. reference: e_ref [2B], unscaled.
+    """
+    residual_w, residual_l = residual.chunk(2)
+    error_w, error_l = (residual.square().mean(dim=(1, 2, 3)) * batch.scale).chunk(2)
+    reference_w, reference_l = (reference * batch.scale).chunk(2)
+    if loss.safeguard is not None:
+        error_l = safeguarded_loser_error(error_l, residual_w, residual_l, loss.safeguard)
+    m = margin(error_w, error_l, reference_w, reference_l)
+    total = preference_loss(m, loss.beta, batch.weight)
+    if loss.winner_anchor:
+        total = total + loss.winner_anchor * (batch.weight * error_w).mean()
+    columns = [m, error_w, error_l, reference_w, reference_l]
+    names = ["margin", "error_chosen", "error_rejected", "reference_chosen", "reference_rejected"]
+    means = torch.stack(columns).detach().mean(dim=1).tolist()
+    return total, dict(zip(names, means, strict=True)) | {"accuracy": accuracy(m)}
+
+
+def accuracy(m: Tensor) -> float:
+    """Share of margins below 0: pairs on which the model leans to the winner more than the base; ties count half."""
+    return ((m < 0).float() + 0.5 * (m == 0).float()).mean().item()

@@ -1,0 +1,338 @@
+"""Fine-tuning the adapter on people's choices: one loop for every method, exact to resume.
+
+What one step costs, in forwards of the base: two (forward, and backward through activations only: no weight of the base
+takes a gradient), and a third for the reference the first time that a draw is used. Images and captions were encoded
+beforehand; there is no second copy of the model.
+"""
+
+import hashlib
+import json
+import math
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.backbone import Backbone, Text
+from ppd.diffusion.training.curve import Curve
+from ppd.diffusion.training.dataset import Draw, TrainingData, draw_batch, steps_per_cycle
+from ppd.diffusion.training.loss import dispersion_loss
+from ppd.diffusion.training.objective import (
+    NoisyPairs,
+    Stats,
+    base_errors,
+    noisy_pairs,
+    preference_objective,
+    sft_objective,
+)
+from ppd.diffusion.training.reference import ReferenceErrors
+from ppd.diffusion.training.validation import HeldOutEvaluation
+from ppd.errors import InputError
+from ppd.files import atomic_path
+from ppd.seeding import generator
+from ppd.settings import FinetuneSettings, Method
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or its gradient is not a number; the weights are still those of the step before."""
+
+
+class Denoiser(nn.Module):
+    """The backbone's forward as a module that owns only the trained weights, so that a wrapper can synchronise them."""
+
+    def __init__(self, backbone: Backbone, adapter: UserAttention) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self._predict_noise = backbone.predict_noise
+
+    def forward(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
+        return self._predict_noise(x_t, t, text)
+
+
+class Trainer:
+    """One run of one method: set up, `train_step`, `train`, `state_dict`. The base stays as it is.
+
+    The trained weights are in `adapter`, attached to `backbone`; `final_weights` is what the run leaves.
+    reference_folder: where the base's errors are kept for other runs with the same draws.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        data: TrainingData,
+        settings: FinetuneSettings,
+        method: Method,
+        *,
+        accelerator: Accelerator | None = None,
+        reference_folder: Path | None = None,
+    ) -> None:
+        self.backbone, self.data, self.settings, self.method = backbone, data, settings, method
+        self.accelerator = accelerator or Accelerator(cpu=backbone.device.type == "cpu")
+        self.n_processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        if settings.pairs_per_step % (settings.micro_batch_pairs * self.n_processes):
+            raise InputError(
+                f"pairs_per_step ({settings.pairs_per_step}) is not a multiple of micro_batch_pairs "
+                f"({settings.micro_batch_pairs}) x processes ({self.n_processes})"
+            )
+        self.adapter = fresh_adapter(backbone, data, settings, method)
+        self.adapter.attach(backbone)
+        if settings.gradient_checkpointing:
+            backbone.enable_gradient_checkpointing()
+        if settings.compile:
+            backbone.compile()
+        optimizer = torch.optim.AdamW(
+            self.adapter.parameters(), betas=settings.adam_betas, weight_decay=settings.weight_decay
+        )
+        self.denoiser, self.optimizer = self.accelerator.prepare(Denoiser(backbone, self.adapter), optimizer)
+        self.average = {name: weight.detach().clone() for name, weight in self.adapter.named_parameters()}
+        self.reference = ReferenceErrors(backbone, data, settings, reference_folder, self.rank)
+        self.evaluations = {
+            "seen": HeldOutEvaluation(backbone, self.adapter, data, data.seen, settings),
+            "held_out": HeldOutEvaluation(backbone, self.adapter, data, data.held_out, settings),
+        }
+        self.step = 0
+
+    def train_step(self) -> Stats:
+        """One optimizer step on `pairs_per_step` pairs. Raises NonFiniteError before any weight would change."""
+        lr = learning_rate(self.step, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        stats = self._accumulate_gradients()
+        norm = self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.settings.max_grad_norm).item()
+        if not (math.isfinite(stats["loss"]) and math.isfinite(norm)):
+            raise NonFiniteError(f"step {self.step}: loss {stats['loss']}, gradient norm {norm}; nothing was updated")
+        self.optimizer.step()
+        with torch.no_grad():
+            for name, weight in self.adapter.named_parameters():
+                self.average[name].lerp_(weight, 1 - self.settings.ema_decay)
+        self.step += 1
+        return stats | {"grad_norm": norm, "learning_rate": lr}
+
+    def train(self, work: Path) -> Iterator[Stats]:
+        """Train to the end, one row of the curve at a time; continues exactly where `work` left off, even after a kill.
+
+        work: a folder of this run's own; `curve.csv` grows there. The caller shows the progress.
+        """
+        work.mkdir(parents=True, exist_ok=True)
+        checkpoint = work / "checkpoint.safetensors"
+        if checkpoint.exists():
+            self.load_state(checkpoint)
+        curve = Curve(work / "curve.csv", keep_rows=self.step) if self.accelerator.is_main_process else None
+        while self.step < self.settings.steps:
+            row: Stats = {"step": self.step}
+            if self.step % self.settings.evaluate_every_steps == 0:
+                row |= self.evaluate()
+            row |= self.train_step()
+            last = self.step == self.settings.steps
+            if last:
+                row |= self.evaluate()
+            if curve is not None:
+                curve.append(row)
+            if last or self.step % self.settings.checkpoint_every_steps == 0:
+                self.save_state(checkpoint)
+            yield row
+
+    def evaluate(self) -> Stats:
+        """Implicit accuracy of seen and of held-out people (`HeldOutEvaluation.metrics`), with the averaged weights."""
+        with self.averaged_weights():
+            return {
+                f"{name}_{key}": value
+                for name, evaluation in self.evaluations.items()
+                for key, value in evaluation.metrics().items()
+            }
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the adapter holds the moving average of its weights (the last weights if `ema_decay` is 0)."""
+        trained = {name: weight.detach().clone() for name, weight in self.adapter.named_parameters()}
+        _copy_into(self.adapter, self.average)
+        try:
+            yield
+        finally:
+            _copy_into(self.adapter, trained)
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """The state dict to save (`ppd.diffusion.adapter.checkpoint.save_adapter`): the averaged weights."""
+        return {**self.adapter.state_dict(), **self.average}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that changes from step to step. Random numbers are functions of (seed, step): they have no state."""
+        state: dict[str, Tensor] = {}
+        for name, weight in self.adapter.named_parameters():
+            state |= {f"adapter.{name}": weight, f"average.{name}": self.average[name]}
+            state |= {f"adam.{name}.{key}": value for key, value in self.optimizer.state[weight].items()}
+        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+    def save_state(self, path: Path) -> None:
+        """Checkpoint and reference errors. Every process calls it."""
+        self.reference.save()
+        if self.accelerator.is_main_process:
+            with atomic_path(path) as fresh:
+                save_file(self.state_dict(), fresh, metadata={"step": str(self.step), "run": self._run_id()})
+        self.accelerator.wait_for_everyone()
+
+    def load_state(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises InputError if it belongs to a run with other settings, data or base."""
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if metadata["run"] != self._run_id():
+            raise InputError(
+                f"the checkpoint of another run\n  there: {metadata['run']}\n  here:  {self._run_id()}",
+                file=path,
+                fix="Delete it to start over, or restore the settings to continue",
+            )
+        self.step = int(metadata["step"])
+        _copy_into(self.adapter, _below("adapter.", state))
+        for name, weight in self.adapter.named_parameters():
+            self.average[name].copy_(state[f"average.{name}"])
+            adam = _below(f"adam.{name}.", state)
+            self.optimizer.state[weight] = {k: v if k == "step" else v.to(weight.device) for k, v in adam.items()}
+
+    @property
+    def key(self) -> str:
+        """Names the run: another base, other data or settings that matter give another key."""
+        return hashlib.sha256(self._run_id().encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, str]:
+        """What the settings amount to, to be read before a long run. Tries a micro-batch; trains nothing.
+
+        Raises InputError if a micro-batch does not fit in the device's memory.
+        """
+        s, n_pairs = self.settings, len(self.data.train)
+        accumulated = s.pairs_per_step // s.micro_batch_pairs // self.n_processes
+        seconds, peak_gb = self._try_micro_batch()
+        trained = sum(weight.numel() for weight in self.adapter.parameters())
+        return {
+            "method": self.method,
+            "base": f"{self.backbone.base_id} ({self.backbone.fingerprint}), {s.precision}",
+            "trained parameters": f"{trained:,} beside {len(self.adapter.blocks)} attention blocks",
+            "pairs a step": f"{s.pairs_per_step} = {s.micro_batch_pairs} at once x {accumulated} accumulated "
+            f"x {self.n_processes} processes",
+            "steps": f"{s.steps} from {self.step}: {s.steps * s.pairs_per_step / n_pairs:.2f} epochs of {n_pairs:,} "
+            f"pairs; draws repeat after {steps_per_cycle(n_pairs, s)} steps",
+            "beta": f"{s.loss.beta:g}, times half the margin of mean squared {s.loss.error} errors",
+            "peak memory": f"{peak_gb:.1f} GB",
+            "estimated time": f"{seconds * accumulated * (s.steps - self.step) / 60:.1f} min",
+        }
+
+    def _accumulate_gradients(self) -> Stats:
+        """Gradients of this process' share of a step, micro-batch by micro-batch; returns means over all its pairs."""
+        size, share = self.settings.micro_batch_pairs, self.settings.pairs_per_step // self.n_processes
+        draw = self._draw()
+        parts = []
+        for start in range(self.rank * share, (self.rank + 1) * share, size):
+            is_last = start + size == (self.rank + 1) * share
+            with nullcontext() if is_last else self.accelerator.no_sync(self.denoiser):
+                parts.append(self._micro_batch(draw, slice(start, start + size), size / share))
+        means = torch.tensor([fmean(part[key] for part in parts) for key in parts[0]], dtype=torch.float64)
+        means = self.accelerator.reduce(means.to(self.accelerator.device), reduction="mean")
+        return dict(zip(parts[0], means.tolist(), strict=True))
+
+    def _micro_batch(self, draw: Draw, rows: slice, share: float) -> Stats:
+        """Forward and backward of some pairs of a draw; their gradient counts as `share` of the process' step."""
+        draw, loss_settings = draw[rows], self.settings.loss
+        pairs, preference = self.data.train[draw.pairs], self.method != "sft"
+        batch = noisy_pairs(self.backbone, self.data, pairs, draw, losers=preference, error=loss_settings.error)
+        reference = self._reference(rows, batch) if preference else None
+        with self.adapter.users(batch.users):
+            residual = self.denoiser(batch.x_t, batch.t, batch.text) - batch.noise
+            if reference is not None:
+                loss, stats = preference_objective(residual, reference, batch, loss_settings)
+            else:
+                loss, stats = sft_objective(residual, batch)
+            if loss_settings.dispersion and self.method == "ppd":
+                user_tokens = self.adapter.user_tokens(batch.users[: len(pairs)])
+                user = pairs.user.to(user_tokens.device)
+                apart = dispersion_loss(user_tokens, user, loss_settings.dispersion_temperature)
+                loss = loss + loss_settings.dispersion * apart
+            self.accelerator.backward(loss * share)
+        return {"loss": loss.item()} | stats
+
+    def _draw(self) -> Draw:
+        return draw_batch(self.step, len(self.data.train), tuple(self.data.latents.shape[1:]), self.settings)
+
+    def _reference(self, rows: slice, batch: NoisyPairs) -> Tensor:
+        """The base's errors [2B] on some rows of this step, computed only the first time that they are asked for."""
+        errors = self.reference.get(self.step, rows)
+        if errors is None:
+            errors = torch.stack(base_errors(self.backbone, self.adapter, batch).chunk(2), dim=1)
+            self.reference.put(self.step, rows, errors)
+        return errors.T.reshape(-1).to(self.backbone.device)
+
+    def _try_micro_batch(self) -> tuple[float, float]:
+        """Seconds that one micro-batch takes once warm, and the process' peak memory on the device in GB."""
+        size = self.settings.micro_batch_pairs
+        draw, rows = self._draw(), slice(self.rank * size, (self.rank + 1) * size)
+        try:
+            self._micro_batch(draw, rows, 1.0)
+            start = time.perf_counter()
+            self._micro_batch(draw, rows, 1.0)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"one micro-batch of {size} pairs does not fit in the memory of {self.backbone.device}",
+                fix="Lower micro_batch_pairs, set gradient_checkpointing: true, or use precision: bf16",
+            ) from error
+        seconds = time.perf_counter() - start
+        if self.backbone.device.type == "cuda":
+            return seconds, torch.cuda.max_memory_allocated(self.backbone.device) / 1e9
+        return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+    def _run_id(self) -> str:
+        """What a checkpoint must agree on: everything that decides the weights of a step."""
+        reporting = {"evaluate_every_steps", "checkpoint_every_steps", "evaluation_pairs"}
+        return json.dumps(
+            {
+                "method": self.method,
+                "base": self.backbone.fingerprint,
+                "data": self.data.content_hash,
+                "processes": self.n_processes,
+                **self.settings.model_dump(exclude=reporting),
+            }
+        )
+
+
+def learning_rate(step: int, settings: FinetuneSettings) -> float:
+    """Linear warm-up over `warmup_steps`, then constant or half a cosine down to 0 at the last step."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    if settings.decay == "constant":
+        return settings.learning_rate
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def fresh_adapter(backbone: Backbone, data: TrainingData, settings: FinetuneSettings, method: Method) -> UserAttention:
+    """The adapter before training: a function of the seed.
+
+    For the pooled methods (dpo, sft) one random embedding stands for everybody. That constant is as long as people's
+    embeddings are on average, so all methods train one adapter at one scale.
+    """
+    rows, dim = data.embeddings.shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        adapter = UserAttention.beside(backbone, (rows, dim), settings.attention)
+    if method != "ppd":
+        direction = torch.randn(rows, dim, generator=generator("everybody", settings.seed))  # the key decides the draw
+        adapter.pooled_embedding = (direction * data.embeddings.square().mean().sqrt()).to(backbone.device)
+    return adapter
+
+
+def _copy_into(adapter: UserAttention, weights: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, weight in adapter.named_parameters():
+            weight.copy_(weights[name])
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,0 +1,81 @@
+"""What many trials share, made once: users at every layer, the base's images, and what real renders look like."""
+
+import shutil
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ppd.diffusion.sampling.run import sample_images
+from ppd.evaluation.plan import image_requests
+from ppd.evaluation.tables import Pixels
+from ppd.experiments.models import base_model, embedding_model
+from ppd.experiments.plan import requests_of, sampling_of
+from ppd.experiments.settings import ExperimentSettings
+from ppd.files import atomic_path
+from ppd.layout import Layout
+from ppd.preferences.store import Preferences
+from ppd.resumable import resumable
+from ppd.rewards.clip_score import ClipScorer
+from ppd.settings import Settings
+from ppd.simulation.attribute_classifier import AttributeClassifier
+from ppd.simulation.truth.image_quality import precision_of, renders
+from ppd.simulation.truth.judge import load_classifier
+from ppd.simulation.truth.readings import read_features
+from ppd.users.support import support_groups
+from ppd.vlm.refresh import refresh
+
+BASE, MANIFOLD = "base.parquet", "manifold.safetensors"
+
+
+def prepare_shared_inputs(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Leave in the folder of shared inputs: prompt-end and answer-end.parquet (all layers), base.parquet, manifold.
+
+    base: the base's images for the trials' captions and seeds, sampled as trials sample. manifold: the CLIP features of
+    fresh renders, for precision.
+    """
+    log = Preferences.open(layout.preferences)
+    vlm = embedding_model(settings)
+    described, inputs = [settings.embedding, experiments.trial], [layout.preferences / "pairs.parquet"]
+    with resumable(layout.experiment_work / "shared-inputs", described, inputs) as work:
+        for read in ("prompt-end", "answer-end"):
+            every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})
+            groups = support_groups(log, log.users.user_id)
+            refresh(work / f"{read}.parquet", groups, vlm, every_layer, work / f"{read}.unfinished")
+        requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
+        requests, sampling = image_requests(requests, "base", plan), sampling_of(settings.sampling, experiments.trial)
+        backbone = base_model(settings, settings.sampling.precision)
+        sample_images(requests, backbone, sampling, work / BASE, work / "base.unfinished")
+        clip = ClipScorer.from_pretrained(settings.models.clip)
+        (real,) = renders(layout.stickers, 1)
+        with atomic_path(work / MANIFOLD) as fresh:
+            save_file({"features": torch.as_tensor(clip.embed_images(real)).contiguous()}, fresh)
+        with atomic_path(layout.shared_inputs) as fresh:
+            shutil.copytree(work, fresh)
+
+
+@dataclass(frozen=True)
+class ImageMeasures:
+    """What sampled images show, and whether they still look like renders, known by their CLIP features [M, D]."""
+
+    classifier: AttributeClassifier
+    clip: ClipScorer
+    renders: Tensor
+
+    @staticmethod
+    def load(settings: Settings, layout: Layout) -> "ImageMeasures":
+        return ImageMeasures(
+            load_classifier(settings.models.attribute_classifier),
+            ClipScorer.from_pretrained(settings.models.clip),
+            load_file(layout.shared_inputs / MANIFOLD)["features"],
+        )
+
+    def __call__(self, model: str, sampled: pd.DataFrame, images: Pixels) -> tuple[pd.DataFrame, dict[str, float]]:
+        """The readings of a file of samples, and over all its images: concept_accuracy, precision."""
+        readings = read_features(model, sampled, images, self.classifier)
+        return readings, {"concept_accuracy": float(readings.concept_right.mean()), "precision": self.precision(images)}
+
+    def precision(self, images: Pixels) -> float:
+        return precision_of(images, self.clip, self.renders)

@@ -1,0 +1,186 @@
+"""The nano Stable Cascade: a text-to-image prior over the codec's latents, in the hub's folder layout.
+
+About 2 minutes for the codec and 4 for each 1,000 steps of the prior on one CPU core with bf16 instructions and a C++
+compiler. After 7,000 steps the loss is .23 and still falls: more steps draw better pictures.
+
+A caption names the concept only, so the prior learns to draw every style, tone and layout in the world's proportions.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
+from diffusers.models.attention_processor import Attention, AttnProcessor
+from diffusers.models.unets.unet_stable_cascade import SDCascadeTimestepBlock
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+from ppd.diffusion.model.codec import ImageCodec
+from ppd.diffusion.training.timesteps import stratified
+from ppd.files import atomic_path
+from ppd.pretrain.codec import CodecSettings, train_codec
+from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
+from ppd.pretrain.pictures import render_tensor
+from ppd.pretrain.text import caption_tokenizer, text_config, tokenize
+from ppd.seeding import generator
+from ppd.settings import Component, Share
+from ppd.simulation import seeds
+from ppd.simulation.render import Atlas
+from ppd.simulation.world import CONCEPTS, caption, sample_scenes
+
+CAPTIONS: tuple[str, ...] = (*(caption(concept) for concept in range(len(CONCEPTS))), "")
+EMPTY = len(CONCEPTS)
+
+
+class PriorSettings(Component):
+    """Shape and training of the prior and its text encoder."""
+
+    channels: tuple[int, int] = (128, 224)
+    """Of the 8 x 8 and the 4 x 4 level; a head has 32 channels."""
+    layers: tuple[int, int] = (2, 2)
+    """Blocks of each level, on the way down and again on the way up."""
+    conditioning_dim: int = 128
+    text_width: int = 128
+    text_layers: int = 2
+    empty_caption_share: Share = 0.1
+    pool_size: int = Field(16384, ge=1)
+    """Renders whose latents are held at once; after `pool_steps` steps they make room for new ones."""
+    pool_steps: int = Field(2000, ge=1)
+    compile: bool = True
+    codec: CodecSettings = CodecSettings()
+    loop: LoopSettings = LoopSettings(
+        steps=16_000, batch_size=32, learning_rate=1e-3, warmup_steps=200, decay_share=0.4, ema_decay=0.998
+    )
+
+
+def build_prior(settings: PriorSettings, latent_channels: int) -> StableCascadeUNet:
+    """A `StableCascadeUNet` whose output is 0 and whose blocks ignore t at first: diffusers never calls its init."""
+    unet = StableCascadeUNet(
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        patch_size=2,
+        conditioning_dim=settings.conditioning_dim,
+        block_out_channels=settings.channels,
+        num_attention_heads=tuple(channels // 32 for channels in settings.channels),
+        down_num_layers_per_block=settings.layers,
+        up_num_layers_per_block=settings.layers[::-1],
+        clip_text_in_channels=settings.text_width,
+        clip_text_pooled_in_channels=settings.text_width,
+        clip_image_in_channels=32,
+        clip_seq=2,
+        dropout=(0.0, 0.0),
+        timestep_conditioning_type=(),
+    )
+    nn.init.zeros_(unet.clf[1].weight)
+    nn.init.zeros_(unet.clf[1].bias)
+    for block in unet.modules():
+        if isinstance(block, SDCascadeTimestepBlock):
+            nn.init.zeros_(block.mapper.weight)
+            nn.init.zeros_(block.mapper.bias)
+    return unet
+
+
+def _in_bf16(unet: StableCascadeUNet, settings: PriorSettings) -> StableCascadeUNet:
+    """A copy in half the bytes, which is how it is shipped; it loads as fp32 again and draws the same pictures."""
+    copy = build_prior(settings, unet.config.in_channels).to(torch.bfloat16)
+    copy.load_state_dict(unet.state_dict())
+    return copy
+
+
+def build_text_encoder(settings: PriorSettings, tokenizer: PreTrainedTokenizerFast) -> CLIPTextModelWithProjection:
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(**text_config(tokenizer, width=settings.text_width, n_layers=settings.text_layers))
+    )
+
+
+def velocity(x_0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans & Ho 2022), so that ε = √(1−ᾱ)·x_t + √ᾱ·v: [B, C, h, w] twice, ᾱ [B]."""
+    alpha_bar = alpha_bar[:, None, None, None]
+    return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0
+
+
+class _Latents:
+    """Latents of the renders in the current pool, made anew (from the seed) when the pool changes."""
+
+    def __init__(self, atlas: Atlas, codec: ImageCodec, settings: PriorSettings, device: torch.device) -> None:
+        self.atlas, self.codec, self.settings, self.device = atlas, codec, settings, device
+        self.pool_index = -1
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """x_0 [B, C, h, w] and caption indices [B] of a step; some captions are the empty one."""
+        loop = self.settings.loop
+        if step // self.settings.pool_steps != self.pool_index:
+            self._fill(step // self.settings.pool_steps)
+        rng = seeds.rng("pretrain", "prior", loop.seed, "batch", step)
+        rows = rng.integers(self.settings.pool_size, size=loop.batch_size)
+        concepts = np.where(rng.random(len(rows)) < self.settings.empty_caption_share, EMPTY, self.concepts[rows])
+        return self.latents[torch.from_numpy(rows)].to(self.device).float(), torch.from_numpy(concepts).to(self.device)
+
+    @torch.inference_mode()
+    def _fill(self, pool_index: int) -> None:
+        rng = seeds.rng("pretrain", "prior", self.settings.loop.seed, "pool", pool_index)
+        scenes = sample_scenes(rng, self.settings.pool_size)
+        parts = []
+        for start in range(0, len(scenes), 256):
+            images = render_tensor(self.atlas, scenes[start : start + 256]).to(self.device)
+            parts.append(self.codec.encode(images).half().cpu())
+        self.latents, self.concepts, self.pool_index = torch.cat(parts), scenes.concept, pool_index
+
+
+def train_prior(atlas: Atlas, settings: PriorSettings, out: Path, work: Path, device: torch.device) -> None:
+    """Train the codec, then prior and text encoder together; leaves the whole model folder in `out`.
+
+    The loss is the mean squared error of v at uniform, stratified t. Unfinished states lie in `work`; each publication
+    replaces `out` as a whole.
+    """
+    loop = settings.loop
+    codec_folder = work / "codec"
+    codec = train_codec(atlas, settings.codec, codec_folder, work / "codec.safetensors", device).to(device)
+    tokenizer = caption_tokenizer(CAPTIONS)
+    scheduler = DDPMWuerstchenScheduler()
+    scheduler.register_to_config(prediction_type="v_prediction")
+    torch.manual_seed(loop.seed)
+    unet = build_prior(settings, settings.codec.latent_channels)
+    text_encoder = build_text_encoder(settings, tokenizer)
+    network = nn.ModuleDict({"prior": unet, "text_encoder": text_encoder}).to(device)
+    if settings.compile:
+        for attention in unet.modules():
+            if isinstance(attention, Attention):
+                attention.set_processor(AttnProcessor())  # plain products: the compiler fuses them, and not the kernel
+        unet.compile()
+    latents = _Latents(atlas, codec, settings, device)
+    tokens = tokenize(tokenizer, CAPTIONS).to(device)
+
+    def loss_at(step: int) -> Tensor:
+        x_0, captions = latents.batch(step)
+        random = generator("prior", loop.seed, step)
+        t = (1 - stratified(len(x_0), random)).to(device)
+        noise = torch.randn(x_0.shape, generator=random).to(device)
+        x_t = scheduler.add_noise(x_0, noise, t)
+        target = velocity(x_0, noise, scheduler._alpha_cumprod(t, device))
+        text = text_encoder(**tokens, output_hidden_states=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
+            (v,) = unet(
+                sample=x_t,
+                timestep_ratio=t,
+                clip_text_pooled=text.text_embeds[captions][:, None],
+                clip_text=text.hidden_states[-1][captions],
+                clip_img=x_t.new_zeros(len(x_t), 1, unet.config.clip_image_in_channels),
+                return_dict=False,
+            )
+        return (v.float() - target).square().mean()
+
+    def publish(curve: Curve) -> None:
+        with atomic_path(out) as fresh:
+            _in_bf16(unet, settings).save_pretrained(fresh / "prior")
+            text_encoder.save_pretrained(fresh / "text_encoder")
+            tokenizer.save_pretrained(fresh / "tokenizer")
+            scheduler.save_pretrained(fresh / "scheduler")
+            shutil.copytree(codec_folder, fresh / "codec")
+            (fresh / "settings.json").write_text(settings.model_dump_json(indent=2))
+            save_curve(curve, fresh, title="prior: mean squared error of v")
+
+    fit(network, loss_at, loop, work / "prior.safetensors", publish, title="prior")

@@ -1,0 +1,1 @@
+"""The sticker world: simulated users whose taste is known. Nothing at or before evaluation imports it."""

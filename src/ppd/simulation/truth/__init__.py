@@ -1,0 +1,1 @@
+"""What the simulated users truly think, as `ppd.evaluation.truth` asks for it."""

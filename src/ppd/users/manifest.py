@@ -1,0 +1,53 @@
+"""From raw embeddings to the ones that the adapter reads, and the table of who is embedded how."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from ppd.files import atomic_path
+from ppd.preferences.store import Preferences
+from ppd.settings import EmbeddingSettings
+from ppd.users.embeddings import UserEmbeddings
+from ppd.users.whitening import EmbeddingRecipe, Whitening
+
+
+def fit_whitening(preferences: Preferences, embeddings: UserEmbeddings, settings: EmbeddingSettings) -> Whitening:
+    """The whitening of this run, fitted on all support groups of the training users and of nobody else."""
+    train = preferences.users.user_id[preferences.users.split == "train"]
+    hidden = torch.cat([embeddings.hidden[user_id] for user_id in sorted(train)])
+    recipe = EmbeddingRecipe(
+        vlm=embeddings.vlm.id,
+        revision=embeddings.vlm.revision,
+        rows=settings.rows if settings.rows is not None else tuple(range(hidden.shape[1])),
+        **settings.model_dump(include={"prompt", "read", "max_new_tokens", "precision"}),
+    )
+    return Whitening.fit(hidden, components=settings.components, shrinkage=settings.shrinkage, recipe=recipe)
+
+
+def whitened(embeddings: UserEmbeddings, whitening: Whitening) -> dict[str, Tensor]:
+    """The user embeddings [groups, rows, components] that the adapter reads, by user_id."""
+    return {user_id: whitening(hidden) for user_id, hidden in embeddings.hidden.items()}
+
+
+def write_manifest(
+    preferences: Preferences, embeddings: UserEmbeddings, shard_files: Iterable[Path], file: Path
+) -> None:
+    """One row a user: user_id, split, shard, n_pairs, n_support_groups, profile of the first group, norm, version.
+
+    version changes exactly when an embedding of the user does.
+    """
+    keys = pd.concat([pq.read_table(f, columns=["user_id", "key"]).to_pandas() for f in shard_files])
+    version = keys.groupby("user_id").key.agg(lambda k: hashlib.sha256("".join(sorted(k)).encode()).hexdigest()[:16])
+    users = preferences.users[preferences.users.user_id.isin(list(embeddings.hidden))]
+    table = users.assign(
+        profile=users.user_id.map(lambda user_id: embeddings.profiles[user_id][0]),
+        embedding_norm=users.user_id.map(lambda user_id: float(embeddings.hidden[user_id].norm(dim=-1).mean())),
+        version=users.user_id.map(version),
+    )
+    with atomic_path(file) as fresh:
+        table.sort_values("user_id").to_parquet(fresh, index=False)

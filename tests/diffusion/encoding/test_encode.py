@@ -1,0 +1,144 @@
+import io
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from ppd.diffusion.encoding.encode import encode
+from ppd.diffusion.encoding.pixels import resized, to_tensor
+from ppd.diffusion.encoding.store import LATENTS, Encoded
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.errors import InputError
+from ppd.preferences.images import digest
+from ppd.preferences.schema import IMAGES
+from ppd.preferences.store import Preferences
+
+PX = 8  # what the tiny codec takes
+
+
+@pytest.fixture(scope="module")
+def preferences(simulated: Path) -> Preferences:
+    return Preferences.open(simulated / "preferences")
+
+
+def test_every_trained_or_measured_image_has_its_latent_and_no_other(
+    preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path
+) -> None:
+    encode(preferences, backbone, tmp_path / "latents", tmp_path / "work", image_px=PX, batch_size=50)
+    encoded = Encoded.open(tmp_path / "latents")
+    used = preferences.pairs[preferences.pairs.role.isin(["train", "eval"])]
+    assert set(encoded.image_row.index) == {*used.chosen_uid, *used.rejected_uid}
+    assert set(encoded.caption_row.index) == set(preferences.captions.caption)
+
+    uid, caption = used.chosen_uid.iloc[7], used.caption.iloc[7]
+    image = resized(next(preferences.images([uid])), PX)
+    alone = backbone.encode_images(to_tensor([image]))[0]
+    torch.testing.assert_close(encoded.latents[encoded.image_row[uid]].float(), alone, atol=1e-3, rtol=1e-3)
+    pooled = backbone.encode_captions([caption]).pooled[0]
+    torch.testing.assert_close(encoded.text.pooled[encoded.caption_row[caption]], pooled)
+    assert [p.name for p in tmp_path.iterdir()] == ["latents"], "nothing is left behind"
+
+
+def grown(preferences: Preferences, folder: Path, n_new: int = 3) -> Preferences:
+    """The log later: all but `n_new` images as they were, those with other bytes, and a caption nobody had used."""
+    folder = shutil.copytree(preferences.folder, folder)
+    used = preferences.pairs[preferences.pairs.role == "train"].chosen_uid.unique()[:n_new]
+    for part in (folder / "images").iterdir():
+        table = pd.read_parquet(part)
+        for row in table.index[table.image_uid.isin(used)]:
+            image = Image.open(io.BytesIO(table.image[row])).convert("L").convert("RGB")
+            image.save(encoded := io.BytesIO(), "PNG")
+            table.at[row, "image"], table.at[row, "digest"] = encoded.getvalue(), digest(encoded.getvalue())
+        pq.write_table(pa.Table.from_pandas(table, schema=IMAGES, preserve_index=False), part, row_group_size=50)
+    captions = pd.concat([preferences.captions, pd.DataFrame({"caption": ["a tree"], "split": ["train"]})])
+    captions.to_parquet(folder / "captions.parquet", index=False)
+    return Preferences.open(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_known_by_content_is_not_encoded_again(
+    preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the result is that of a fresh run, to the last bit."""
+    out = tmp_path / "latents"
+    first = encode(preferences, backbone, out, tmp_path / "work", image_px=PX, batch_size=50)
+    n_captions = len(preferences.captions)
+    assert (first.kept_images, first.captions, first.kept_captions) == (0, n_captions, 0)
+    before = contents(out)
+    again = encode(preferences, backbone, out, tmp_path / "work", image_px=PX, batch_size=50)
+    assert (again.images, again.kept_images, again.captions) == (0, first.images, 0)
+    assert contents(out) == before
+
+    later = grown(preferences, tmp_path / "later")
+    fourth = encode(later, backbone, out, tmp_path / "work", image_px=PX, batch_size=50)
+    assert (fourth.images, fourth.kept_images) == (3, first.images - 3)
+    assert (fourth.captions, fourth.kept_captions) == (1, n_captions)
+    assert contents(out) != before
+    encode(later, backbone, tmp_path / "fresh", tmp_path / "work", image_px=PX, batch_size=50)
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_other_encoders_or_another_size_encode_everything_again(
+    preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "latents"
+    n = encode(preferences, backbone, out, tmp_path / "work", image_px=PX, batch_size=50).images
+    assert encode(preferences, backbone, out, tmp_path / "work", image_px=2 * PX, batch_size=50).images == n
+    monkeypatch.setattr(backbone.codec, "encoder_fingerprint", "another")
+    assert encode(preferences, backbone, out, tmp_path / "work", image_px=2 * PX, batch_size=50).images == n
+    backbone.text_encoder.text_projection.weight.data *= 1.1
+    assert encode(preferences, backbone, out, tmp_path / "work", image_px=2 * PX, batch_size=50).kept_captions == 0
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(
+    preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(preferences, backbone, tmp_path / "whole", tmp_path / "work", image_px=PX, batch_size=50)
+    read: list[int] = []
+    images = Preferences.images
+
+    def dying(self: Preferences, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
+        for i, image in enumerate(images(self, uids, chunk)):
+            if i == 130:
+                raise Killed
+            yield image
+
+    monkeypatch.setattr(Preferences, "images", dying)
+    with pytest.raises(Killed):
+        encode(preferences, backbone, tmp_path / "latents", tmp_path / "work", image_px=PX, batch_size=50)
+    assert not (tmp_path / "latents").exists()
+
+    def counting(self: Preferences, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
+        for image in images(self, uids, chunk):
+            read.append(1)
+            yield image
+
+    monkeypatch.setattr(Preferences, "images", counting)
+    encode(preferences, backbone, tmp_path / "latents", tmp_path / "work", image_px=PX, batch_size=50)
+    whole = Encoded.open(tmp_path / "whole")
+    assert len(read) == len(whole.latents) - 100, "two batches were kept"
+    assert (tmp_path / "latents" / LATENTS).read_bytes() == (tmp_path / "whole" / LATENTS).read_bytes()
+
+
+def test_a_wide_image_gives_its_centre() -> None:
+    image = Image.new("RGB", (30, 10), "red")
+    image.paste("blue", (10, 0, 20, 10))
+    assert set(resized(image, 5).get_flattened_data()) == {(0, 0, 255)}
+
+
+def test_an_unfinished_folder_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ppd stage encode"):
+        Encoded.open(tmp_path)

@@ -1,0 +1,99 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMWuerstchenScheduler
+
+from ppd.diffusion.model.backbone import Codec, add_noise
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.errors import InputError
+
+CAPTIONS = ["a sticker of a fox", "a sticker of a tree", ""]
+
+
+def noisy(n: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(n, 4, 4, 4, generator=g), torch.rand(n, generator=g)
+
+
+def test_predicted_noise_is_the_networks_own_output_bit_for_bit(backbone: StableCascadeBackbone) -> None:
+    x_t, t = noisy()
+    text = backbone.encode_captions(CAPTIONS)
+    with torch.inference_mode():
+        own = backbone.unet(x_t, t, text.pooled[:, None], text.tokens, torch.zeros(3, 1, 8), return_dict=False)[0]
+        assert torch.equal(backbone.predict_noise(x_t, t, text), own)
+
+
+def test_the_caption_reaches_the_network(backbone: StableCascadeBackbone) -> None:
+    """Without clip_img the class drops the text tokens silently: captions with one pooled embedding must differ."""
+    x_t, t = noisy(2)
+    text = backbone.encode_captions(["a sticker of a fox", "a sticker of a tree"])
+    text.pooled[1] = text.pooled[0]
+    x_t[1], t[1] = x_t[0], t[0]
+    predicted = backbone.predict_noise(x_t, t, text)
+    assert (predicted[0] - predicted[1]).abs().max() > 1e-4
+
+
+def test_alpha_bar_and_add_noise_are_the_schedulers(backbone: StableCascadeBackbone) -> None:
+    x_0, _ = noisy(64)
+    noise = torch.randn_like(x_0)
+    t = torch.linspace(1e-3, 1, 64)
+    expected = DDPMWuerstchenScheduler().add_noise(x_0, noise, t)
+    torch.testing.assert_close(add_noise(backbone, x_0, noise, t), expected, rtol=0, atol=1e-6)
+
+
+def test_v_prediction_is_turned_into_noise(
+    tiny_folder: Path, codec: Codec, tmp_path: Path, backbone: StableCascadeBackbone
+) -> None:
+    """If the network outputs v = √ᾱ·ε − √(1−ᾱ)·x_0 of a known x_0 and ε, the noise read from it is ε."""
+    folder = tmp_path / "v"
+    shutil.copytree(tiny_folder, folder)
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    reads_v = StableCascadeBackbone.from_pretrained(folder, codec=codec)
+    x_t, t = noisy()
+    text = backbone.encode_captions(CAPTIONS)
+    v = backbone.predict_noise(x_t, t, text)
+    signal = backbone.alpha_bar(t)[:, None, None, None].sqrt()
+    x_0 = signal * x_t - (1 - signal**2).sqrt() * v
+    noise = (x_t - signal * x_0) / (1 - signal**2).sqrt()
+    torch.testing.assert_close(reads_v.predict_noise(x_t, t, text), noise, rtol=1e-4, atol=1e-4)
+
+
+def test_bf16_keeps_the_timestep_in_fp32(tiny_folder: Path, codec: Codec, backbone: StableCascadeBackbone) -> None:
+    """At high t the phase is thousands of rad; rounding t to bf16 would give another time's embedding."""
+    in_bf16 = StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec, precision="bf16")
+    x_t, _ = noisy()
+    t = torch.tensor([0.7013, 0.8127, 0.9571])
+    text = backbone.encode_captions(CAPTIONS)
+    exact = backbone.predict_noise(x_t, t, text)
+    rounded = backbone.predict_noise(x_t, t.bfloat16().float(), text)
+    error = (in_bf16.predict_noise(x_t, t, text) - exact).norm() / exact.norm()
+    assert error < 0.03 < (rounded - exact).norm() / exact.norm()
+    assert in_bf16.fingerprint == backbone.fingerprint
+
+
+def test_what_cannot_work_is_refused(tiny_folder: Path, codec: Codec, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="overflows in fp16"):
+        StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec, precision="fp16")
+    folder = tmp_path / "no-image"
+    shutil.copytree(tiny_folder, folder)
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "sample"}))
+    with pytest.raises(InputError, match="expected 'epsilon' or 'v_prediction'"):
+        StableCascadeBackbone.from_pretrained(folder, codec=codec)
+
+
+def test_fingerprint_tells_weights_apart(backbone: StableCascadeBackbone, codec: Codec, tiny_folder: Path) -> None:
+    other = StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec)
+    assert other.fingerprint == backbone.fingerprint
+    unet = other.unet
+    unet.clf[1].weight.data *= 1.1
+    changed = StableCascadeBackbone(unet=unet, text_encoder=other.text_encoder, tokenizer=other.tokenizer, codec=codec)
+    assert changed.fingerprint != backbone.fingerprint
+
+
+def test_attention_blocks_are_all_named(backbone: StableCascadeBackbone) -> None:
+    assert list(backbone.attention_blocks()) == ["down_0_2", "down_1_2", "up_0_2", "up_1_2"]

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import ppd.diffusion.sampling.run as module
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.sampling.run import sample_images
+from ppd.diffusion.sampling.store import read_samples
+from ppd.settings import SamplingSettings
+
+SETTINGS = SamplingSettings(precision="fp32", steps=2, batch_size=2, latent_size=(4, 4))
+REQUESTS = pd.DataFrame(
+    [("", caption, seed) for caption in ("a fox", "a tree", "a cat") for seed in range(5)],
+    columns=["user_id", "caption", "seed"],
+)
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(
+    backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "whole.parquet", tmp_path / "unfinished")
+    real, calls = module.sample, []
+
+    def dying(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "sample", dying)
+    with pytest.raises(KeyboardInterrupt):
+        sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "images.parquet", tmp_path / "unfinished")
+    assert not (tmp_path / "images.parquet").exists()
+    sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "images.parquet", tmp_path / "unfinished")
+    assert len(calls) == 3, "the first part was kept"
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "images.parquet"), pd.read_parquet(tmp_path / "whole.parquet")
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["images.parquet", "whole.parquet"]
+
+
+def test_other_requests_do_not_continue_an_interrupted_run(
+    backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.sample
+
+    def dying(*args: object) -> object:
+        if args[1][0].seed == 3:  # type: ignore[index]
+            raise KeyboardInterrupt
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "sample", dying)
+    with pytest.raises(KeyboardInterrupt):
+        sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "images.parquet", tmp_path / "unfinished")
+    monkeypatch.setattr(module, "sample", real)
+    other = SETTINGS.model_copy(update={"steps": 3})
+    sample_images(REQUESTS, backbone, other, tmp_path / "images.parquet", tmp_path / "unfinished")
+    sample_images(REQUESTS, backbone, other, tmp_path / "afresh.parquet", tmp_path / "unfinished")
+    np.testing.assert_array_equal(
+        read_samples(tmp_path / "images.parquet")[1], read_samples(tmp_path / "afresh.parquet")[1]
+    )
+
+
+def test_images_come_back_as_they_were_drawn(backbone: StableCascadeBackbone, tmp_path: Path) -> None:
+    sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "all.parquet", tmp_path / "unfinished")
+    sample_images(REQUESTS.iloc[[7]], backbone, SETTINGS, tmp_path / "one.parquet", tmp_path / "unfinished")
+    requests, images = read_samples(tmp_path / "all.parquet")
+    pd.testing.assert_frame_equal(requests, REQUESTS)
+    np.testing.assert_array_equal(read_samples(tmp_path / "one.parquet")[1][0], images[7])

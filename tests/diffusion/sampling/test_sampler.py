@@ -1,0 +1,135 @@
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMWuerstchenScheduler, StableCascadePriorPipeline
+
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.sampling.sampler import Request, ddim_step, interpolate, sample, sample_latents
+from ppd.errors import InputError
+from ppd.seeding import generator
+from ppd.settings import SamplingSettings, UserAttentionSettings
+
+ROWS, DIM = 2, 6
+SETTINGS = SamplingSettings(precision="fp32", steps=4, latent_size=(4, 4), batch_size=4, text_guidance=1.5)
+FOX, TREE = "a sticker of a fox", "a sticker of a tree"
+
+
+@pytest.fixture
+def adapter(backbone: StableCascadeBackbone) -> UserAttention:
+    torch.manual_seed(5)
+    adapter = UserAttention.beside(backbone, (ROWS, DIM), UserAttentionSettings(tokens_per_row=2, token_dim=5))
+    for block in adapter.blocks.values():
+        torch.nn.init.normal_(block.to_v.weight)
+    adapter.attach(backbone)
+    return adapter
+
+
+def user(i: int) -> torch.Tensor:
+    return torch.randn(ROWS, DIM, generator=generator("person", i))
+
+
+def draw(backbone: StableCascadeBackbone, requests: list[Request], adapter: UserAttention | None, **changes: object):
+    settings = SETTINGS.model_copy(update=changes)
+    return list(sample(backbone, requests, settings, adapter))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_no_user_is_diffusers_own_pipeline_bit_for_bit(
+    backbone: StableCascadeBackbone, adapter: UserAttention, guidance: float
+) -> None:
+    """With the adapter attached and trained, and nobody to draw for."""
+    captions, seeds = [FOX, TREE, "a cat"], [3, 4, 5]
+    settings = SETTINGS.model_copy(update={"sampler": "ddpm", "text_guidance": guidance})
+    requests = [Request(caption, seed) for caption, seed in zip(captions, seeds, strict=True)]
+    text, empty = backbone.encode_captions(captions), backbone.encode_captions([""] * 3)
+    ours = sample_latents(backbone, requests, text, empty, settings, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = StableCascadePriorPipeline(
+            backbone.tokenizer, backbone.text_encoder, backbone.unet, DDPMWuerstchenScheduler()
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    randoms = [generator("sample", caption, seed) for caption, seed in zip(captions, seeds, strict=True)]
+    theirs = pipeline(
+        captions,
+        height=4 * 42,
+        width=4 * 42,
+        num_inference_steps=settings.steps,
+        guidance_scale=guidance,
+        generator=randoms,
+        latents=torch.stack([torch.randn(4, 4, 4, generator=random) for random in randoms]),
+    ).image_embeddings
+    assert torch.equal(ours, theirs)
+
+
+def test_an_image_depends_on_its_request_alone(backbone: StableCascadeBackbone, adapter: UserAttention) -> None:
+    """Not on the rest of the batch, its order, or where a shard is cut: to the last bit of every pixel."""
+    requests = [Request(caption, seed, user(i)) for i in range(2) for caption in (FOX, TREE) for seed in (0, 1)]
+    requests.append(Request(FOX, 0))
+    together = draw(backbone, requests, adapter)
+    backwards = draw(backbone, requests[::-1], adapter)[::-1]
+    alone = [draw(backbone, [request], adapter)[0] for request in requests]
+    for a, b, c in zip(together, backwards, alone, strict=True):
+        assert np.array_equal(a, b)
+        assert np.array_equal(a, c)
+    assert len({image.tobytes() for image in together}) == len(requests)
+
+
+def test_two_people_start_from_the_same_noise(backbone: StableCascadeBackbone, adapter: UserAttention) -> None:
+    requests = [Request(FOX, 0, user(0)), Request(FOX, 0, user(1)), Request(FOX, 0)]
+    at_zero_strength = draw(backbone, requests, adapter, user_guidance=0.0)
+    assert np.array_equal(at_zero_strength[0], at_zero_strength[1])
+    assert np.array_equal(at_zero_strength[0], at_zero_strength[2])
+    base = draw(backbone, requests[2:], None)[0]
+    assert np.abs(at_zero_strength[0].astype(int) - base).max() <= 1
+
+
+def test_user_strength_extrapolates_in_the_predicted_noise(
+    backbone: StableCascadeBackbone, adapter: UserAttention
+) -> None:
+    """One step from the same noise is affine in the guided ε, so it must be affine in both strengths."""
+    request = [Request(FOX, 0, user(0))]
+    text, empty = backbone.encode_captions([FOX]), backbone.encode_captions([""])
+
+    def one_step(s_c: float, s_u: float) -> torch.Tensor:
+        settings = SETTINGS.model_copy(update={"steps": 1, "text_guidance": s_c, "user_guidance": s_u})
+        return sample_latents(backbone, request, text, empty, settings, adapter).double()
+
+    base, shift = one_step(1, 0), one_step(1, 1) - one_step(1, 0)
+    text_shift = one_step(2, 0) - base
+    assert shift.norm() > 1e-2 * base.norm()
+    for s_c, s_u in [(1, 2), (1, 0.5), (3, 1), (3, 3), (2, 4), (0, 1)]:
+        expected = base + (s_c - 1) * text_shift + s_u * shift
+        torch.testing.assert_close(one_step(s_c, s_u), expected, rtol=1e-3, atol=1e-3 * base.abs().max().item())
+
+
+def test_ddim_recovers_the_image_when_the_noise_is_known(backbone: StableCascadeBackbone) -> None:
+    x_0, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
+    signals = backbone.alpha_bar(torch.linspace(0.9, 0.0, 6))
+    x = signals[0].sqrt() * x_0 + (1 - signals[0]).sqrt() * noise
+    for signal, signal_next in pairwise(signals):
+        x = ddim_step(x, noise, signal, signal_next)
+    torch.testing.assert_close(x, signals[-1].sqrt() * x_0 + (1 - signals[-1]).sqrt() * noise)
+
+
+def test_interpolation_goes_from_one_person_to_the_other(
+    backbone: StableCascadeBackbone, adapter: UserAttention
+) -> None:
+    a, b = user(0), user(1)
+    path = interpolate(a, b, 5)
+    torch.testing.assert_close(path[1], 0.75 * a + 0.25 * b)
+    strip = draw(backbone, [Request(FOX, 0, u) for u in path], adapter)
+    ends = draw(backbone, [Request(FOX, 0, a), Request(FOX, 0, b)], adapter)
+    assert np.array_equal(strip[0], ends[0])
+    assert np.array_equal(strip[-1], ends[1])
+    close = draw(backbone, [Request(FOX, 0, u) for u in interpolate(a, b, 1000)[:2]], adapter)
+    assert np.abs(close[1].astype(int) - close[0]).max() <= 2  # and there is no jump on the way
+
+
+def test_a_user_without_an_adapter_is_an_error(backbone: StableCascadeBackbone) -> None:
+    with pytest.raises(InputError, match="no adapter"):
+        draw(backbone, [Request(FOX, 0, user(0))], None)

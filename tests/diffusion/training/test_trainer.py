@@ -1,0 +1,395 @@
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.utils import set_seed
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch._dynamo.backends.registry import lookup_backend
+
+from ppd.diffusion.adapter.checkpoint import AdapterConfig, adapter_config, load_adapter, save_adapter
+from ppd.diffusion.model.backbone import Backbone, Codec
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
+from ppd.diffusion.training.trainer import NonFiniteError, Trainer, learning_rate
+from ppd.errors import InputError
+from ppd.settings import FinetuneSettings, LossSettings, Method, UserAttentionSettings
+
+SETTINGS = FinetuneSettings(
+    precision="fp32",
+    steps=6,
+    pairs_per_step=8,
+    micro_batch_pairs=8,
+    learning_rate=3e-3,
+    warmup_steps=2,
+    evaluate_every_steps=3,
+    checkpoint_every_steps=2,
+    evaluation_pairs=8,
+    attention=UserAttentionSettings(tokens_per_row=2, token_dim=8),
+)
+
+
+def changed(**changes: object) -> FinetuneSettings:
+    return FinetuneSettings.model_validate(SETTINGS.model_dump() | changes)
+
+
+@pytest.fixture
+def data(backbone: Backbone) -> TrainingData:
+    """Six people of two tastes: some choose bright images, the others dark ones; two support groups each."""
+    g = torch.Generator().manual_seed(0)
+    latents = torch.randn(40, 4, 4, 4, generator=g) * 0.3
+    latents[:20] += 0.8
+    latents[20:] -= 0.8
+    taste = torch.tensor([1.0, -1.0] * 3)
+    embeddings = torch.randn(12, 2, 6, generator=g) * 0.2
+    embeddings += taste.repeat_interleave(2)[:, None, None]
+
+    def pairs(people: list[int], n: int) -> Pairs:
+        user = torch.tensor(people)[torch.randint(len(people), (n,), generator=g)]
+        bright, dark = torch.randint(20, (2, n), generator=g)
+        likes_bright = taste[user] > 0
+        dark = dark + 20
+        return Pairs(
+            user,
+            torch.randint(2, (n,), generator=g),
+            torch.where(likes_bright, bright, dark),
+            torch.where(likes_bright, dark, bright),
+        )
+
+    return TrainingData(
+        latents=latents,
+        text=backbone.encode_captions(["a sticker of a fox", "a sticker of a tree"]),
+        embeddings=embeddings,
+        first=torch.arange(0, 13, 2),
+        train=pairs([0, 1, 2, 3], 20),
+        seen=pairs([0, 1, 2, 3], 16),
+        held_out=pairs([4, 5], 16),
+        content_hash="tastes",
+    )
+
+
+def run(backbone: StableCascadeBackbone, data: TrainingData, work: Path, method: Method = "ppd", **changes: object):
+    """Train on `backbone` and give it back bare."""
+    trainer = Trainer(backbone, data, changed(**changes), method)
+    rows = list(trainer.train(work))
+    trainer.adapter.detach()
+    return trainer, rows
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("method", ["ppd", "dpo"])
+def test_the_first_loss_is_ln_2_and_no_margin_is_there(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method
+) -> None:
+    """To the last bit: dropout is off (the checkpoint has .1), and the branch is a no-op before training."""
+    _, rows = run(backbone, data, tmp_path, method, loss=LossSettings(beta=5000))
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
+    assert rows[0]["margin"] == 0
+    assert rows[0]["accuracy"] == rows[0]["seen_accuracy"] == rows[0]["held_out_accuracy"] == 0.5
+    assert rows[0]["error_chosen"] == rows[0]["reference_chosen"]
+    assert rows[0]["grad_norm"] > 0
+    assert rows[1]["loss"] != rows[0]["loss"]
+
+
+def test_training_changes_the_adapter_and_nothing_else(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path
+) -> None:
+    before = {name: weight.clone() for name, weight in backbone.unet.state_dict().items()}
+    fresh = Trainer(backbone, data, SETTINGS, "ppd")
+    initial = {name: weight.clone() for name, weight in fresh.adapter.state_dict().items()}
+    fresh.adapter.detach()
+    trainer, _ = run(backbone, data, tmp_path)
+    assert same(backbone.unet.state_dict(), before)
+    assert all(weight.grad is None for weight in backbone.unet.parameters())
+    assert all(not torch.equal(initial[name], weight) for name, weight in trainer.adapter.state_dict().items())
+
+
+@pytest.mark.slow
+def test_it_learns_who_likes_what_and_the_controls_behave(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path
+) -> None:
+    """Opposite tastes: people's own embedding decides, for held-out people too; exchanged or pooled it cannot."""
+    budget = {"steps": 150, "learning_rate": 1e-2, "evaluate_every_steps": 150}
+    _, ppd = run(backbone, data, tmp_path / "ppd", **budget)
+    assert ppd[-1]["seen_accuracy"] > 0.9
+    assert ppd[-1]["held_out_accuracy"] > 0.9
+    assert ppd[-1]["held_out_accuracy_shuffled_user"] < 0.7
+    assert ppd[-1]["loss"] < 0.5
+    _, dpo = run(backbone, data, tmp_path / "dpo", "dpo", **budget)
+    assert abs(dpo[-1]["held_out_accuracy"] - 0.5) < 0.3
+    assert dpo[-1]["held_out_accuracy"] == dpo[-1]["held_out_accuracy_shuffled_user"]
+    _, sft = run(backbone, data, tmp_path / "sft", "sft", **budget)
+    assert sft[-1]["error_chosen"] < 0.9 * sft[0]["error_chosen"]
+
+
+@pytest.mark.parametrize("options", [{}, {"winner_anchor": 1.0, "safeguard": 0.1}])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(
+    backbone: StableCascadeBackbone, data: TrainingData, options: dict[str, float]
+) -> None:
+    def gradients(micro_batch_pairs: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        settings = changed(loss=LossSettings(error="noise", **options), micro_batch_pairs=micro_batch_pairs)
+        trainer = Trainer(backbone, data, settings, "ppd")
+        with torch.no_grad():
+            for name, weight in trainer.adapter.named_parameters():
+                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))), alpha=0.1)
+        stats = trainer.train_step()
+        trainer.adapter.detach()
+        return {name: weight.grad for name, weight in trainer.adapter.named_parameters()}, stats
+
+    whole, stats = gradients(8)
+    cut, cut_stats = gradients(2)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, rtol=1e-4, atol=1e-5)
+        assert gradient.abs().max() > 1e-4
+    assert cut_stats == pytest.approx(stats, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize("method", ["ppd", "sft"])
+def test_n_plus_m_steps_are_n_steps_resumed_for_m_bit_for_bit(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method, ema_decay: float
+) -> None:
+    whole, _ = run(backbone, data, tmp_path / "whole", method, ema_decay=ema_decay)
+
+    killed = Trainer(backbone, data, changed(ema_decay=ema_decay), method)
+    for row in killed.train(tmp_path / "cut"):
+        if row["step"] == 4:  # the last checkpoint is that of 4 steps: one row of the curve is ahead of it
+            break
+    killed.adapter.detach()
+    set_seed(123)  # whatever the global generators do in between
+    resumed = Trainer(backbone, data, changed(ema_decay=ema_decay), method)
+    steps = [row["step"] for row in resumed.train(tmp_path / "cut")]
+    assert steps == [4, 5]
+    assert same(resumed.state_dict(), whole.state_dict())
+    assert same(resumed.final_weights(), whole.final_weights())
+    assert (tmp_path / "cut" / "curve.csv").read_text() == (tmp_path / "whole" / "curve.csv").read_text()
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path
+) -> None:
+    run(backbone, data, tmp_path)
+    other = Trainer(backbone, data, changed(learning_rate=1e-4), "ppd")
+    with pytest.raises(InputError, match="checkpoint of another run"):
+        next(other.train(tmp_path))
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_change(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path
+) -> None:
+    trainer = Trainer(backbone, data, SETTINGS, "ppd")
+    trainer.train_step()
+    before = {name: value.clone() for name, value in trainer.state_dict().items()}
+    data.latents[data.train.chosen] = torch.nan
+    with pytest.raises(NonFiniteError, match="step 1: loss nan"):
+        trainer.train_step()
+    assert same(trainer.state_dict(), before)
+
+
+def test_reference_errors_are_computed_once_for_all_runs_with_the_same_draws(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forwards = 0
+    predict_noise = backbone.predict_noise
+
+    def counted(*args: object) -> Tensor:
+        nonlocal forwards
+        forwards += 1
+        return predict_noise(*args)
+
+    monkeypatch.setattr(backbone, "predict_noise", counted)
+
+    def run_here(method: Method, folder: Path | None, **changes: object) -> tuple[int, dict[str, Tensor]]:
+        trainer = Trainer(backbone, data, changed(**changes), method, reference_folder=folder)
+        before = forwards
+        for _ in range(SETTINGS.steps):
+            trainer.train_step()
+        trainer.reference.save()
+        trainer.adapter.detach()
+        return forwards - before, trainer.state_dict()
+
+    cold, weights = run_here("ppd", tmp_path)
+    warm, same_weights = run_here("ppd", tmp_path)
+    assert (cold, warm) == (12, 6)
+    assert same(weights, same_weights)
+    assert run_here("dpo", tmp_path, learning_rate=1e-4)[0] == 6
+    assert run_here("ppd", tmp_path, seed=1)[0] == 12
+    run_here("ppd", tmp_path, steps=4)
+    assert run_here("ppd", tmp_path)[0] == 6  # a shorter run has not cut what a longer one knew
+
+
+def test_draws_depend_on_seed_and_step_and_both_images_share_them(data: TrainingData) -> None:
+    shape = (4, 4, 4)
+    a, b = draw_batch(3, 20, shape, SETTINGS), draw_batch(3, 20, shape, SETTINGS)
+    assert torch.equal(a.noise, b.noise)
+    assert torch.equal(a.pairs, b.pairs)
+    assert not torch.equal(a.noise, draw_batch(4, 20, shape, SETTINGS).noise)
+    assert not torch.equal(a.noise, draw_batch(3, 20, shape, changed(seed=1)).noise)
+    epoch = torch.cat([draw_batch(step, 20, shape, SETTINGS).pairs for step in range(5)])  # 40 positions: two epochs
+    assert torch.equal(epoch[:20].sort().values, torch.arange(20))
+    assert torch.equal(epoch[20:40].sort().values, torch.arange(20))
+    assert not torch.equal(epoch[:20], epoch[20:40])
+    again = changed(fresh_epochs=2)
+    assert torch.equal(draw_batch(0, 20, shape, again).noise, draw_batch(5, 20, shape, again).noise)
+
+
+def test_every_support_group_of_a_person_gets_its_turn(data: TrainingData) -> None:
+    user = torch.tensor([2, 2, 2])
+    picked = data.embeddings_of(user, torch.tensor([0.0, 0.49, 0.51]))
+    assert torch.equal(picked[0], data.embeddings[4])
+    assert torch.equal(picked[1], data.embeddings[4])
+    assert torch.equal(picked[2], data.embeddings[5])
+
+
+def test_user_dropout_makes_a_pair_the_base(backbone: StableCascadeBackbone, data: TrainingData) -> None:
+    trainer = Trainer(backbone, data, changed(user_dropout=1.0), "ppd")
+    for block in trainer.adapter.blocks.values():
+        torch.nn.init.normal_(block.to_v.weight)
+    stats = trainer.train_step()
+    assert stats["loss"] == pytest.approx(math.log(2), abs=1e-7)
+    assert stats["grad_norm"] == 0
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    settings = changed(steps=10, warmup_steps=4, learning_rate=1.0)
+    rates = [learning_rate(step, settings) for step in range(10)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 0 < rates[-1] < 0.1
+    assert learning_rate(9, changed(steps=10, decay="constant", learning_rate=1.0)) == 1.0
+
+
+def test_the_curve_is_a_row_a_step_with_numbers_where_they_were_measured(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path
+) -> None:
+    run(backbone, data, tmp_path)
+    with (tmp_path / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(6))
+    assert all(float(row["grad_norm"]) > 0 for row in rows)
+    assert [bool(row["held_out_accuracy"]) for row in rows] == [True, False, False, True, False, True]
+
+
+@pytest.mark.parametrize("method", ["ppd", "dpo"])
+def test_an_adapter_is_the_same_after_saving_and_loading(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method
+) -> None:
+    trainer, _ = run(backbone, data, tmp_path / "work", method, ema_decay=0.5)
+    config = adapter_config(
+        trainer.adapter, backbone, method, whitening="w1", training=SETTINGS.model_dump(), data_hash=data.content_hash
+    )
+    save_adapter(tmp_path / "model", trainer.final_weights(), config)
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["adapter.safetensors", "config.json"]
+    loaded = load_adapter(tmp_path / "model", backbone)
+    x_t, t, u = torch.randn(3, 4, 4, 4), torch.rand(3), data.embeddings[:3]
+    text = data.text[torch.tensor([0, 1, 0])]
+    with torch.no_grad(), loaded.users(u):
+        after = backbone.predict_noise(x_t, t, text)
+    loaded.detach()
+    trainer.adapter.attach(backbone)
+    with torch.no_grad(), trainer.averaged_weights(), trainer.adapter.users(u):
+        assert torch.equal(backbone.predict_noise(x_t, t, text), after)
+    with torch.no_grad(), trainer.adapter.users(None):
+        assert not torch.equal(backbone.predict_noise(x_t, t, text), after)
+
+
+def test_loading_checks_the_base_and_the_files(
+    backbone: StableCascadeBackbone, codec: Codec, data: TrainingData, tmp_path: Path
+) -> None:
+    trainer, _ = run(backbone, data, tmp_path / "work")
+    folder = tmp_path / "model"
+    config = adapter_config(trainer.adapter, backbone, "ppd")
+    save_adapter(folder, trainer.final_weights(), config)
+
+    def with_config(**changes: object) -> None:
+        (folder / "config.json").write_text(config.model_copy(update=changes).model_dump_json())
+
+    backbone.unet.clf[1].weight.data *= 2
+    other = StableCascadeBackbone(
+        unet=backbone.unet, text_encoder=backbone.text_encoder, tokenizer=backbone.tokenizer, codec=codec
+    )
+    with pytest.raises(InputError, match=r"trained on .* but the base here is"):
+        load_adapter(folder, other)
+    backbone.unet.clf[1].weight.data /= 2
+    with_config(embedding_shape=(2, 7))
+    with pytest.raises(InputError, match=r"to_tokens is \(2, 6, 16\), expected \(2, 7, 16\)"):
+        load_adapter(folder, backbone)
+    with_config(blocks={"up_0_2": 24})
+    with pytest.raises(InputError, match=r"blocks.down_0_2.to_k.weight is unknown"):
+        load_adapter(folder, backbone)
+    (folder / "config.json").write_text('{"method": "ppd"}')
+    with pytest.raises(InputError, match=r"config.json: not the config of an adapter"):
+        load_adapter(folder, backbone)
+    (folder / "config.json").write_text(config.model_dump_json())
+    (folder / "adapter.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"adapter.safetensors: cannot be read"):
+        load_adapter(folder, backbone)
+    with pytest.raises(InputError, match="no such file"):
+        load_adapter(tmp_path / "nowhere", backbone)
+
+
+def test_the_run_explains_itself(backbone: StableCascadeBackbone, data: TrainingData) -> None:
+    trainer = Trainer(backbone, data, changed(micro_batch_pairs=2), "ppd")
+    said = trainer.describe()
+    assert said["pairs a step"] == "8 = 2 at once x 4 accumulated x 1 processes"
+    assert said["steps"].startswith("6 from 0: 2.40 epochs of 20 pairs")
+    assert said["trained parameters"].startswith(f"{2 * 6 * 16 + 8 * 2 * (16 + 24 + 24 + 16):,} beside 4")
+    assert trainer.step == 0
+
+
+def test_what_does_not_fit_says_what_to_change(
+    backbone: StableCascadeBackbone, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(backbone, data, SETTINGS, "ppd")
+
+    def full(**inputs: object) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(backbone.unet, "forward", full)
+    with pytest.raises(InputError, match=r"8 pairs does not fit .* Lower micro_batch_pairs"):
+        trainer.describe()
+
+
+def test_config_keeps_what_the_contract_names(backbone: StableCascadeBackbone, data: TrainingData) -> None:
+    trainer = Trainer(backbone, data, SETTINGS, "ppd")
+    config = adapter_config(trainer.adapter, backbone, "ppd", embedding_rows=(3, 5), commit="abc")
+    again = AdapterConfig.model_validate_json(config.model_dump_json())
+    assert again == config
+    assert again.base.fingerprint == backbone.fingerprint
+    assert list(again.blocks) == ["down_0_2", "down_1_2", "up_0_2", "up_1_2"]
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_alike(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the adapter attached, off for the reference, and backwards; all but code generation (no compiler here)."""
+    _, plain = run(backbone, data, tmp_path / "plain", steps=3)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    monkeypatch.setattr(backbone.unet, "compile", lambda: nn.Module.compile(backbone.unet, backend=counted))
+    _, compiled = run(backbone, data, tmp_path / "compiled", steps=3, compile=True)
+    assert graphs, "nothing was compiled"
+    for key in ("loss", "margin", "grad_norm"):
+        assert [row[key] for row in compiled] == pytest.approx([row[key] for row in plain], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"fresh_epochs": 1}])
+def test_options_that_only_change_the_cost_leave_the_first_steps_alone(
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, change: dict[str, object]
+) -> None:
+    plain, _ = run(backbone, data, tmp_path / "plain", steps=2)
+    other, _ = run(backbone, data, tmp_path / "other", steps=2, **change)
+    for name, weight in load_file(tmp_path / "plain" / "checkpoint.safetensors").items():
+        torch.testing.assert_close(load_file(tmp_path / "other" / "checkpoint.safetensors")[name], weight)
+    assert plain.step == other.step == 2

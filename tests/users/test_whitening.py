@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from ppd.errors import InputError
+from ppd.users.whitening import Whitening
+
+
+@pytest.fixture
+def hidden():
+    """[500, 2, 6]: correlated, off-centre, with one direction that hardly varies."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(2, 6, 6, generator=generator)
+    scales = torch.tensor([5.0, 3, 2, 1, 0.5, 0.05])
+    return 10 + torch.einsum("nrd,rde->nre", torch.randn(500, 2, 6, generator=generator) * scales, mixing)
+
+
+def test_whitened_people_have_mean_zero_and_identity_covariance(hidden):
+    u = Whitening.fit(hidden, shrinkage=0)(hidden)
+    torch.testing.assert_close(u.mean(dim=0), torch.zeros(2, 6), atol=1e-3, rtol=0)
+    for row in range(2):
+        torch.testing.assert_close(torch.cov(u[:, row].T), torch.eye(6), atol=1e-2, rtol=0)
+
+
+def test_the_mean_person_is_nobody(hidden):
+    whitening = Whitening.fit(hidden)
+    assert torch.equal(whitening(hidden.mean(dim=0, dtype=torch.float64).float()), torch.zeros(2, 6))
+
+
+def test_shrinkage_keeps_a_direction_without_signal_small(hidden):
+    u = Whitening.fit(hidden, shrinkage=0.1)(hidden)
+    assert u.std(dim=0)[:, 0].min() > 0.8
+    assert u.std(dim=0)[:, -1].max() < 0.2
+
+
+def test_components_are_the_principal_ones_in_order(hidden):
+    everything, some = Whitening.fit(hidden)(hidden), Whitening.fit(hidden, components=3)(hidden)
+    torch.testing.assert_close(some, everything[..., :3])
+    # What three of six directions leave unexplained is little of the variance.
+    for row in range(2):
+        x = hidden[:, row] - hidden[:, row].mean(0)
+        fitted = some[:, row] @ torch.linalg.lstsq(some[:, row], x).solution
+        assert (x - fitted).square().sum() < 0.1 * x.square().sum()
+
+
+def test_it_is_the_same_after_saving_and_known_by_its_name(hidden, tmp_path):
+    whitening = Whitening.fit(hidden)
+    whitening.save(tmp_path / "whitening.safetensors")
+    loaded = Whitening.load(tmp_path / "whitening.safetensors")
+    assert torch.equal(loaded(hidden), whitening(hidden))
+    assert loaded.name == whitening.name != Whitening.fit(hidden[1:]).name
+
+
+def test_what_cannot_be_whitened_or_read_is_an_input_error(hidden, tmp_path):
+    with pytest.raises(InputError, match="not possible"):
+        Whitening.fit(hidden, components=7)
+    with pytest.raises(InputError, match="not a whitening"):
+        Whitening.load(tmp_path / "nothing.safetensors")
