@@ -2,10 +2,10 @@
 
 `python bench/studio_choice.py` (needs the pipeline's artifacts and adapter; half an hour on two quiet cores). Each
 person of the sticker world visits two studios that differ in nothing but how they choose, looks at the pictures that
-are served (the factor reader is their eyes), answers, skips what they have no opinion on, and goes on to eight choices.
-Then, for their first 2, 3, 4, 6 and 8 choices: the vision-language model's embedding, its cosine to the true taste by
-the linear map that fits the log's training people best, and the win rate of pictures drawn by it over the base's, from
-other noise, by true taste; beside each what the exact posterior makes of the same choices. Intervals: bootstrap over
+are served (the attribute classifier is their eyes), answers, skips what they have no opinion on, and goes on to eight
+choices. Then, for their first 2, 3, 4, 6 and 8 choices: the vision-language model's embedding, its cosine to the true
+taste by the linear map that fits the log's training people best, and the win rate of pictures drawn by it over the
+base's, from other noise, by true taste; beside each what the exact posterior makes of the same choices. Intervals: bootstrap over
 people, paired.
 """
 
@@ -30,13 +30,13 @@ from rich.console import Console
 from scipy.special import logsumexp
 from studio_visitor import Visitor
 
-from ppd.evaluation.win_rates import Interval, clustered_mean
 from ppd.personalizer import Personalizer
 from ppd.settings import Settings, load_settings
-from ppd.stickers import seeds
-from ppd.stickers.people import Population, opinion_probability, population, preference_probability
-from ppd.stickers.reader import FactorReader, read
-from ppd.stickers.world import N_FEATURES, features, sample_looks
+from ppd.simulation import seeds
+from ppd.simulation.attribute_classifier import AttributeClassifier, read
+from ppd.simulation.users import Population, opinion_probability, population, preference_probability
+from ppd.simulation.world import N_FEATURES, features, sample_looks
+from ppd.statistics.bootstrap import clustered_mean
 from ppd.studio.choosing import ActiveChooser, Asked, Chooser, Floats, Next
 from ppd.studio.limits import Limits
 from ppd.studio.models import Models, Wish
@@ -44,7 +44,7 @@ from ppd.studio.pool import Pool
 from ppd.studio.serve import Paths, open_studio
 from ppd.studio.showings import answers
 from ppd.studio.taste import picture
-from ppd.vlm.conversation import Pair
+from ppd.users.support import Pair
 
 OUT = Path("bench/results/studio_choice.json")
 COUNTS = (2, 3, 4, 6, 8)
@@ -91,7 +91,7 @@ class Eyes:
     """What a simulated person sees in an encoded picture; each is looked at once."""
 
     def __init__(self, folder: str) -> None:
-        self._reader = FactorReader.from_pretrained(folder).eval()
+        self._reader = AttributeClassifier.from_pretrained(folder).eval()
         self._seen: dict[bytes, Array] = {}
 
     def __call__(self, pictures: Sequence[bytes]) -> Array:
@@ -208,8 +208,7 @@ def taste_map(models: Models, truth: Path, manifest: Path) -> Array:
 
 def interval(values: Array) -> dict[str, float]:
     """A mean over people with its 95 % interval."""
-    mean: Interval = clustered_mean(values, np.arange(len(values)))
-    return {"mean": mean.mean, "ci_low": mean.low, "ci_high": mean.high}
+    return clustered_mean(values, np.arange(len(values))).as_row()
 
 
 def main() -> None:
@@ -224,7 +223,7 @@ def main() -> None:
     log = Console().print
     settings = load_settings("params.yaml")
     ppd = Personalizer.load(arguments.adapter, settings=settings)
-    eyes = Eyes(settings.models.reader)
+    eyes = Eyes(settings.models.attribute_classifier)
     everyone = population(settings.people)
     kinds = seeds.rng("evaluation", "studio-choice").choice(len(everyone.prior), arguments.people, p=everyone.prior)
     tastes = everyone.tastes[kinds]

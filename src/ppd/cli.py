@@ -207,7 +207,6 @@ def studio(
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """A web page for visitors: they choose four times, see their pictures, and judge blind (docs/studio.md)."""
-    from ppd import stages
     from ppd.settings import load_settings
     from ppd.studio.database import Database
     from ppd.studio.serve import Access, Paths, serve
@@ -215,7 +214,7 @@ def studio(
 
     settings = load_settings(params)
     ingested = publish or settings.preferences.source_format == "studio"
-    paths = Paths(folder=folder, captions=captions, choices=stages.CHOICES if ingested else None)
+    paths = Paths(folder=folder, captions=captions, choices=Layout().choices if ingested else None)
     if publish:
         write(Database(paths.database), paths)
         Console().print(f"Choices: {paths.choices}; blind verdicts: {paths.verdicts}")
@@ -226,7 +225,7 @@ def studio(
     access = Access(host, port, certificate, key, plain_http, password)
     access.check()
     Console().print(f"The studio: {access.address}  (Ctrl+C ends it; everything is kept in {folder})")
-    serve(settings, adapter, paths, access)
+    serve(adapter, paths, access)
 
 
 @app.command("settings")

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 import uvicorn
 
-from ppd.diffusion.adapter import adapter_config, load_adapter, save_adapter
-from ppd.diffusion.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.user_attention import UserAttention
+from ppd.diffusion.adapter.checkpoint import adapter_config, load_adapter, save_adapter
+from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.personalizer import Personalizer
-from ppd.settings import EmbeddingSettings, SamplingSettings, Settings, UserAttentionSettings
+from ppd.settings import EmbeddingSettings, SamplingSettings, UserAttentionSettings
 from ppd.studio.serve import Paths, open_studio
+from ppd.users.whitening import Whitening
 from ppd.vlm.transformers_backend import TransformersVlm
-from ppd.vlm.whitening import Whitening
 
 MODELS = Path(__file__).parents[2] / "data" / "models"
 CAPTIONS = tuple(
@@ -26,9 +26,6 @@ CAPTIONS = tuple(
 
 def personalizer(adapter: Path) -> Personalizer:
     """Load the models; the adapter is written to its folder first."""
-    settings = Settings(
-        sampling=SamplingSettings(steps=2), embedding=EmbeddingSettings(rows=(6,), components=4, max_new_tokens=4)
-    )
     backbone = StableCascadeBackbone.from_pretrained(MODELS / "prior")
     vlm = TransformersVlm.load(MODELS / "vlm")
     torch.manual_seed(0)
@@ -37,7 +34,8 @@ def personalizer(adapter: Path) -> Personalizer:
         torch.nn.init.normal_(parameter, std=0.5)
     save_adapter(adapter, made.state_dict(), adapter_config(made, backbone, "ppd"))
     whitening = Whitening.fit(torch.randn(32, 1, vlm.width), components=4)
-    return Personalizer(backbone, load_adapter(adapter, backbone), vlm, whitening, settings)
+    embedding = EmbeddingSettings(rows=(6,), components=4, max_new_tokens=4)
+    return Personalizer(backbone, load_adapter(adapter, backbone), vlm, whitening, embedding, SamplingSettings(steps=2))
 
 
 def paths(folder: Path, *, ingested: bool = False) -> Paths:

@@ -42,7 +42,7 @@ def test_eight_pictures_of_mine_stand_beside_the_bases_from_the_same_noise(serve
     mine, base = ({(r["caption"], r["seed"]): r["image"] for r in rows if r["model"] == m} for m in ("ppd", "base"))
     assert len(mine) == 8 and mine.keys() == base.keys()
     (caption, seed), picture = next(iter(base.items()))
-    [expected] = served.studio.models.ppd.draw(caption, None, n=1, seed=seed)
+    [expected] = served.studio.models.ppd.sample(caption, None, n=1, seed=seed)
     assert np.abs(pixels(picture) - np.asarray(expected).astype(int)).max() <= 2  # other kernels in other batches
     assert all(np.abs(pixels(mine[key]) - pixels(base[key])).max() > 8 for key in mine)
     chosen = {row[0] for row in served.studio.database.all("SELECT caption FROM showings WHERE state = 'answered'")}

@@ -1,7 +1,6 @@
 """All that the studio asks of the models; one thread calls it, the queue's."""
 
 import dataclasses
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -13,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ppd.diffusion.sampling import Request, sample
-from ppd.errors import InputError
+from ppd.diffusion.adapter.checkpoint import WEIGHTS
+from ppd.diffusion.sampling.sampler import Request, sample
+from ppd.files import content_name
 from ppd.personalizer import Personalizer
-from ppd.vlm.conversation import Pair
+from ppd.users.embeddings import load_embeddings
+from ppd.users.support import Pair
 from ppd.vlm.embedding import embed
-from ppd.vlm.store import load_people
 
 AT_ONCE = 8
 """Pictures in one forward: what a visitor waits for is eight, and a batch is filled up with copies."""
@@ -47,9 +47,8 @@ class Models:
     @classmethod
     def load(cls, ppd: Personalizer, adapter: Path, users: Path) -> "Models":
         """users: the folder of embedded people of the log; without one, nobody of it is known."""
-        sampling = ppd.settings.sampling.model_copy(update={"batch_size": AT_ONCE})
-        ppd = dataclasses.replace(ppd, settings=ppd.settings.model_copy(update={"sampling": sampling}))
-        return cls(ppd, adapter_name(adapter), *_people_of_the_log(ppd, users))
+        ppd = dataclasses.replace(ppd, sampling=ppd.sampling.model_copy(update={"batch_size": AT_ONCE}))
+        return cls(ppd, content_name(adapter / WEIGHTS), *_people_of_the_log(ppd, users))
 
     @property
     def base(self) -> str:
@@ -59,13 +58,12 @@ class Models:
     @cached_property
     def sampling(self) -> str:
         """How pictures are drawn, as JSON."""
-        return self.ppd.settings.sampling.model_dump_json()
+        return self.ppd.sampling.model_dump_json()
 
     @property
     def reading(self) -> str:
         """Names all that a visitor's embedding depends on beside their choices."""
-        settings, whitening = self.ppd.settings.embedding, self.ppd.whitening.name
-        return f"{self.ppd.vlm.revision} {whitening} {settings.model_dump_json()}"
+        return f"{self.ppd.vlm.ref.revision} {self.ppd.whitening.name} {self.ppd.embedding.model_dump_json()}"
 
     def made(self, **more: object) -> str:
         """What a picture's row says of its making, as JSON."""
@@ -74,27 +72,16 @@ class Models:
 
     def read(self, supports: Sequence[Sequence[Pair]]) -> tuple[Tensor, tuple[str, ...]]:
         """Embeddings [N, rows, components] of people from their choices, and what the model writes about each."""
-        read = embed(self.ppd.vlm, supports, self.ppd.settings.embedding)
+        read = embed(self.ppd.vlm, supports, self.ppd.embedding)
         return self.ppd.whitening(read.hidden), read.profiles
 
     def draw(self, wishes: Sequence[Wish], strength: float = 1.0) -> list[bytes]:
         """PNG files, in the order of the wishes. strength: guidance on the user."""
-        sampling = self.ppd.settings.sampling.model_copy(update={"user_guidance": strength})
+        sampling = self.ppd.sampling.model_copy(update={"user_guidance": strength})
         requests = [Request(wish.caption, wish.seed, wish.user) for wish in wishes]
         with torch.inference_mode():
             images = sample(self.ppd.backbone, requests, sampling, self.ppd.adapter)
             return [_png(Image.fromarray(image)) for image in images]
-
-
-def adapter_name(folder: Path) -> str:
-    """A hash of an adapter's weights, which says with which one a verdict was given."""
-    file = folder / "adapter.safetensors"
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise InputError(
-            "there is no adapter", file=file, fix="Train one with `dvc repro`, or name its folder"
-        ) from error
 
 
 def _people_of_the_log(ppd: Personalizer, users: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -102,7 +89,9 @@ def _people_of_the_log(ppd: Personalizer, users: Path) -> tuple[dict[str, Tensor
     files = sorted(users.glob("*/embeddings.parquet"))
     if not files:
         return {}, {}
-    people = load_people(files)
+    people = load_embeddings(files)
+    if people.vlm.revision != ppd.vlm.ref.revision:
+        return {}, {}
     fitting = sorted(user for user, rows in people.hidden.items() if rows.shape[1:] == ppd.whitening.mean.shape)
     embeddings = {user: ppd.whitening(people.hidden[user]) for user in fitting}
     return embeddings, {user: people.profiles[user][0] for user in fitting}

@@ -23,7 +23,7 @@ from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.studio.database import Database
 from ppd.studio.models import Models, Wish
-from ppd.vlm.conversation import Pair
+from ppd.users.support import Pair
 
 PICTURES_A_CAPTION = 12
 PAIRS_A_CAPTION = 30

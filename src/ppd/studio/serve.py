@@ -10,8 +10,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ppd.errors import InputError
+from ppd.layout import Layout
 from ppd.personalizer import Personalizer
-from ppd.settings import Settings
 from ppd.studio.choosing import ActiveChooser
 from ppd.studio.database import Database
 from ppd.studio.limits import Limits
@@ -30,10 +30,10 @@ class Paths:
     """What the studio reads and writes. choices None: no snapshot for ingestion is written."""
 
     folder: Path = Path("runs/studio")
-    verdicts: Path = Path("evaluations/human.jsonl")
+    verdicts: Path = Layout().human_verdicts
     choices: Path | None = None
-    preferences: Path = Path("artifacts/preferences")
-    users: Path = Path("artifacts/users")
+    preferences: Path = Layout().preferences
+    users: Path = Layout().users
     captions: Path | None = None
     """Captions of one's own, one a line, in place of the log's."""
 
@@ -111,11 +111,11 @@ def open_studio(
         studio.close()
 
 
-def serve(settings: Settings, adapter: Path, paths: Paths, access: Access) -> None:
+def serve(adapter: Path, paths: Paths, access: Access) -> None:
     """Load the models once and answer until interrupted."""
     access.check()
     sys.setswitchinterval(0.0005)  # small models hold the interpreter nearly always, and pages would wait for it
-    ppd = Personalizer.load(adapter, settings=settings)
+    ppd = Personalizer.load(adapter)
     with open_studio(ppd, adapter, paths, password=access.password, loopback_only=is_loopback(access.host)) as (_, app):
         config = uvicorn.Config(
             app,

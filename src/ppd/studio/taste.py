@@ -12,7 +12,7 @@ from torch import Tensor
 from ppd.studio.database import Database
 from ppd.studio.models import Models
 from ppd.studio.showings import Answer, answers
-from ppd.vlm.conversation import Pair
+from ppd.users.support import Pair
 
 
 @dataclass(frozen=True)
