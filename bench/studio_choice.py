@@ -5,8 +5,8 @@ person of the sticker world visits two studios that differ in nothing but how th
 are served (the attribute classifier is their eyes), answers, skips what they have no opinion on, and goes on to eight
 choices. Then, for their first 2, 3, 4, 6 and 8 choices: the vision-language model's embedding, its cosine to the true
 taste by the linear map that fits the log's training people best, and the win rate of pictures drawn by it over the
-base's, from other noise, by true taste; beside each what the exact posterior makes of the same choices. Intervals: bootstrap over
-people, paired.
+base's, from other noise, by true taste; beside each what the exact posterior makes of the
+same choices. Intervals: bootstrap over people, paired.
 """
 
 import argparse

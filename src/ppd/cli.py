@@ -223,8 +223,6 @@ def studio(
     if password_file is not None:
         password = _bytes(password_file).decode("utf-8", "replace").split("\n")[0].strip()
     access = Access(host, port, certificate, key, plain_http, password)
-    access.check()
-    Console().print(f"The studio: {access.address}  (Ctrl+C ends it; everything is kept in {folder})")
     serve(adapter, paths, access)
 
 

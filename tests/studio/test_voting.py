@@ -1,8 +1,12 @@
 """One vote for each pair, whatever browsers do."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from ppd.studio.limits import Limits
+from ppd.studio.pool import Preparation
 from tests.studio.browser import Browser, says
 from tests.studio.conftest import Serve, Served
 
@@ -104,3 +108,16 @@ def test_the_pictures_of_both_pairs_that_may_come_next_are_loaded_ahead(served: 
         shown = [part.split('"')[0] for part in browser.page.split('<img src="')[1:3]]
         assert all(path in ahead for path in shown)
         assert browser.client.get(shown[0]).headers["content-type"] == "image/png"
+
+
+def test_until_there_is_something_to_choose_between_the_page_says_how_far_it_is(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(Preparation, "pieces", lambda self: [0, 1])
+    monkeypatch.setattr(Preparation, "prepare", lambda self, at: go_on.wait(30) and at / (1 - at))
+    with serve() as served:
+        browser = served.visitor()
+        assert "Captions drawn: 6 of 8" in says(browser.page)
+        go_on.set()
+        browser.until("/choose", "log says why")

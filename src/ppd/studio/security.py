@@ -139,7 +139,8 @@ class Guard:
                 answer = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     answer.setdefault(name, value)
-                answer.setdefault("Cache-Control", "no-store")
+                # Files of the studio itself are asked for again, and answered briefly when they are the same.
+                answer.setdefault("Cache-Control", "no-cache" if scope["path"].startswith("/static/") else "no-store")
             await send(message)
 
         if self.loopback_only and not is_loopback(_name(headers.get("host", ""))):

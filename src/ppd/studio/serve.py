@@ -128,4 +128,5 @@ def serve(adapter: Path, paths: Paths, access: Access) -> None:
             proxy_headers=False,
             timeout_graceful_shutdown=3,
         )
+        print(f"The studio: {access.address}  (Ctrl+C ends it; everything is kept in {paths.folder})", flush=True)
         uvicorn.Server(config).run()

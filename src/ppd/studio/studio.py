@@ -40,6 +40,8 @@ class Studio:
     folder: Path
     limits: Limits = field(default_factory=Limits)
     make_chooser: MakeChooser = ActiveChooser
+    is_broken: bool = False
+    """Whether the pool could not be prepared, so that there will be nothing to choose between."""
     _pool: Pool | None = None
     _chooser: Chooser | None = None
     _pairs: dict[tuple[str, str], tuple[int, bool]] = field(default_factory=dict)
@@ -67,7 +69,11 @@ class Studio:
         self.database.close()
 
     def _prepare(self, preparation: Preparation, at: int) -> None:
-        preparation.prepare(at)
+        try:
+            preparation.prepare(at)
+        except BaseException:
+            self.is_broken = True
+            raise
         self._n_left -= 1
         if self._n_left == 0:
             self._open(preparation)

@@ -26,6 +26,8 @@ def _choose_page(desk: Desk, request: Request, visitor: Visitor, *, more: bool, 
     """The next pair; or the pictures, when enough were chosen and no more is wanted."""
     studio, limits = desk.studio, desk.studio.limits
     if not studio.is_open:
+        if studio.is_broken:
+            raise Wrong(500, "The first pictures could not be drawn; the studio's own log says why.")
         done, total = studio.n_prepared
         return desk.page(request, "preparing.html", url="/choose", visitor=visitor, done=done, total=total)
     told = showings.answers(studio.database, visitor.id, "choice")

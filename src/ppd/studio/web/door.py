@@ -39,7 +39,7 @@ def forget(desk: Desk, request: Request, form: Form) -> Response:
     if visitor is not None:
         desk.studio.forget(visitor)
         desk.publisher.at_once()
-    response = desk.page(request, "forgotten.html", url="/forgotten", visitor=None)
+    response = go(request, "/forgotten")
     response.headers["Clear-Site-Data"] = '"cache"'
     response.delete_cookie(COOKIE, path="/")
     return response
