@@ -139,4 +139,4 @@ class Queue:
 def _give_way() -> None:
     """Let the threads that answer browsers come first: this one, and those that it starts to compute, are nicer."""
     if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
