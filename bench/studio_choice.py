@@ -30,12 +30,14 @@ from rich.console import Console
 from scipy.special import logsumexp
 from studio_visitor import Visitor
 
+from ppd.layout import Layout
 from ppd.personalizer import Personalizer
 from ppd.settings import Settings, load_settings
 from ppd.simulation import seeds
 from ppd.simulation.attribute_classifier import AttributeClassifier, read
+from ppd.simulation.truth.utility import USERS
 from ppd.simulation.users import Population, opinion_probability, population, preference_probability
-from ppd.simulation.world import N_FEATURES, features, sample_looks
+from ppd.simulation.world import N_FEATURES, features, sample_features
 from ppd.statistics.bootstrap import clustered_mean
 from ppd.studio.choosing import ActiveChooser, Asked, Chooser, Floats, Next
 from ppd.studio.limits import Limits
@@ -222,7 +224,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log = Console().print
     settings = load_settings("params.yaml")
-    ppd = Personalizer.load(arguments.adapter, settings=settings)
+    ppd = Personalizer.load(arguments.adapter)
     eyes = Eyes(settings.models.attribute_classifier)
     everyone = population(settings.people)
     kinds = seeds.rng("evaluation", "studio-choice").choice(len(everyone.prior), arguments.people, p=everyone.prior)
@@ -238,7 +240,7 @@ def main() -> None:
     everybody = np.array([all(len(one[at].pairs) >= max(COUNTS) for one in told.values()) for at in range(len(kinds))])
     kept, tastes = np.flatnonzero(everybody), tastes[everybody]
     models = Models.load(ppd, arguments.adapter, Paths().users)
-    to_taste = taste_map(models, Path("data/truth/people.parquet"), Path("artifacts/users.parquet"))
+    to_taste = taste_map(models, Layout().given_truth / USERS, Layout().manifest)
     wins = Wins(models, eyes, tastes, arguments.pictures)
     measured: dict[str, dict[str, dict[int, Array]]] = {}
     shown: dict[str, dict[int, float]] = {}
@@ -297,7 +299,7 @@ class Wins:
 
     def __init__(self, models: Models, eyes: Eyes, tastes: Array, n_pictures: int) -> None:
         self._models, self._eyes, self._tastes, self._n = models, eyes, tastes, n_pictures
-        captions = pd.read_parquet("artifacts/preferences/captions.parquet")
+        captions = pd.read_parquet(Layout().preferences / "captions.parquet")
         self._captions = sorted(captions.caption[captions.split == "eval"])[:8]
         self._base: dict[str, Array] = {}
         for caption in self._captions[:n_pictures]:
@@ -321,9 +323,9 @@ def best_of(believed: Array, tastes: Array) -> Array:
     rng = np.random.default_rng(0)
     rates = []
     for estimate, taste in zip(believed, tastes, strict=True):
-        looks = sample_looks(rng, N_BEST_OF * N_LOOKS).reshape(N_LOOKS, N_BEST_OF, N_FEATURES)
+        looks = sample_features(rng, N_BEST_OF * N_LOOKS).reshape(N_LOOKS, N_BEST_OF, N_FEATURES)
         picked = np.take_along_axis(looks @ taste, (looks @ estimate).argmax(axis=1)[:, None], axis=1)[:, 0]
-        gap = picked - sample_looks(rng, N_LOOKS) @ taste
+        gap = picked - sample_features(rng, N_LOOKS) @ taste
         rates.append(float(((np.sign(gap) + 1) / 2).mean()))
     return np.array(rates)
 
