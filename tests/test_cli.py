@@ -86,3 +86,20 @@ def test_summary_before_ingestion_says_what_is_missing(tmp_path):
     done = ppd("data", "summary", cwd=tmp_path)
     assert done.returncode == 2
     assert "artifacts/preferences" in done.stderr
+
+
+def test_a_picture_that_is_none_reaches_no_decoder_and_no_model(tmp_path):
+    """An EPS named .png would start a program, if Pillow were let."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes((ROOT / "docs" / "people.png").read_bytes() + name.encode())
+    (tmp_path / "eps.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    (tmp_path / "params.yaml").write_text("{}")
+    header = "user,caption,image_a,image_b,choice\n"
+    (tmp_path / "choices.csv").write_text(header + "ann,a fox,a.png,eps.png,a\n")
+    done = ppd("personalize", ".", "--caption", "a fox", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "choices.csv, row 0: image_undecodable: no JPEG, PNG, WEBP image" in done.stderr
+    (tmp_path / "choices.csv").write_text(header + "ann,a fox,a.png,b.png,a\n")
+    done = ppd("judge", ".", "a.png", "eps.png", "--caption", "a fox", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "eps.png: image_undecodable: no JPEG, PNG, WEBP image" in done.stderr

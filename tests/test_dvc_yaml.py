@@ -29,6 +29,7 @@ THIN = {
     "ppd.progress",
     "ppd.provenance",
     "ppd.settings",
+    *(f"ppd.settings.{file.stem}" for file in (SRC / "ppd/settings").glob("[a-z]*.py")),
     "ppd.stage_times",
     "ppd.stages",
 }

@@ -81,6 +81,7 @@ def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
         stages.users(settings, Layout())
         for method in METHODS:
             stages.finetune(settings, Layout(), method)
+            stages.adapter(settings, Layout(), method)
         for model in ("base", *METHODS):
             stages.sample(settings, Layout(), model)
         stages.judge(settings, Layout())

@@ -17,7 +17,7 @@ from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.sampling.store import read_samples
 from ppd.errors import InputError
 from ppd.layout import Layout
-from ppd.personalizer import Personalizer, known_user
+from ppd.personalizer import Personalizer
 from ppd.preferences.store import Preferences
 from ppd.pretrain.prior import CAPTIONS
 from ppd.pretrain.text import caption_tokenizer
@@ -83,6 +83,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stages.users(SETTINGS, LAYOUT)
         for method in METHODS:
             stages.finetune(SETTINGS, LAYOUT, method)
+            stages.adapter(SETTINGS, LAYOUT, method)
         for model in ("base", *METHODS):
             stages.sample(SETTINGS, LAYOUT, model)
         with pytest.raises(InputError, match="not a table of a truth"):
@@ -199,10 +200,11 @@ def test_a_person_of_the_log_is_drawn_for_as_evaluation_draws(project: Path, mon
     monkeypatch.chdir(project)
     drawn, images = read_samples(project / "artifacts/samples/ppd/images.parquet")
     user_id, caption, seed = drawn.iloc[0]
-    (image,) = Personalizer.load(settings=SETTINGS).sample(caption, known_user(user_id), seed=int(seed))
+    ppd = Personalizer.load()
+    (image,) = ppd.sample(caption, ppd.known_user(user_id), seed=int(seed))
     assert np.abs(np.asarray(image).astype(int) - images[0]).max() <= 1  # batches round differently
     with pytest.raises(InputError, match="no user 'nobody'"):
-        known_user("nobody")
+        ppd.known_user("nobody")
 
 
 def test_the_ui_has_something_to_show_of_every_output(project: Path) -> None:

@@ -180,9 +180,11 @@ def judge(
     from ppd.vlm.conversation import Candidates
     from ppd.vlm.judges import load_judge
 
-    pairs = read_pairs(folder)
-    ask = load_judge(load_settings(params), Layout().answers, pairs, n_comparisons=1)
-    (verdict,) = ask(pairs, [Candidates(caption, _bytes(image_a), _bytes(image_b))])
+    settings = load_settings(params)
+    pairs = read_pairs(folder, settings.preferences)
+    first, second = (_image(file, settings.preferences.max_image_pixels) for file in (image_a, image_b))
+    ask = load_judge(settings, Layout().answers, pairs, n_comparisons=1)
+    (verdict,) = ask(pairs, [Candidates(caption, first, second)])
     p_a = None if math.isnan(verdict.p_a) else round(verdict.p_a, 4)
     said = {"shown": verdict.shown.said, "swapped": verdict.swapped.said}
     print(json.dumps({"winner": verdict.winner, "p_a": p_a, "said": said}))
@@ -221,7 +223,10 @@ def studio(
         return
     password = None
     if password_file is not None:
-        password = _bytes(password_file).decode("utf-8", "replace").split("\n")[0].strip()
+        try:
+            password = password_file.read_text(encoding="utf-8").split("\n")[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the password cannot be read ({error})", file=password_file) from error
     access = Access(host, port, certificate, key, plain_http, password)
     serve(adapter, paths, access)
 
@@ -360,11 +365,16 @@ def _sample(
     Console().print(f"{n * len(captions)} images: {out}")
 
 
-def _bytes(file: Path) -> bytes:
+def _image(file: Path, max_pixels: int) -> bytes:
+    from ppd.preferences.images import BadImage, inspect
+
     try:
-        return file.read_bytes()
+        encoded = file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", file=file) from error
+    if isinstance(found := inspect(encoded, max_pixels), BadImage):
+        raise InputError(f"{found.reason}: {found.detail}", file=file)
+    return encoded
 
 
 def main() -> None:

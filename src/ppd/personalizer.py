@@ -28,8 +28,9 @@ from ppd.diffusion.sampling.sampler import sample as sample_requests
 from ppd.errors import InputError
 from ppd.layout import Layout
 from ppd.preferences.folder import Folder
+from ppd.preferences.images import BadImage, inspect
 from ppd.preferences.rows import Position, Refusal
-from ppd.settings import EmbeddingSettings, SamplingSettings
+from ppd.settings import EmbeddingSettings, PreferenceSettings, SamplingSettings
 from ppd.users.embeddings import load_embeddings
 from ppd.users.support import Pair
 from ppd.users.whitening import Whitening
@@ -113,20 +114,31 @@ class Personalizer:
             ]
 
 
-def read_pairs(folder: str | Path, max_image_pixels: int = 50_000_000) -> list[Pair]:
+def read_pairs(folder: str | Path, preferences: PreferenceSettings | None = None) -> list[Pair]:
     """The choices of one user in a folder of one's own (`ppd.preferences.folder`), ties left out.
 
-    Raises InputError with file, row and reason for a row that cannot be used, for two users, and for no choice at all.
+    preferences: what the columns are called, and how large an image may be. Raises InputError with file, row and reason
+    for a row or an image that cannot be used, for two users, and for no choice at all.
     """
-    source = Folder.open(Path(folder), max_image_pixels)
+    preferences = preferences or PreferenceSettings()
+    source = Folder.open(Path(folder), preferences.max_image_pixels, preferences.columns)
     pairs: list[Pair] = []
     users: Counter[str | None] = Counter()
     for batch in source.batches(Position(0, 0)):
         for row in batch.rows:
             if isinstance(row, Refusal):
                 raise InputError(f"{row.reason}: {row.detail}", file=Path(folder) / row.file, row=row.row)
+            for image in (row.image_0, row.image_1):
+                if isinstance(found := inspect(image, source.max_image_pixels), BadImage):
+                    raise InputError(f"{found.reason}: {found.detail}", file=Path(folder) / row.file, row=row.row)
             users[row.user_id] += 1
-            if row.label_0 == row.label_1 or row.image_0 is None or row.image_1 is None or row.caption is None:
+            if (
+                not row.has_label
+                or row.label_0 == row.label_1
+                or row.image_0 is None
+                or row.image_1 is None
+                or row.caption is None
+            ):
                 continue
             chosen, rejected = (row.image_0, row.image_1) if row.label_0 == 1 else (row.image_1, row.image_0)
             pairs.append(Pair(row.caption, chosen, rejected))

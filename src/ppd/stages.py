@@ -23,7 +23,7 @@ def ingest(settings: Settings, layout: Layout) -> None:
     """Validate, clean and split the log of choices."""
     from ppd.preferences.ingest import ingest
 
-    ingest(settings.preferences, layout.choices, layout.preferences)
+    ingest(settings.preferences, layout.choices, layout.preferences, for_training=True)
 
 
 def truth(settings: Settings, layout: Layout) -> None:

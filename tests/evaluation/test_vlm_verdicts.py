@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ppd.evaluation.metrics import judge_metrics
 from ppd.evaluation.plots import win_rate_plot
-from ppd.evaluation.publish import judge_metrics
 from ppd.evaluation.vlm_verdicts import judge_choices, judge_comparisons
 from ppd.evaluation.win_rates import headline, paired_differences, win_rates
+from ppd.preferences.store import Preferences
 from ppd.vlm.judging import Answer, Verdict
 
 FIRST, SECOND, VOID = (Answer("asked", said, said, math.nan) for said in ("first", "second", "void"))
@@ -94,3 +95,14 @@ def test_with_nothing_to_judge_the_tables_are_empty_and_have_their_columns(judge
         table.to_parquet(tmp_path / f"{name}.parquet", index=False)
     again = pd.read_parquet(tmp_path / "vlm.parquet")
     assert pd.concat([again, judged], ignore_index=True).outcome.dtype == float
+
+
+def test_without_a_held_out_choice_the_judge_is_not_measured_and_nothing_stops(judged, tmp_path):
+    pairs = pd.DataFrame({"pair_id": [1], "user_id": ["ann"], "caption": ["a fox"], "role": ["train"]})
+    preferences = Preferences(tmp_path, pairs, pd.DataFrame(), pd.DataFrame())
+    choices = judge_choices(preferences, ["ann"], {"ann": ()}, lambda pairs, candidates: pytest.fail("nothing to ask"))
+    assert len(choices) == 0
+    choices.to_parquet(tmp_path / "judge.parquet")
+    metrics = judge_metrics(pd.read_parquet(tmp_path / "judge.parquet"), judged)
+    assert not [name for name in metrics if "accuracy" in name or "choices" in name]
+    assert not any(math.isnan(value) for value in metrics.values())

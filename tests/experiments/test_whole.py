@@ -82,6 +82,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stages.users(SETTINGS, LAYOUT)
         for method in METHODS:
             stages.finetune(SETTINGS, LAYOUT, method)
+            stages.adapter(SETTINGS, LAYOUT, method)
         for model in ("base", *METHODS):
             stages.sample(SETTINGS, LAYOUT, model)
         stages.judge(SETTINGS, LAYOUT)

@@ -6,6 +6,8 @@ import subprocess
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from orchestration.checks import (
@@ -64,8 +66,23 @@ def test_embeddings(tmp_path, spoil, passed):
     for shard in ("s-00", "s-01"):
         hidden = spoil(rng.normal(size=(60, 16)))
         (tmp_path / shard).mkdir()
-        pd.DataFrame({"hidden": list(hidden)}).to_parquet(tmp_path / shard / "embeddings.parquet")
+        pd.DataFrame({"user_id": "u", "hidden": list(hidden)}).to_parquet(tmp_path / shard / "embeddings.parquet")
     assert embeddings_are_sound(tmp_path).passed is passed
+
+
+def test_a_shard_without_people_is_passed_over_and_no_people_at_all_are_a_failure(tmp_path):
+    rng = np.random.default_rng(0)
+    schema = pa.schema([("user_id", pa.string()), ("hidden", pa.list_(pa.float32()))])
+    for shard, n in (("s-00", 5), ("s-01", 0), ("s-02", 4)):
+        rows = [{"user_id": f"{shard}{i}", "hidden": rng.normal(size=8).astype("float32")} for i in range(n)]
+        (tmp_path / shard).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / shard / "embeddings.parquet")
+    found = embeddings_are_sound(tmp_path)
+    assert found.passed
+    assert found.numbers["embeddings"] == 9
+    for shard in ("s-00", "s-02"):
+        (tmp_path / shard / "embeddings.parquet").unlink()
+    assert not embeddings_are_sound(tmp_path).passed
 
 
 @pytest.mark.parametrize(("first", "passed"), [(math.log(2), True), (3.48, False)])

@@ -8,12 +8,16 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from dvc.repo import Repo
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from orchestration.metadata import N_IMAGES, N_USERS, SHOWN, describe, describe_history, describe_user
+from orchestration.pictures import Markdown, images, table
 from ppd.preferences.store import Preferences
+from ppd.users.embeddings import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +108,39 @@ def test_the_map_holds_all_users_and_a_profile_cannot_break_the_table(root):
     assert drawn.size[0] > 400
     rows = shown["manifest"].value.splitlines()
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
+
+
+HOSTILE = [
+    "a | b",
+    "![](https://example.org/x.png)",
+    "[x](https://example.org) <img src=x> <!-- ",
+    "`code` *bold* __init__ ~~gone~~ \\| \\\\|",
+    "one line\n| another | row |\n\n# title",
+    "&lt;b&gt; &amp;",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_mark_in_a_text_gets_out_of_its_cell(text):
+    """Read by another Markdown reader: one table, one row, the text itself in it and nothing else."""
+    shown = table([{"caption": text, "n_pairs": 1, "drawn": Markdown("![](data:image/png;base64,AA==)")}])
+    tokens = MarkdownIt("gfm-like", {"linkify": False, "html": False}).parse(shown)
+    kinds = [token.type for token in tokens]
+    assert kinds.count("table_open") == 1
+    assert kinds.count("tr_open") == 2
+    cells = [token for token in tokens if token.type == "inline"][3:]
+    assert [child.type for child in cells[0].children] == ["text"]
+    assert cells[0].children[0].content == " ".join(text.split())
+    assert [child.type for child in cells[2].children] == ["image"]
+
+
+def test_a_shard_without_users_and_a_log_without_refusals(tmp_path):
+    shard = tmp_path / "artifacts/users/s-02/embeddings.parquet"
+    shard.parent.mkdir(parents=True)
+    pq.write_table(SCHEMA.empty_table(), shard)
+    assert describe(tmp_path, "artifacts/users/s-02") == {"users": 0, "embeddings": 0}
+    assert table([]) == "nothing"
+    assert images([]) == "nothing"
 
 
 def test_a_user_is_shown_with_what_they_chose_and_what_was_drawn_for_them(root):

@@ -1,5 +1,8 @@
 """Reading Pick-a-Pic shards, sound and broken ones."""
 
+import uuid
+from decimal import Decimal
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -149,3 +152,87 @@ def test_reading_goes_on_after_any_batch(tmp_path, logs, monkeypatch):
     assert max(len(batch.rows) for batch in batches) == 4
     for done, batch in enumerate(batches):
         assert list(source.batches(batch.after)) == batches[done + 1 :]
+
+
+SOME = uuid.UUID("12345678-1234-5678-1234-567812345678")
+NAMED = {
+    "whole floats with a hole": (pa.float64(), [7.0, None, 7.0], "7"),
+    "floats with NaN": (pa.float64(), [7.0, float("nan"), 7.0], "7"),
+    "single floats": (pa.float32(), [7.0, None, 7.0], "7"),
+    "unsigned beyond the signed": (pa.uint64(), [2**63 + 1, None, 2**63 + 1], str(2**63 + 1)),
+    "decimals": (pa.decimal128(12, 2), [Decimal("7.00"), None, Decimal("7.00")], "7"),
+    "text of floats": (pa.string(), ["7.0", "", "7"], "7"),
+    "text as bytes": (pa.binary(), [b"7", b"", b" 7 "], "7"),
+    "text view": (pa.string_view(), ["7", None, "7"], "7"),
+    "a dictionary": (pa.dictionary(pa.int8(), pa.string()), ["7", None, "7"], "7"),
+    "UUIDs": (pa.uuid(), [SOME.bytes, None, SOME.bytes], str(SOME)),
+    "UUIDs as 16 bytes": (pa.binary(16), [SOME.bytes, None, SOME.bytes], str(SOME)),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+@pytest.mark.parametrize("column", ["user_id", "image_0_uid", "ranking_id"])
+def test_names_of_every_type(tmp_path, logs, kind, column):
+    arrow, values, name = NAMED[kind]
+    table = pa.Table.from_pylist(logs.rows(3), PICK_A_PIC)
+    array = pa.array(values, arrow)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, array), tmp_path / "a.parquet")
+    field = {"user_id": "user_id", "image_0_uid": "uid_0", "ranking_id": "ranking_id"}[column]
+    first, second, third = (getattr(row, field) for row in read(tmp_path))
+    assert second is None
+    assert first == third
+    if column != "ranking_id":
+        assert first == name
+    elif name == "7":
+        assert first == 7
+    else:
+        assert 0 <= first < 2**63
+
+
+def test_a_user_that_is_no_name_costs_its_row(tmp_path, logs):
+    rows = [row | {"user_id": user} for row, user in zip(logs.rows(3), [1.0, 1.5, 1e300], strict=True)]
+    first, second, third = read(logs.write(tmp_path / "a.parquet", rows, with_type("user_id", pa.float64())))
+    assert first.user_id == "1"
+    assert (second.reason, second.detail) == ("wrong_type", "user_id is 1.5; expected text or a whole number")
+    assert "a float too large" in third.detail
+    table = pa.Table.from_pylist(logs.rows(2), PICK_A_PIC)
+    names = table.set_column(table.schema.get_field_index("user_id"), "user_id", pa.array([True, False]))
+    pq.write_table(names, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"column 'user_id': the column holds bool; expected whole numbers or text"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("column", NEEDED)
+def test_a_column_that_has_no_value_at_all_costs_rows_not_the_run(tmp_path, logs, column):
+    rows = [{**row, column: None} for row in logs.rows(2)]
+    whole = read(logs.write(tmp_path / "a.parquet", rows))
+    assert read(logs.write(tmp_path / "a.parquet", rows, with_type(column, pa.null()))) == whole
+
+
+@pytest.mark.parametrize("column", ["has_label", "are_different"])
+@pytest.mark.parametrize("kind", [pa.float64(), pa.int8()])
+def test_pandas_makes_numbers_of_booleans_with_a_hole(tmp_path, logs, column, kind):
+    values = [1, 0, None]
+    rows = [row | {column: value} for row, value in zip(logs.rows(3), values, strict=True)]
+    found = read(logs.write(tmp_path / "a.parquet", rows, with_type(column, kind)))
+    assert [getattr(row, column) for row in found] == [True, False, None]
+
+
+def test_hidden_files_and_folders_beside_the_shards_are_passed_over(tmp_path, logs):
+    logs.write(tmp_path / "split=train" / "a.PARQUET", logs.rows(3))
+    logs.write(tmp_path / "b.parquet", logs.rows(5))
+    for name in (
+        "._b.parquet",
+        ".ipynb_checkpoints/b-checkpoint.parquet",
+        "__MACOSX/._b.parquet",
+        ".cache/x/b.parquet",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7" + bytes(60))
+    for name in (".DS_Store", "Thumbs.db", "README.md", "b.parquet.crc"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "empty.parquet").mkdir()
+    assert sorted({row.file for row in read(tmp_path)}) == ["b.parquet", "split=train/a.PARQUET"]
+    hidden = tmp_path / ".work"
+    logs.write(hidden / "a.parquet", logs.rows(2))
+    assert len(read(hidden)) == 2, "only what is below the folder that was named counts as hidden"

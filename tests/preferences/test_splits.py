@@ -119,8 +119,19 @@ def test_within_a_user_no_image_is_in_two_support_pairs(log, settings):
     assert len(images_of(support)) == 2 * len(support)
 
 
+def crowd(settings) -> pd.DataFrame:
+    """Users and captions enough that every share is more than the least that a split must have."""
+    users = [f"crowd {n}" for n in range(40)]
+    assert (pd.Series(split_users(users, settings)).value_counts() > 2).all()
+    captions = [f"thing {n}" for n in range(40)]
+    assert (hash_units(settings.seed, "caption", captions) < settings.eval_caption_share).any()
+    rows = [(u, captions[(i + 5 * n) % 40], f"{u}{n}+", f"{u}{n}-") for i, u in enumerate(users) for n in range(8)]
+    return table(rows)
+
+
 @given(logs("abcd"), logs("efgh"), seeds)
 def test_nothing_moves_when_users_are_added(log, further, settings):
+    log = pd.concat([crowd(settings), log], ignore_index=True)
     before = assign(log, settings)
     after = assign(pd.concat([further, log], ignore_index=True), settings)
     keys = ["user_id", "caption", "chosen_uid", "rejected_uid"]
@@ -164,6 +175,41 @@ def test_only_users_without_a_support_group_leave(log, settings):
             chains = [chain for chain in chains if not chain[0] & images]
             chains.append((images.union(*(chain[0] for chain in linked)), is_eval or any(c[1] for c in linked)))
         assert (user in stayed) == (sum(not is_eval for _, is_eval in chains) >= settings.pairs_per_group)
+
+
+@given(logs(), seeds)
+def test_a_small_log_has_two_users_in_every_split_where_there_are_enough(log, settings):
+    split = assign(log, settings).users["split"].value_counts()
+    if split.sum() >= 6:
+        assert {*split.index} == {"train", "validation", "test"}
+        assert split.min() >= 2
+
+
+@pytest.mark.parametrize("n", [6, 7, 8, 12, 40, 400])
+@pytest.mark.parametrize("seed", range(5))
+def test_nobody_is_moved_who_need_not_be(n, seed):
+    settings = PreferenceSettings(seed=seed)
+    names = [f"user {i}" for i in range(n)]
+    units = hash_units(seed, "user", names)
+    natural = np.where(units < 0.2, "test", np.where(units < 0.3, "validation", "train"))
+    split = split_users(names, settings)
+    counts = pd.Series(natural).value_counts().reindex(["test", "validation", "train"], fill_value=0)
+    if counts.min() >= 2:
+        assert split.tolist() == natural.tolist()
+    assert (split != natural).sum() <= 2 * (2 - counts).clip(lower=0).sum()
+    order = {"test": 0, "validation": 1, "train": 2}
+    assert sorted(order[s] for s in split) == [order[s] for s in split[np.argsort(units)]]
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.99])
+def test_of_two_captions_one_is_held_out_and_one_is_not(n, share):
+    captions = [f"a card for day {i}" for i in range(n)]
+    split = split_captions([*captions, captions[0].upper()], PreferenceSettings(eval_caption_share=share)).tolist()
+    assert {"eval", "train"} == set(split)
+    assert split[0] == split[-1]
+    if share < 0.1 or n < 4:
+        assert split[:-1].count("eval") == 1 or share > 0.1
 
 
 @given(st.text())

@@ -1,6 +1,8 @@
 from typing import get_args
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ppd.settings import PromptVersion
 from ppd.users.support import Pair
@@ -34,6 +36,23 @@ def test_both_questions_about_a_person_begin_with_the_same_words(prompt):
     judged, told = judge_conversation(PAIRS, ASKED, prompt).text, profile_conversation(PAIRS, prompt).text
     start = judged[: judged.index("a dog")].rsplit("rejected", 1)[0]
     assert told.startswith(start)
+
+
+MARKS = ["<", ">", "|", "<image>", "<video>", "<|im_end|>", "image", "video", " ", "a fox"]
+
+
+@given(st.lists(st.sampled_from(MARKS), max_size=8).map("".join) | st.text(max_size=20))
+@example("<<image>>")
+@example("<<video>image>")
+@example("<im<image>age>")
+@example("<<||>>")
+@example("<<image>|")
+def test_whatever_a_caption_is_made_of_the_marks_are_ours(caption):
+    judged = judge_conversation([Pair(caption, b"p", b"r")], Candidates(caption, b"f", b"s"), "short-1").text
+    assert judged.count(IMAGE) == len(judged.split(IMAGE)) - 1 == 4
+    assert "<video>" not in judged
+    assert "<|" not in judged
+    assert "|>" not in judged
 
 
 @versions

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ppd.evaluation.publish import judge_metrics
+from ppd.evaluation.metrics import judge_metrics
 from ppd.evaluation.vlm_verdicts import judge_comparisons
 from ppd.users.support import Pair
 from tests.vlm.misbehaving_server import cut_off, refuses, reset, says, status, torn

@@ -1,15 +1,18 @@
 """A judge behind a server, against a real one that misbehaves."""
 
+import base64
+import io
 import itertools
 import math
 import time
 
 import pytest
+from PIL import Image
 
 from ppd.errors import InputError
 from ppd.settings import JudgeSettings
 from ppd.vlm import server_judge
-from ppd.vlm.conversation import judge_conversation
+from ppd.vlm.conversation import Candidates, judge_conversation
 from tests.vlm.misbehaving_server import (
     KEY,
     completion,
@@ -192,3 +195,24 @@ def test_a_server_needs_the_prompt_in_words():
     assert JudgeSettings(prompt="full-1", server=server).server.model == "m"
     with pytest.raises(ValueError, match="needs prompt: full-1"):
         JudgeSettings(prompt="short-1", server=server)
+
+
+def test_a_server_is_sent_what_a_browser_shows(server, judge, pairs):
+    """Bytes as they came where nothing is to interpret; else a PNG in which nothing is left to."""
+    photograph, sticker = io.BytesIO(), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (32, 16), "red").save(photograph, "JPEG", exif=exif)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(sticker, "WEBP", lossless=True)
+    server.acts = [says("first"), says("second")]
+    judge()(pairs(1), [Candidates("a fox", photograph.getvalue(), sticker.getvalue())])
+    content = server.requests[0]["messages"][0]["content"]
+    sent = [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+    opened = [Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,")))) for url in sent]
+    assert [image.size for image in opened] == [(64, 64), (64, 64), (16, 32), (8, 8)]
+    assert opened[3].getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_no_other_decoder_is_reached_by_what_is_sent(judge, pairs):
+    with pytest.raises(InputError, match="no JPEG, PNG, WEBP image"):
+        judge()(pairs(1), [Candidates("a fox", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"GIF89a")])

@@ -128,3 +128,26 @@ def test_the_revision_names_what_the_checkpoint_says(checkpoint, vlm, tmp_path):
     save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
     assert TransformersVlm.load(documented).ref.revision == vlm.ref.revision
     assert TransformersVlm.load(changed).ref.revision != vlm.ref.revision
+
+
+def saved(image: Image.Image, **how) -> bytes:
+    image.save(buffer := io.BytesIO(), "PNG", **how)
+    return buffer.getvalue()
+
+
+def test_the_model_sees_a_picture_as_people_do(vlm, picture):
+    """Turned by EXIF, transparent, of 16 bits: each is what an upright, opaque one of 8 bits is."""
+    plain = Image.open(io.BytesIO(picture()))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ground = Image.new("RGBA", plain.size, (0, 0, 0, 0))
+    ground.paste(plain, (20, 0))
+    white = Image.new("RGB", plain.size, "white")
+    white.paste(plain, (20, 0))
+    for shown, same in (
+        (saved(plain.transpose(Image.Transpose.ROTATE_90), exif=exif), saved(plain)),
+        (saved(ground), saved(white)),
+        (saved(Image.new("I;16", (64, 64), 40_000)), saved(Image.new("L", (64, 64), 40_000 >> 8))),
+    ):
+        torch.testing.assert_close(vlm._see([shown]), vlm._see([same]), atol=0, rtol=0)
+        assert (vlm._see([shown]) - vlm._see([picture()])).abs().max() > 1e-3

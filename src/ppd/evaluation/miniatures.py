@@ -1,6 +1,5 @@
 """A few users and interpolations in miniature, for the report: the first of the plan, so none is picked."""
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
@@ -13,6 +12,7 @@ from ppd.evaluation.plan import UNCONDITIONAL
 from ppd.evaluation.report import InterpolationStrip, UserPage
 from ppd.evaluation.tables import Pixels
 from ppd.evaluation.truth import TrueMeasures
+from ppd.preferences.images import open_rgb
 from ppd.preferences.store import Preferences
 from ppd.users.support import first_support
 
@@ -81,7 +81,7 @@ def _by_key(requests: pd.DataFrame, images: Pixels) -> Mapping[tuple[str, str, i
 
 
 def _decoded(encoded: bytes) -> Pixels:
-    return _thumbnail(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    return _thumbnail(open_rgb(encoded))
 
 
 def _thumbnail(image: Image.Image) -> Pixels:

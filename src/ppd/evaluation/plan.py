@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ppd.errors import InputError
 from ppd.evaluation.tables import COMPARISONS, INTERPOLATIONS, REQUESTS, SAMPLE, with_columns
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings
@@ -42,18 +43,23 @@ def plan_requests(preferences: Preferences, settings: EvaluationSettings) -> pd.
 
     Only captions that nothing was trained on. A user keeps one seed per caption; users with the same seed are each
     other's same-seed opponents when users are shuffled. A `resample_key` picks the users, and each user's own captions,
-    by its name alone.
+    by its name alone. Where there are fewer users or captions than asked for, all of them are taken;
+    where there are none, InputError.
     """
     resample_key = [settings.resample_key] if settings.resample_key else []
     captions = sorted(
         preferences.captions.caption[preferences.captions.split == "eval"], key=lambda c: _order("caption", c)
     )
+    if not captions:
+        raise InputError("no caption is held out to evaluate with", fix="Ingest a log with at least 2 captions")
     rows = []
     for users, split, n in (
         ("unseen", settings.unseen_split, settings.n_unseen_users),
         ("seen", "train", settings.n_seen_users),
     ):
         of_split = preferences.users.user_id[preferences.users.split == split]
+        if of_split.empty:
+            raise InputError(f"no user is in the split {split!r}", fix="Ingest the choices of more users")
         # The words in these keys are part of the plan: another word, other users.
         picked = sorted(of_split, key=lambda u: _order("person", *resample_key, u))[:n]
         for place, user_id in enumerate(picked):

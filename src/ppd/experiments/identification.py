@@ -18,6 +18,7 @@ from ppd.experiments.models import embedding_model
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import write_json
 from ppd.layout import Layout
+from ppd.preferences.images import open_rgb
 from ppd.preferences.store import Preferences
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
@@ -158,7 +159,7 @@ def _image_features(clip: ClipScorer, groups: Mapping[Key, SupportGroup]) -> dic
     liked, difference = {}, {}
     for key, group in groups.items():
         files = [file for pair in group.pairs for file in (pair.preferred, pair.rejected)]
-        images = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+        images = [np.asarray(open_rgb(file)) for file in files]
         features = torch.as_tensor(clip.embed_images(images)).double().numpy()
         liked[key] = features[0::2].mean(axis=0)
         difference[key] = (features[0::2] - features[1::2]).mean(axis=0)

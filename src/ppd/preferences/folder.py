@@ -1,78 +1,87 @@
-"""Reader of a folder of one's own: `choices.csv`, `choices.jsonl` or `choices.parquet` beside image files.
+"""Reader of a folder of one's own: `choices.csv`, `choices.jsonl` or `choices.parquet`, with or beside its images.
 
-Columns: `user`, `caption`, `image_a`, `image_b` (paths relative to the folder) and `choice` (`a`, `b` or `tie`).
+Columns: `user`, `caption`, `image_a`, `image_b` (paths relative to the folder, or the image itself) and `choice` (`a`,
+`b` or `tie`); `preferences.columns` gives them other names. docs/own-data.md has examples.
 """
 
-import csv
+import base64
+import binascii
 import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
-import pyarrow as pa
-
-from ppd.errors import InputError
-from ppd.preferences.parquet import is_text, open_parquet, record_batches, require_columns, texts
+from ppd.preferences.ids import BadValue, caption_text, id_text
+from ppd.preferences.image_files import ImageFiles
 from ppd.preferences.rows import BATCH_ROWS, Batch, Position, RawRow, Refusal
+from ppd.preferences.tables import Record, choice_labels, count, find_table, records
+from ppd.settings import ColumnSettings, word_of
 
 COLUMNS = ("user", "caption", "image_a", "image_b", "choice")
-_LABELS = {"a": (1.0, 0.0), "b": (0.0, 1.0), "tie": (0.5, 0.5)}
-_BYTES_PER_PIXEL = 8  # of the largest format allowed, 16-bit RGBA without any compression
-
-
-class _RowProblem(Exception):
-    """A single row that cannot be taken: (reason, detail)."""
+SUBMITTED = "submitted"
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,(.*)", re.DOTALL)
+_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A table of choices and the images that it names. The uid of an image is a digest of its bytes.
+    """A table of choices and the images that it names or holds. The uid of an image is a digest of its bytes.
 
-    So a picture that lies under two names is still one image, and no split can tear its copies apart.
+    So a picture that lies under two names is still one image, and no split can tear its copies apart. Where the columns
+    `image_a_id` and `image_b_id` are given, they are the uids.
     """
 
     root: Path
     files: tuple[Path, ...]
     n_rows: int
     max_image_pixels: int
+    columns: ColumnSettings = field(default_factory=ColumnSettings)
 
     @classmethod
-    def open(cls, root: Path, max_image_pixels: int) -> Self:
+    def open(cls, root: Path, max_image_pixels: int, columns: ColumnSettings | None = None) -> Self:
         """Find the one table in `root`. Raises `InputError` for none, several, or one without the columns."""
-        tables = [table for table in (root / f"choices{suffix}" for suffix in _RECORDS) if table.is_file()]
-        if len(tables) != 1:
-            found = " and ".join(table.name for table in tables) or "none"
-            names = ", ".join(f"choices{suffix}" for suffix in _RECORDS)
-            raise InputError(f"expected exactly one of {names}; found {found}", file=root)
-        n_rows = sum(1 for _ in _RECORDS[tables[0].suffix](tables[0]))
-        return cls(root=root, files=(tables[0],), n_rows=n_rows, max_image_pixels=max_image_pixels)
+        columns = columns or ColumnSettings()
+        table = find_table(root)
+        return cls(root, (table,), count(table, columns), max_image_pixels, columns)
 
     def batches(self, start: Position) -> Iterator[Batch]:
         if start.file > 0:
             return
         table = self.files[0]
-        records = enumerate(_RECORDS[table.suffix](table))
-        remaining = itertools.islice(records, start.row, None)
+        make = _RowMaker(self, ImageFiles(self.root, self.max_image_pixels))
+        remaining = itertools.islice(enumerate(records(table, self.columns)), start.row, None)
         while chunk := list(itertools.islice(remaining, BATCH_ROWS)):
-            rows = [self._row(table.name, index, record) for index, record in chunk]
+            rows = [make.row(table.name, index, record) for index, record in chunk]
             yield Batch(rows, Position(0, chunk[-1][0] + 1))
 
-    def _row(self, file: str, row: int, record: "_Record") -> RawRow | Refusal:
+
+class _RowMaker:
+    def __init__(self, folder: Folder, files: ImageFiles) -> None:
+        self._columns, self._files = folder.columns, files
+        self._labels = choice_labels(folder.columns)
+
+    def row(self, file: str, row: int, record: Record) -> RawRow | Refusal:
         try:
-            if isinstance(record, _RowProblem):
+            if isinstance(record, BadValue):
                 raise record
-            user, caption, path_a, path_b, choice = (_text(record, column) for column in COLUMNS)
-            if choice.strip().lower() not in _LABELS:
-                raise _RowProblem("choice_invalid", f"found {choice[:40]!r}; expected a, b or tie")
-            image_a, image_b = self._image(path_a, "image_a"), self._image(path_b, "image_b")
-        except _RowProblem as problem:
+            return self._made(file, row, record)
+        except BadValue as problem:
             reason, detail = problem.args
             return Refusal(file, row, reason, detail)
-        label_a, label_b = _LABELS[choice.strip().lower()]
-        uid_a, uid_b = (hashlib.sha256(image).hexdigest()[:32] for image in (image_a, image_b))
+
+    def _made(self, file: str, row: int, record: dict[str, Any]) -> RawRow:
+        columns = self._columns
+        answered = columns.status is None or record[columns.status] in (None, "", SUBMITTED)
+        user, caption = _id(record, columns.user), _caption(record, columns.caption)
+        label_a, label_b = self._choice(record[columns.choice]) if answered else (None, None)
+        image_a, image_b = (self._image(record, column) for column in (columns.image_a, columns.image_b))
+        if columns.image_a_id is None or columns.image_b_id is None:
+            uid_a, uid_b = (hashlib.sha256(image).hexdigest()[:32] for image in (image_a, image_b))
+        else:
+            uid_a, uid_b = _id(record, columns.image_a_id), _id(record, columns.image_b_id)
         return RawRow(
             file=file,
             row=row,
@@ -86,105 +95,70 @@ class Folder:
             image_1=image_b,
             label_0=label_a,
             label_1=label_b,
-            best_uid=uid_a if label_a > label_b else uid_b,
-            has_label=True,
+            best_uid=uid_a if label_a == 1 else uid_b,
+            has_label=answered,
             are_different=True,
         )
 
-    def _image(self, name: str, column: str) -> bytes:
-        """The bytes of an image file, which must lie inside the folder, also after links are followed."""
-        shown = f"{column} {name[:200]!r}"
-        posix, windows = PurePosixPath(name), PureWindowsPath(name)
-        if posix.is_absolute() or windows.drive or windows.root:
-            raise _RowProblem("path_absolute", f"{shown}; expected a path relative to the folder")
-        if ".." in windows.parts:  # knows both kinds of slash
-            raise _RowProblem("path_outside", f"{shown} has a '..'")
-        try:
-            path = (self.root / posix).resolve(strict=True)
-            if not path.is_relative_to(self.root.resolve()):
-                raise _RowProblem("path_outside", f"{shown} leads out of the folder")
-            if path.stat().st_size > self.max_image_pixels * _BYTES_PER_PIXEL:
-                raise _RowProblem("image_too_large", f"{shown} has {path.stat().st_size} bytes")
-            return path.read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-            raise _RowProblem("image_missing", f"{shown}: {error.__class__.__name__}") from error
+    def _choice(self, value: Any) -> tuple[float, float]:
+        if isinstance(value, dict) and "value" in value:  # as Argilla's older exports have it
+            value = value["value"]
+        if value is None or value == "" or value != value:
+            raise BadValue("value_missing", self._columns.choice)
+        labels = self._labels.get(word_of(value)) if isinstance(value, str | int | float) else None
+        if labels is None:
+            reason = "choice_invalid" if isinstance(value, str) else "wrong_type"
+            words = list(self._labels)
+            expected = ", ".join(words[:-1]) + f" or {words[-1]}"
+            raise BadValue(reason, f"{self._columns.choice}: found {str(value)[:40]!r}; expected {expected}")
+        return labels
+
+    def _image(self, record: dict[str, Any], column: str) -> bytes:
+        """The bytes of an image: of the file that is named, or the value itself."""
+        value = record[column]
+        if value is None or value == "" or value == b"":
+            raise BadValue("value_missing", column)
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, str) and (found := _DATA_URL.fullmatch(value.strip())):
+            return _from_base64(found[1], column)
+        if isinstance(value, str):
+            if len(value) > _LONGEST_PATH:
+                raise BadValue("image_missing", f"{column} has {len(value)} characters; expected a path")
+            return self._files.read(self._columns.image_file.format(caption_text(value)), column)
+        if (isinstance(value, float) and value != value) or isinstance(value, list | bool) or value is None:
+            raise BadValue("wrong_type", f"{column} is {type(value).__name__}; expected a path or an image")
+        return self._files.read(self._columns.image_file.format(_id(record, column)), column)
 
 
-_Record = dict[str, Any] | _RowProblem
-
-
-def _text(record: dict[str, Any], column: str) -> str:
-    value = record.get(column)
-    if value is None or value == "":
-        raise _RowProblem("value_missing", column)
-    if column == "user" and isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if isinstance(value, bytes):
-        raise _RowProblem("text_not_utf8", f"{column} is no valid UTF-8")
-    if not isinstance(value, str):
-        raise _RowProblem("wrong_type", f"{column} is {type(value).__name__}; expected text")
+def _from_base64(text: str, column: str) -> bytes:
     try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _RowProblem("text_not_utf8", f"{column} is no valid UTF-8") from None
-    return value
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise BadValue("image_undecodable", f"{column} is no valid base64 ({error})") from error
 
 
-def _csv_records(table: Path) -> Iterator[_Record]:
-    # Bytes that are not UTF-8 become surrogates here, which `_text` refuses row by row.
-    with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        reader = csv.reader(lines)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-        except csv.Error as error:
-            raise InputError(f"the header cannot be read ({error})", file=table, row=0) from error
-        require_columns(header, COLUMNS, table)
-        while True:
-            try:
-                fields = next(reader, None)
-            except csv.Error as error:
-                yield _RowProblem("row_malformed", str(error))
-                continue
-            if fields is None:
-                return
-            if len(fields) == len(header):
-                yield dict(zip(header, fields, strict=True))
-            elif fields:  # an empty line is no record
-                yield _RowProblem("row_malformed", f"{len(fields)} fields; the header has {len(header)}")
+def _id(record: dict[str, Any], column: str) -> str:
+    try:
+        name = id_text(record[column])
+    except BadValue as problem:
+        reason, detail = problem.args
+        raise BadValue(reason, f"{column} {detail}") from None
+    if name is None:
+        raise BadValue("value_missing", column)
+    return name
 
 
-def _jsonl_records(table: Path) -> Iterator[_Record]:
-    with table.open("rb") as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield _RowProblem("row_malformed", f"no JSON: {error}"[:200])
-                continue
-            if isinstance(record, dict):
-                yield record
-            else:
-                yield _RowProblem("row_malformed", f"a JSON {type(record).__name__}; expected an object")
-
-
-def _parquet_records(table: Path) -> Iterator[_Record]:
-    with open_parquet(table) as file:
-        schema = file.schema_arrow
-    require_columns(schema.names, COLUMNS, table)
-    for column in COLUMNS:
-        kind = schema.field(column).type
-        if not (is_text(kind) or (column == "user" and pa.types.is_integer(kind))):
-            raise InputError(f"the column holds {kind}; expected text", file=table, column=column)
-    for _, batch in record_batches(table, list(COLUMNS), 0):
-        columns: Iterable[list[Any]] = (texts(batch.column(column)) for column in COLUMNS)
-        for values in zip(*columns, strict=True):
-            yield dict(zip(COLUMNS, values, strict=True))
-
-
-_RECORDS: dict[str, Callable[[Path], Iterator[_Record]]] = {
-    ".csv": _csv_records,
-    ".jsonl": _jsonl_records,
-    ".parquet": _parquet_records,
-}
+def _caption(record: dict[str, Any], column: str) -> str:
+    value = record[column]
+    if value is None or value == "" or value != value:
+        raise BadValue("value_missing", column)
+    if not isinstance(value, str | bytes):
+        raise BadValue("wrong_type", f"{column} is {type(value).__name__}; expected text")
+    try:
+        return caption_text(value)
+    except BadValue as problem:
+        reason, detail = problem.args
+        raise BadValue(reason, f"{column} {detail}") from None

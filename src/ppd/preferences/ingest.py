@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from ppd.errors import InputError
 from ppd.preferences.cleaning import Cleaner, Pair
+from ppd.preferences.enough import check_enough
 from ppd.preferences.folder import Folder
 from ppd.preferences.journal import Journal, Limits, open_journal
 from ppd.preferences.pick_a_pic import PickAPic
@@ -31,7 +32,7 @@ def open_source(settings: PreferenceSettings, source: Path) -> Source:
     if not source.exists():
         raise InputError("there is no such file or folder; expected the log of choices", file=source)
     if settings.source_format == "folder":
-        return Folder.open(source, settings.max_image_pixels)
+        return Folder.open(source, settings.max_image_pixels, settings.columns)
     if settings.source_format == "studio":
         return Studio.open(source)
     return PickAPic.open(source)
@@ -44,6 +45,7 @@ def ingest(
     *,
     workers: int | None = None,
     limits: Limits | None = None,
+    for_training: bool = False,
 ) -> Summary:
     """Read the log at `source`, clean and split it, and put `ppd.preferences.schema`'s tables into `out_dir`.
 
@@ -57,14 +59,15 @@ def ingest(
     hashing release the interpreter's lock) and do not change the result.
 
     Raises `InputError` for an unreadable source, for more than `max_refused_share` of the rows refused (as soon as
-    that is certain), and when nobody has enough pairs for one support group.
+    that is certain), and when nobody has enough pairs for one support group; `for_training`, also when there is too
+    little for the stages that follow (`ppd.preferences.enough`).
     """
     log = open_source(settings, source)
     if log.n_rows == 0:
         raise InputError("the log has no rows", file=source)
     with (
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
-        open_journal(out_dir, settings.model_dump(), log, limits) as journal,
+        open_journal(out_dir, settings.model_dump(mode="json"), log, limits) as journal,
     ):
         _clean(log, journal, Cleaner(settings.max_image_pixels, pool), settings.max_refused_share)
         pairs = journal.pairs().to_pandas()
@@ -76,6 +79,8 @@ def ingest(
                 file=source,
                 fix="Lower pairs_per_group or eval_caption_share, or give more choices",
             )
+        if for_training:
+            check_enough(splits, pairs["user_id"].nunique(), settings, source)
         summary = _summary(settings, journal.counts, len(pairs), splits)
         _write_tables(journal.folder, splits)
         _write_support(journal.folder / "support", splits, dict(journal.digests()), settings.n_shards)
@@ -173,5 +178,5 @@ def _summary(settings: PreferenceSettings, counts: Counter[str], n_cleaned: int,
         "roles": tally(splits.pairs["role"]),
         "captions": tally(splits.captions["split"]),
         "n_support_groups": int(splits.users["n_support_groups"].sum()),
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(mode="json"),
     }

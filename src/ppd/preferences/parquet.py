@@ -1,7 +1,9 @@
 """Parquet from outside: opened, type-checked and read in batches, with damage reported as `InputError`."""
 
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,9 +53,31 @@ def require_columns(names: Iterable[str], required: Iterable[str], file: Path) -
 
 
 def is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    """Text however it is stored: also as bytes, by a dictionary, or in a column that has no value at all."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    whole = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return whole or is_binary(kind) or pa.types.is_null(kind)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def is_uuid(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.UuidType) or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 16)
+
+
+def is_id(kind: pa.DataType) -> bool:
+    """Whether a column of this type can name somebody or something (`ppd.preferences.ids`)."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return is_number(kind) or is_text(kind) or is_uuid(kind)
+
+
+def is_image(kind: pa.DataType) -> bool:
+    """Bytes, or the struct of bytes and path that the `datasets` library writes for an image."""
+    if not pa.types.is_struct(kind):
+        return is_binary(kind) or pa.types.is_null(kind)
+    return kind.get_field_index("bytes") >= 0 and is_binary(kind.field("bytes").type)
 
 
 def is_binary(kind: pa.DataType) -> bool:
@@ -62,11 +86,29 @@ def is_binary(kind: pa.DataType) -> bool:
 
 def texts(column: pa.Array) -> list[str | bytes | None]:
     """The values of a text column; one that is not UTF-8 stays bytes (Arrow does not check what parquet holds)."""
-    column = column.cast(pa.string())
     try:
+        return column.cast(pa.string()).to_pylist()
+    except (UnicodeDecodeError, pa.ArrowInvalid):
+        kind = pa.string() if pa.types.is_dictionary(column.type) else pa.binary()
+        return [_decoded(value) for value in column.cast(kind).cast(pa.binary()).to_pylist()]
+
+
+def ids(column: pa.Array) -> list[Any]:
+    """The values of a column that names somebody or something, for `ppd.preferences.ids.id_text`."""
+    if is_text(column.type):
+        return texts(column)
+    if pa.types.is_fixed_size_binary(column.type):
+        return [None if value is None else uuid.UUID(bytes=value) for value in column.to_pylist()]
+    return column.to_pylist()
+
+
+def image_bytes(column: pa.Array) -> list[bytes | None]:
+    """The values of a column of images."""
+    if not pa.types.is_struct(column.type):
         return column.to_pylist()
-    except UnicodeDecodeError:
-        return [_decoded(value) for value in column.cast(pa.binary()).to_pylist()]
+    if column.null_count == 0:
+        return column.field("bytes").to_pylist()
+    return [None if value is None else value["bytes"] for value in column.to_pylist()]
 
 
 def _decoded(value: bytes | None) -> str | bytes | None:

@@ -1,8 +1,12 @@
-"""Who and what is held out. Everything follows from hashes, so nothing moves when people are added to the log."""
+"""Who and what is held out. Everything follows from hashes, so nothing moves when people are added to the log.
+
+Only a log so small that the shares leave a split with nobody, or no caption to evaluate with, moves what lies at the
+edge; from the size on at which the shares suffice, it stays where its hash puts it.
+"""
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +18,9 @@ from ppd.settings import PreferenceSettings
 
 SUPPORT, TRAIN, EVAL, UNUSED = ROLES = ("support", "train", "eval", "unused")
 """What a pair is for: to describe its user; to train on; to evaluate with; nothing, because it would leak."""
+
+
+USERS_A_SPLIT = 2
 
 
 class Splits(NamedTuple):
@@ -47,11 +54,28 @@ def hash_units(seed: int, kind: str, texts: Iterable[str]) -> np.ndarray:
     return (hash_keys(seed, kind, texts) >> np.uint64(11)) / float(1 << 53)
 
 
+def users_needed(settings: PreferenceSettings) -> dict[str, int]:
+    """How many users each split has at least: so many that one can be told from another."""
+    held_out = {"validation": settings.validation_user_share, "test": settings.test_user_share}
+    return {"train": USERS_A_SPLIT, **{split: USERS_A_SPLIT for split, share in held_out.items() if share > 0}}
+
+
 def split_users(user_ids: Iterable[str], settings: PreferenceSettings) -> np.ndarray:
-    """`train`, `validation` or `test` for each user; the last two are the unseen ones."""
+    """`train`, `validation` or `test` for each user; the last two are the unseen ones.
+
+    By share of the hashes. In a small log, where that leaves a split with fewer than `users_needed`, the next users in
+    the order of the hashes fill it; where there are too few for that, the shares stand.
+    """
     units = hash_units(settings.seed, "user", user_ids)
-    held_out = settings.test_user_share + settings.validation_user_share
-    return np.where(units < settings.test_user_share, "test", np.where(units < held_out, "validation", "train"))
+    needed = users_needed(settings)
+    n_test = int((units < settings.test_user_share).sum())
+    n_held_out = int((units < settings.test_user_share + settings.validation_user_share).sum())
+    if len(units) >= sum(needed.values()):
+        n_test, n_validation = max(n_test, needed.get("test", 0)), needed.get("validation", 0)
+        n_test = min(n_test, len(units) - needed["train"] - n_validation)
+        n_held_out = min(max(n_held_out, n_test + n_validation), len(units) - needed["train"])
+    place = np.argsort(np.argsort(units, kind="stable"), kind="stable")
+    return np.where(place < n_test, "test", np.where(place < n_held_out, "validation", "train"))
 
 
 def shard_users(user_ids: Iterable[str], n_shards: int) -> list[str]:
@@ -67,9 +91,20 @@ def shard_names(n_shards: int) -> list[str]:
 
 
 def split_captions(captions: Iterable[str], settings: PreferenceSettings) -> np.ndarray:
-    """`train` or `eval` for each caption."""
-    units = hash_units(settings.seed, "caption", (normalise_caption(caption) for caption in captions))
-    return np.where(units < settings.eval_caption_share, "eval", "train")
+    """`eval` or `train` for each caption, by its normalised text.
+
+    By share of the hashes; where that leaves one of the two without any, the caption at the edge goes over.
+    """
+    keys = [normalise_caption(caption) for caption in captions]
+    unique = sorted(set(keys))
+    units = dict(zip(unique, hash_units(settings.seed, "caption", unique).tolist(), strict=True))
+    held_out = {key for key, unit in units.items() if unit < settings.eval_caption_share}
+    if 0 < settings.eval_caption_share < 1 and len(unique) > 1:
+        if not held_out:
+            held_out = {min(unique, key=units.__getitem__)}
+        elif len(held_out) == len(unique):
+            held_out.remove(max(unique, key=units.__getitem__))
+    return np.array(["eval" if key in held_out else "train" for key in keys], dtype="<U5")
 
 
 def image_chains(users: np.ndarray, chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
@@ -104,16 +139,16 @@ def assign(pairs: pd.DataFrame, settings: PreferenceSettings) -> Splits:
     """
     pairs = pairs.reset_index(drop=True)
     if pairs.empty:
-        return _assemble(pairs, np.array([], object), np.array([], np.int32), settings)
+        return _assemble(pairs, np.array([], object), np.array([], np.int32), {}, {}, settings)
     user, user_ids = pd.factorize(pairs["user_id"])
     caption, captions = pd.factorize(pairs["caption"])
     image, _ = pd.factorize(pd.concat([pairs["chosen_uid"], pairs["rejected_uid"]]))
     chain = image_chains(user, image[: len(pairs)], image[len(pairs) :])
     n_chains = int(chain.max()) + 1
 
-    is_eval = (split_captions(captions, settings) == "eval")[caption]
+    caption_split = split_captions(captions, settings)
+    is_eval = (caption_split == "eval")[caption]
     chain_is_eval = np.bincount(chain, weights=is_eval, minlength=n_chains) > 0
-    unseen = (split_users(user_ids, settings) != "train")[user]
 
     # Of each chain the pair with the lowest key stands for it; ties of keys fall back to the order of the log.
     texts = pairs["user_id"] + "\0" + pairs["chosen_uid"] + "\0" + pairs["rejected_uid"]
@@ -126,7 +161,11 @@ def assign(pairs: pd.DataFrame, settings: PreferenceSettings) -> Splits:
     first = first[np.lexsort((key[first], user[first]))]
     n_user_chains = np.bincount(user[first], minlength=len(user_ids))
     rank = np.arange(len(first)) - (np.cumsum(n_user_chains) - n_user_chains)[user[first]]
-    n_groups = _support_groups(n_user_chains, (split_users(user_ids, settings) == "train"), settings)
+    described = n_user_chains >= settings.pairs_per_group
+    user_split = np.full(len(user_ids), "train", dtype="<U10")
+    user_split[described] = split_users(user_ids[described], settings)
+    unseen = (user_split != "train")[user]
+    n_groups = _support_groups(n_user_chains, user_split == "train", settings)
     chosen = rank < (n_groups * settings.pairs_per_group)[user[first]]
 
     chain_is_support = np.zeros(n_chains, bool)
@@ -139,8 +178,15 @@ def assign(pairs: pd.DataFrame, settings: PreferenceSettings) -> Splits:
     group = np.full(len(pairs), -1, np.int32)
     group[first[chosen]] = rank[chosen] // settings.pairs_per_group
 
-    stays = (n_groups > 0)[user]
-    return _assemble(pairs[stays].reset_index(drop=True), role[stays], group[stays], settings)
+    stays = described[user]
+    return _assemble(
+        pairs[stays].reset_index(drop=True),
+        role[stays],
+        group[stays],
+        dict(zip(user_ids, user_split.tolist(), strict=True)),
+        dict(zip(captions, caption_split.tolist(), strict=True)),
+        settings,
+    )
 
 
 def _support_groups(n_chains: np.ndarray, seen: np.ndarray, settings: PreferenceSettings) -> np.ndarray:
@@ -150,20 +196,27 @@ def _support_groups(n_chains: np.ndarray, seen: np.ndarray, settings: Preference
     return np.minimum(np.maximum(wanted, np.minimum(possible, 1)), settings.max_groups)
 
 
-def _assemble(pairs: pd.DataFrame, role: np.ndarray, group: np.ndarray, settings: PreferenceSettings) -> Splits:
+def _assemble(
+    pairs: pd.DataFrame,
+    role: np.ndarray,
+    group: np.ndarray,
+    user_split: Mapping[str, str],
+    caption_split: Mapping[str, str],
+    settings: PreferenceSettings,
+) -> Splits:
     pairs = pairs.assign(role=pd.array(role, dtype="str"), support_group=group)
     per_user = pairs.groupby("user_id", sort=True)["support_group"].agg(["size", "max"])
     user_ids = per_user.index.tolist()
     users = pd.DataFrame(
         {
             "user_id": pd.array(user_ids, dtype="str"),
-            "split": pd.array(split_users(user_ids, settings).tolist(), dtype="str"),
+            "split": pd.array([user_split[user_id] for user_id in user_ids], dtype="str"),
             "shard": pd.array(shard_users(user_ids, settings.n_shards), dtype="str"),
             "n_pairs": per_user["size"].to_numpy(np.int32),
             "n_support_groups": (per_user["max"].to_numpy() + 1).astype(np.int32),
         }
     )
     texts = sorted(pairs["caption"].unique().tolist())
-    split = split_captions(texts, settings).tolist()
+    split = [caption_split[text] for text in texts]
     captions = pd.DataFrame({"caption": pd.array(texts, dtype="str"), "split": pd.array(split, dtype="str")})
     return Splits(pairs, users, captions)

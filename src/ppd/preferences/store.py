@@ -1,6 +1,5 @@
 """What every later stage reads: the pairs, the users, and any image by its uid."""
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ppd.errors import InputError
+from ppd.preferences.images import open_rgb
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Preferences:
         return [images[position] for position in range(len(uids))]
 
     def images(self, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
-        """Decoded RGB images with these uids, in this order, read `chunk` at a time as they are asked for."""
+        """RGB images with these uids as `open_rgb` shows them, in this order, read `chunk` at a time as asked for."""
         remaining = iter(uids)
         while some := list(islice(remaining, chunk)):
             for encoded in self.image_bytes(some):
-                yield Image.open(io.BytesIO(encoded)).convert("RGB")
+                yield open_rgb(encoded)
 
     @cached_property
     def digests(self) -> pd.Series:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from ppd.files import atomic_path
@@ -16,6 +17,7 @@ from ppd.preferences.store import Preferences
 
 _THUMBNAIL_PX, _GAP_PX, _LABEL_PX = 72, 4, 22
 _COLUMNS, _ROWS = 6, 3
+_TITLE = 36  # characters of a user's name that fit
 _CHOSEN, _REJECTED, _INK, _PAPER = "#2e8b57", "#c0392b", "#222222", "#ffffff"
 
 
@@ -52,7 +54,8 @@ def _band(preferences: Preferences, user_id: str) -> Image.Image:
     draw, font = ImageDraw.Draw(band), ImageFont.load_default(size=13)
     sides = ((0, "chosen_uid", "chosen", _CHOSEN), (half + _GAP_PX, "rejected_uid", "rejected", _REJECTED))
     for left, column, word, colour in sides:
-        draw.text((left + 2 * _GAP_PX, _GAP_PX), f"user {user_id} ({len(pairs)} pairs): {word}", _INK, font)
+        title = f"user {user_id[:_TITLE]} ({len(pairs)} pairs): {word}"
+        draw.text((left + 2 * _GAP_PX, _GAP_PX), title, _INK, font)
         box = (left, _LABEL_PX, left + half - 1, band.height - 2 * _GAP_PX)
         draw.rectangle(box, outline=colour, width=2)
         for at, image in enumerate(preferences.images(shown[column].tolist())):
@@ -97,5 +100,10 @@ def _refusals(folder: Path, summary: dict[str, Any]) -> Table:
     first = pd.read_parquet(folder / "refused.parquet").drop_duplicates("reason").set_index("reason")
     for reason, n in sorted(summary["refused"].items(), key=lambda item: -item[1]):
         example = first.loc[reason]
-        table.add_row(reason, f"{n:,}", f"{example['file']} row {example['row']}: {example['detail']}")
+        table.add_row(reason, f"{n:,}", _printable(f"{example['file']} row {example['row']}: {example['detail']}"))
     return table
+
+
+def _printable(text: str) -> str:
+    """Text of a log for `rich`: no brackets of it are markup, and nothing of it steers the terminal."""
+    return escape("".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text))

@@ -75,8 +75,15 @@ def _tell_pairs(pairs: Sequence[Pair], wording: _Wording) -> tuple[str, tuple[by
 
 
 def _plain(caption: str) -> str:
-    """A caption that cannot be taken for an image mark or for control tokens of a chat."""
-    return caption.replace(IMAGE, "image").replace("<video>", "video").replace("<|", "< |").replace("|>", "| >")
+    """A caption that cannot be taken for an image mark or for control tokens of a chat.
+
+    Until nothing changes: what is left of `<<image>>` when one mark is gone would be another.
+    """
+    before = None
+    while before != caption:
+        before = caption
+        caption = caption.replace(IMAGE, "image").replace("<video>", "video").replace("<|", "< |").replace("|>", "| >")
+    return caption
 
 
 def profile_conversation(pairs: Sequence[Pair], prompt: PromptVersion) -> Conversation:

@@ -4,6 +4,7 @@ It tells no probabilities. An answer that is not one of the two words, and a que
 their own outcome, never a score.
 """
 
+import base64
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 from ppd.errors import InputError
+from ppd.preferences.images import as_sent
 from ppd.settings import PromptVersion, ServerSettings
 from ppd.users.support import Pair
 from ppd.vlm.answer_cache import AnswerCache, key_of
@@ -20,7 +22,6 @@ from ppd.vlm.complaint import bounded, one_line
 from ppd.vlm.conversation import IMAGE, Candidates, Conversation, judge_conversation
 from ppd.vlm.judging import Answer, Verdict
 from ppd.vlm.reply import Reply
-from ppd.vlm.sendable import data_url
 
 VOID_IN_A_ROW = 20
 """So many questions without an answer, one after the other: something is wrong, and asking on only costs."""
@@ -136,7 +137,7 @@ class ServerJudge:
             if text:
                 content.append({"type": "text", "text": text})
             if image is not None:
-                content.append({"type": "image_url", "image_url": {"url": data_url(image)}})
+                content.append({"type": "image_url", "image_url": {"url": _data_url(image)}})
         body: dict[str, object] = {"model": self.server.model, "messages": [{"role": "user", "content": content}]}
         if self.server.max_tokens_field is not None:
             body[self.server.max_tokens_field] = self.server.max_new_tokens
@@ -158,3 +159,8 @@ def _why_void(reply: Reply, server: ServerSettings) -> tuple[str, str]:
             "judge.server.extra_body",
         )
     return f"{said}, neither first nor second", "This model does not answer as it is asked to: another may"
+
+
+def _data_url(image: bytes) -> str:
+    kind, sent = as_sent(image)
+    return f"data:{kind};base64,{base64.b64encode(sent).decode()}"

@@ -1,19 +1,18 @@
 """LLaVA-OneVision of any size through transformers: hidden states, probabilities of answers, text."""
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LlavaOnevisionForConditionalGeneration
 from transformers.utils import cached_file
 
 from ppd.errors import InputError
+from ppd.preferences.images import open_rgb
 from ppd.settings import VlmPrecision
 from ppd.users.embeddings import VlmRef
 from ppd.vlm.conversation import IMAGE, Conversation
@@ -266,7 +265,7 @@ class TransformersVlm:
         at_once = max(2, POSITIONS_AT_ONCE // self._positions_per_image)
         seen: list[Tensor] = []
         for start in range(0, len(images), at_once):
-            pictures = [_decode(image) for image in images[start : start + at_once]]
+            pictures = [open_rgb(image) for image in images[start : start + at_once]]
             # Nested, as of one conversation. Alone, an image would be cut into high-resolution patches, and squeezed
             # where it is not square instead of padded; so it is never alone.
             shown = pictures if len(pictures) > 1 else pictures * 2
@@ -281,13 +280,6 @@ class TransformersVlm:
 def _at(hidden: Tensor, last: Tensor) -> Tensor:
     """One position of each row: [N, length, width], [N] -> [N, width]."""
     return hidden[torch.arange(len(last), device=last.device), last]
-
-
-def _decode(image: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(image)).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"an image of {len(image)} bytes cannot be decoded: {error}") from error
 
 
 def _common_prefix(rows: Sequence[Sequence[object]]) -> int:

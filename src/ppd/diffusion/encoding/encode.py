@@ -22,6 +22,7 @@ from ppd.diffusion.encoding.pixels import resized, to_tensor
 from ppd.diffusion.encoding.store import CAPTIONS, IMAGES, LATENTS, SOURCE, TEXT, Encoded
 from ppd.diffusion.model.backbone import Backbone, Text
 from ppd.files import atomic_path
+from ppd.preferences.images import READING
 from ppd.preferences.store import Preferences
 from ppd.progress import progress_bar
 from ppd.resumable import work_folder
@@ -53,7 +54,7 @@ def encode(
     uids = sorted({*pairs.chosen_uid, *pairs.rejected_uid})
     digests = preferences.digests.loc[uids]
     captions = sorted({*preferences.captions.caption})
-    source = json.dumps({"encoders": backbone.encoders_fingerprint, "image_px": image_px})
+    source = json.dumps({"encoders": backbone.encoders_fingerprint, "image_px": image_px, "images": READING})
     known = _known(out_dir, source)
     image_rows = _rows_of(digests, None if known is None else pd.Index(known.image_digest))
     caption_rows = _rows_of(pd.Series(captions), None if known is None else known.caption_row.index)

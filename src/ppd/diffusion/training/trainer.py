@@ -8,7 +8,6 @@ beforehand; there is no second copy of the model.
 import hashlib
 import json
 import math
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -40,6 +39,7 @@ from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.seeding import generator
 from ppd.settings import FinetuneSettings, Method
+from ppd.stage_times import peak_mib
 
 
 class NonFiniteError(ArithmeticError):
@@ -236,7 +236,8 @@ class Trainer:
             with nullcontext() if is_last else self.accelerator.no_sync(self.denoiser):
                 parts.append(self._micro_batch(draw, slice(start, start + size), size / share))
         means = torch.tensor([fmean(part[key] for part in parts) for key in parts[0]], dtype=torch.float64)
-        means = self.accelerator.reduce(means.to(self.accelerator.device), reduction="mean")
+        if self.n_processes > 1:  # alone it stays on the CPU: not every accelerator knows float64
+            means = self.accelerator.reduce(means.to(self.accelerator.device), reduction="mean")
         return dict(zip(parts[0], means.tolist(), strict=True))
 
     def _micro_batch(self, draw: Draw, rows: slice, share: float) -> Stats:
@@ -286,7 +287,7 @@ class Trainer:
         seconds = time.perf_counter() - start
         if self.backbone.device.type == "cuda":
             return seconds, torch.cuda.max_memory_allocated(self.backbone.device) / 1e9
-        return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        return seconds, peak_mib() * (1 << 20) / 1e9
 
     def _run_id(self) -> str:
         """What a checkpoint must agree on: everything that decides the weights of a step."""

@@ -1,0 +1,143 @@
+"""Settings of every component, one frozen model each, and their composition: what `params.yaml` holds.
+
+The defaults are what `params.yaml` holds (there is a test): library and pipeline do the same. No torch here.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ppd.params import load_model
+from ppd.settings.base import Component, Share
+from ppd.settings.embedding import EmbeddingSettings, PromptVersion, VlmPrecision
+from ppd.settings.evaluation import EvaluationSettings, JudgeSettings, RewardSettings, SamplingSettings, ServerSettings
+from ppd.settings.preferences import ChoiceWords, ColumnSettings, PreferenceSettings, Word, word_of
+from ppd.settings.simulation import LogSettings, PeopleSettings
+from ppd.settings.training import (
+    FinetuneSettings,
+    LossSettings,
+    Method,
+    Precision,
+    TimestepSettings,
+    UserAttentionSettings,
+)
+
+__all__ = [
+    "RENAMED",
+    "ChoiceWords",
+    "ColumnSettings",
+    "Component",
+    "EmbeddingSettings",
+    "EvaluationSettings",
+    "FinetuneSettings",
+    "JudgeSettings",
+    "LaunchSettings",
+    "LogSettings",
+    "LossSettings",
+    "Method",
+    "ModelSettings",
+    "PeopleSettings",
+    "Precision",
+    "PreferenceSettings",
+    "PromptVersion",
+    "ReevaluationSettings",
+    "RewardSettings",
+    "SamplingSettings",
+    "ServerSettings",
+    "Settings",
+    "Share",
+    "TimestepSettings",
+    "UserAttentionSettings",
+    "VlmPrecision",
+    "Word",
+    "load_settings",
+    "word_of",
+]
+
+
+class ModelSettings(Component):
+    """Which checkpoints are used: folders in the hub's layout, or hub ids. The two scales differ here and in sizes."""
+
+    prior: str = "data/models/prior"
+    vlm: str = "data/models/vlm"
+    attribute_classifier: str = "data/models/attribute-classifier"
+    """Evaluation only: what reads stickers: a classifier of their attributes."""
+    clip: str = "data/models/clip"
+    """Evaluation only: the CLIP in whose space precision is measured."""
+    image_px: int = Field(64, ge=8)
+    """Side of the square images that the prior's codec takes."""
+    encode_batch_size: int = Field(128, ge=1)
+
+
+class LaunchSettings(Component):
+    """What starts a stage that can use several processes: where a result is computed, which changes nothing in it."""
+
+    finetune: str = "ppd"
+    """`ppd` is one process; `accelerate launch --no_python ppd` as many as accelerate's own configuration says."""
+
+
+class ReevaluationSettings(Component):
+    """The clock: when the current models are evaluated again (`ppd.reevaluation`)."""
+
+    cron: str = Field("0 6 * * 1", pattern=r"^\S+( \S+){4}$")
+    """Minute, hour, day, month, weekday; UTC."""
+    captions_per_user: int = Field(4, ge=1)
+    """Fewer than there are to evaluate with, so that each date is another choice of them for each person."""
+
+
+class Settings(Component):
+    """Everything that a run of the pipeline can be told. A stage takes its own component out of it."""
+
+    people: PeopleSettings = PeopleSettings()
+    log: LogSettings = LogSettings()
+    models: ModelSettings = ModelSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    judge: JudgeSettings = JudgeSettings()
+    rewards: tuple[RewardSettings, ...] = ()
+    launch: LaunchSettings = LaunchSettings()
+    reevaluation: ReevaluationSettings = ReevaluationSettings()
+
+    @model_validator(mode="after")
+    def _somebody_to_evaluate_with(self) -> Self:
+        split = self.evaluation.unseen_split
+        if getattr(self.preferences, f"{split}_user_share") == 0:
+            raise ValueError(f"evaluation.unseen_split is {split}, but preferences.{split}_user_share is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _each_reward_once(self) -> Self:
+        kinds = [reward.kind for reward in self.rewards]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"rewards names {', '.join(kinds)}: each kind once, since it names the metric")
+        return self
+
+
+RENAMED = {
+    "log.n_people": "log.n_users",
+    "log.rows_a_person": "log.rows_per_user",
+    "models.reader": "models.attribute_classifier",
+    "evaluation.people": "evaluation.unseen_split",
+    "evaluation.n_unseen_people": "evaluation.n_unseen_users",
+    "evaluation.n_seen_people": "evaluation.n_seen_users",
+    "evaluation.captions_a_person": "evaluation.captions_per_user",
+    "evaluation.occasion": "evaluation.resample_key",
+    "evaluation.opponents_an_image": "evaluation.opponents_per_image",
+    "evaluation.n_journeys": "evaluation.n_interpolations",
+    "evaluation.captions_a_journey": "evaluation.captions_per_interpolation",
+    "evaluation.journey_steps": "evaluation.points_per_interpolation",
+    "judge.server.price_a_million_prompt_tokens": "judge.server.price_per_million_prompt_tokens",
+    "judge.server.price_a_million_answer_tokens": "judge.server.price_per_million_answer_tokens",
+    "judge.server.tokens_an_image": "judge.server.tokens_per_image",
+    "reevaluation.captions_a_person": "reevaluation.captions_per_user",
+}
+"""Keys of earlier settings files and what to write instead."""
+
+
+def load_settings(path: str | Path = "params.yaml") -> Settings:
+    """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
+    return load_model(path, Settings, RENAMED)

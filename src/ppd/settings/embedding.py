@@ -1,0 +1,38 @@
+"""How users are embedded (`ppd.vlm.embedding`)."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ppd.settings.base import Component, Share
+
+PromptVersion = Literal["short-1", "full-1"]
+"""short: few words, all that a nano model's tokenizer knows; full: asks for the reasoning that the paper asks for."""
+
+
+VlmPrecision = Literal["fp32", "bf16"]
+"""bf16 halves a large model's memory. No fp16, in which the published 7B lies: its range is too small."""
+
+
+class EmbeddingSettings(Component):
+    """How a person's pairs become an embedding (`ppd.vlm.embedding`)."""
+
+    prompt: PromptVersion = "short-1"
+    read: Literal["prompt-end", "answer-end"] = "prompt-end"
+    """Which hidden states: where the answer would begin, or at the last word of the written profile (the paper's)."""
+    max_new_tokens: int = Field(8, ge=0)
+    """Length of the written profile; 0 writes none, which needs `read: prompt-end`."""
+    rows: tuple[int, ...] | None = (6,)
+    """Which layers are kept: 0 is the input embedding, the last is the model's output; null keeps all."""
+    components: int | None = Field(9, ge=1)
+    """Whitening keeps so many principal directions of each row; null keeps all."""
+    shrinkage: Share = 0.1
+    """How far whitening draws the spectrum towards its mean, so that directions without signal are not blown up."""
+    precision: VlmPrecision = "fp32"
+    batch_size: int = Field(64, ge=1)
+
+    @model_validator(mode="after")
+    def _something_to_read(self) -> Self:
+        if self.read == "answer-end" and self.max_new_tokens == 0:
+            raise ValueError("read: answer-end needs a written answer; set max_new_tokens above 0 or read: prompt-end")
+        return self

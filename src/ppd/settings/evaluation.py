@@ -1,0 +1,130 @@
+"""Sampling images, comparing them, and who judges."""
+
+import json
+from typing import Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from ppd.settings.base import Component
+from ppd.settings.embedding import PromptVersion, VlmPrecision
+from ppd.settings.training import Precision
+
+
+class SamplingSettings(Component):
+    """How images are drawn (`ppd.diffusion.sampling.sampler`)."""
+
+    latent_size: tuple[int, int] = (16, 16)
+    """Height and width of the latents: 16x16 at the sticker scale, 24x24 for Stable Cascade at 1024 px."""
+
+    steps: int = Field(16, ge=1)
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """ddim: deterministic steps; ddpm: the scheduler's own ancestral steps (Stable Cascade's pipeline)."""
+    text_guidance: float = Field(2.0, ge=0)
+    user_guidance: float = Field(1.0, ge=0)
+    """Strength of the person: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
+    precision: Precision = "bf16"
+    batch_size: int = Field(32, ge=1)
+
+
+class EvaluationSettings(Component):
+    """Who is drawn for, what, and which images meet (`ppd.evaluation.plan`)."""
+
+    unseen_split: Literal["validation", "test"] = "test"
+    """Whose unseen users: settings are chosen on validation, results are reported on test."""
+    n_unseen_users: int = Field(96, ge=2)
+    n_seen_users: int = Field(48, ge=2)
+    captions_per_user: int = Field(8, ge=1)
+    n_seeds: int = Field(16, ge=2)
+    """Noises that images start from; people are spread over them."""
+    first_seed: int = Field(0, ge=0)
+    """A re-evaluation moves on to fresh noises with this."""
+    resample_key: str = ""
+    """Empty: everybody gets the same captions. A name, such as a date, draws people and each person's captions anew."""
+    opponents_per_image: int = Field(4, ge=1)
+    """Other-seed opponents that each image meets under the true taste; the first of them also before the VLM judge."""
+    n_interpolations: int = Field(12, ge=0)
+    """Pairs of unseen people between whom is interpolated."""
+    captions_per_interpolation: int = Field(4, ge=1)
+    points_per_interpolation: int = Field(7, ge=2)
+    """Points on the way from one person to the other, both ends included."""
+
+
+class ServerSettings(Component):
+    """A judge behind an OpenAI-compatible chat endpoint (`ppd.vlm.server_judge`): GPT-4o, or what vLLM serves."""
+
+    url: str = Field(pattern=r"^https?://\S+$")
+    """What comes before /chat/completions, such as http://localhost:8000/v1."""
+    model: str
+    key_variable: str | None
+    """Environment variable that holds the API key, read when the first question is asked; null sends none."""
+    price_per_million_prompt_tokens: float = Field(ge=0)
+    price_per_million_answer_tokens: float = Field(ge=0)
+    """Prices change, so none is assumed; 0 for a server of your own. `budget` is in the same currency."""
+    budget: float = Field(ge=0)
+    """What one run may spend; it stops before the question that could pass it. Answers that it has are kept."""
+    tokens_per_image: int = Field(ge=1)
+    """What the server counts for an image: for the estimate before the run; afterwards it says itself."""
+    max_new_tokens: int = Field(16, ge=1)
+    """A model that thinks before it answers needs hundreds or thousands."""
+    max_tokens_field: str | None = Field("max_completion_tokens", pattern=r"^\w+$")
+    """What the request calls it: older servers know `max_tokens` alone; null leaves it out."""
+    temperature: float | None = Field(0.0, ge=0)
+    """null leaves it out, for models that accept only their own."""
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict)
+    """More fields of the request, as they are, such as `reasoning_effort: low`."""
+    concurrency: int = Field(8, ge=1)
+    """Questions under way at a time."""
+    timeout_s: float = Field(60.0, gt=0)
+    """For the whole of a response."""
+    attempts: int = Field(6, ge=1)
+    first_wait_s: float = Field(1.0, ge=0)
+    """Before the second attempt; it doubles each time, with jitter, and a server that says how long is believed."""
+
+    @model_validator(mode="after")
+    def _each_field_of_the_request_once(self) -> Self:
+        ours = {"model", "messages", "temperature"}
+        if self.max_tokens_field in ours:
+            raise ValueError(f"max_tokens_field: {self.max_tokens_field} is another field of the request")
+        if taken := sorted(self.extra_body.keys() & (ours | {self.max_tokens_field, "stream", "n"})):
+            raise ValueError(
+                f"extra_body holds {', '.join(map(str, taken))}: stream and n cannot be changed, and the others have "
+                "settings of their own (model, temperature, max_tokens_field with max_new_tokens)"
+            )
+        try:
+            json.dumps(self.extra_body, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"extra_body cannot be sent as JSON: {error}") from error
+        return self
+
+
+class JudgeSettings(Component):
+    """Who judges for a person, and how (`ppd.vlm.judging`): the vision-language model, or a server."""
+
+    prompt: PromptVersion = "short-1"
+    precision: VlmPrecision = "fp32"
+    batch_size: int = Field(32, ge=1)
+    """Conversations in one forward."""
+    server: ServerSettings | None = None
+    """Asks this server in place of the local model."""
+
+    @model_validator(mode="after")
+    def _words_that_a_server_understands(self) -> Self:
+        if self.server is not None and self.prompt == "short-1":
+            raise ValueError("prompt: short-1 is what the nano model knows; a server needs prompt: full-1")
+        return self
+
+
+class RewardSettings(Component):
+    """A published scorer of images (`ppd.rewards.scorers`), reported beside the win rates."""
+
+    kind: Literal["clip", "aesthetic", "pick-score", "hps"]
+    checkpoint: str
+    """A CLIP in the hub's layout; of hps, what `ppd convert open-clip` wrote."""
+    head: str | None = None
+    """Of aesthetic, and of no other: what `ppd convert aesthetic` wrote."""
+
+    @model_validator(mode="after")
+    def _a_head_for_aesthetic_alone(self) -> Self:
+        if (self.head is not None) != (self.kind == "aesthetic"):
+            raise ValueError(f"kind: {self.kind} {'takes no' if self.head else 'needs a'} head")
+        return self
