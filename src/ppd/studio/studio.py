@@ -22,6 +22,7 @@ from ppd.studio.visitors import Visitor, forget
 FIRST_LOOK = (2, 4)
 """Captions, and pictures of each, that a visitor sees after their choices: eight."""
 STEPS_BETWEEN = 5
+STILL_WAITING = "Some of your pictures still wait to be drawn; ask again when they are there."
 
 MakeChooser = Callable[[Pool, Floats], Chooser]
 
@@ -190,7 +191,7 @@ class Studio:
         if drawings.n_pictures(self.database, visitor.id) + n_new > self.limits.max_pictures:
             raise Refused(f"You have had {self.limits.max_pictures} pictures drawn, which is all that one visitor may.")
         if len(self._waiting_of(visitor)) >= self.limits.max_waiting:
-            raise Refused("Some of your pictures still wait to be drawn; ask again when they are there.")
+            raise Refused(STILL_WAITING)
         choices = choices_of(self.database, self.models, visitor.id)
         number = drawings.ask(
             self.database, visitor.id, kind, caption, n=n, choices=choices, strength=strength, other=other
@@ -251,7 +252,10 @@ class Studio:
             n_judged = len(answers(self.database, visitor.id, "comparison"))
             if n_judged + self.limits.comparisons_a_round > self.limits.max_comparisons:
                 raise Refused(f"You have judged {n_judged} pairs, which is all that one visitor may. Thank you!")
-            for _ in range(self.limits.comparisons_a_round // comparisons.A_JOB):
+            n_jobs = self.limits.comparisons_a_round // comparisons.A_JOB
+            if len(self._waiting_of(visitor)) + n_jobs > self.limits.max_waiting:
+                raise Refused(STILL_WAITING)  # rather than begin half a round
+            for _ in range(n_jobs):
                 self._ask(visitor, "comparisons", "", n=2 * comparisons.A_JOB)
 
     def comparisons_waiting(self, visitor: Visitor) -> list[Drawing]:
