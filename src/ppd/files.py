@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one."""
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -7,6 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def content_name(file: str | Path) -> str:
+    """A short name for what is in a file: other content, another name."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 @contextmanager
