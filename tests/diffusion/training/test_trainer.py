@@ -14,7 +14,8 @@ from ppd.diffusion.adapter.checkpoint import AdapterConfig, adapter_config, load
 from ppd.diffusion.model.backbone import Backbone, Codec
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
-from ppd.diffusion.training.trainer import NonFiniteError, Trainer, learning_rate
+from ppd.diffusion.training.start import learning_rate
+from ppd.diffusion.training.trainer import NonFiniteError, Trainer
 from ppd.errors import InputError
 from ppd.settings import FinetuneSettings, LossSettings, Method, UserAttentionSettings
 
@@ -328,7 +329,7 @@ def test_loading_checks_the_base_and_the_files(
         load_adapter(folder, backbone)
     (folder / "config.json").write_text(config.model_dump_json())
     (folder / "adapter.safetensors").write_bytes(b"cut")
-    with pytest.raises(InputError, match=r"adapter.safetensors: cannot be read"):
+    with pytest.raises(InputError, match=r"adapter.safetensors: damaged"):
         load_adapter(folder, backbone)
     with pytest.raises(InputError, match="no such file"):
         load_adapter(tmp_path / "nowhere", backbone)
