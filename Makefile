@@ -28,8 +28,14 @@ $(INSTALLED):
 install: $(INSTALLED) ## create .venv and install what constraints.txt pins
 
 .PHONY: data
-data: $(INSTALLED) ## fetch what data.dvc tracks
-	$(BIN)/dvc pull data.dvc
+data: $(INSTALLED) ## fetch what data.dvc tracks; files of your own in data/ stay as they are
+	@problem=$$($(BIN)/dvc pull data.dvc 2>&1) || { \
+		grep -q "unsaved files" <<< "$$problem" || { echo "$$problem" >&2; exit 1; }; \
+		for part in choices models stickers truth; do \
+			test -e data/$$part || $(BIN)/dvc pull --quiet data/$$part; \
+		done; \
+		echo "data/ holds files of your own: they stay, and only folders that are missing were fetched"; \
+	}
 
 .PHONY: demo
 demo: data ## run the whole pipeline on the sticker world

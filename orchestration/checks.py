@@ -14,10 +14,11 @@ from typing import Any
 import dagster as dg
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from orchestration.dvc_graph import Graph, Key
 from orchestration.metadata import headline_entries
+from orchestration.user_map import hidden_of
 from ppd.preferences.leakage import check_leakage
 
 WIN_RATE_GOAL = 0.6
@@ -45,25 +46,23 @@ def no_leakage(preferences: Path) -> CheckOutcome:
 
 def embeddings_are_sound(shards: Path) -> CheckOutcome:
     """Every embedding is finite, and users' embeddings differ from each other."""
-    files = sorted(shards.glob("*/embeddings.parquet"))
-    embeddings = [hidden for file in files for hidden in pq.read_table(file, columns=["hidden"])["hidden"].to_numpy()]
-    if not embeddings:
-        return CheckOutcome(False, {"embeddings": 0})
-    hidden = np.stack(embeddings).astype(np.float64)
-    spread = hidden.std(axis=0)
-    norms = np.linalg.norm(hidden, axis=1)
-    finite = bool(np.isfinite(hidden).all())
-    unit = hidden / norms[:, None]
-    cosine = float(np.linalg.norm(unit.mean(axis=0)) ** 2)  # the mean over all pairs, each with itself included
-    return CheckOutcome(
-        finite and cosine < COLLAPSED_ABOVE,
-        {
-            "embeddings": len(hidden),
-            "mean norm": float(norms.mean()),
-            "mean cosine between two": cosine,
-            "dimensions that vary": int((spread > 1e-6).sum()),
-        },
-    )
+    n, finite, norms = 0, True, 0.0
+    widths: set[int] = set()
+    units: NDArray[np.float64] | float = 0.0
+    for file in sorted(shards.glob("*/embeddings.parquet")):  # one at a time: all are a gigabyte at the paper's sizes
+        hidden = hidden_of(file)[1].astype(np.float64)
+        if not len(hidden):
+            continue
+        length = np.linalg.norm(hidden, axis=1)
+        n, norms, widths = n + len(hidden), norms + float(length.sum()), widths | {hidden.shape[1]}
+        finite = finite and bool(np.isfinite(hidden).all()) and bool((length > 0).all())
+        if len(widths) == 1:
+            units = units + (hidden / np.maximum(length, 1e-30)[:, None]).sum(axis=0)
+    if not n or len(widths) > 1:
+        return CheckOutcome(False, {"embeddings": n, "widths": sorted(widths)})
+    cosine = float(np.linalg.norm(units / n) ** 2)  # the mean over all pairs, each with itself included
+    numbers = {"embeddings": n, "mean norm": norms / n, "mean cosine between two": cosine, "width": widths.pop()}
+    return CheckOutcome(finite and cosine < COLLAPSED_ABOVE, numbers)
 
 
 def starts_at_ln_2(model: Path) -> CheckOutcome:

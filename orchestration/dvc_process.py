@@ -1,21 +1,34 @@
 """Running DVC, and other commands, as processes that can be stopped with everything that they started."""
 
 import contextlib
+import multiprocessing
 import os
-import signal
+import re
 import subprocess
 import sys
+import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from orchestration.process_tree import GRACE_S, end_tree, supervised
+
 Outcome = Literal["ran", "cached", "skipped"]
 """ran: the command ran; cached: DVC took the result of an earlier run with the same inputs; skipped: nothing to do."""
 
 # How DVC says what it does with a stage: text before its name -> outcome.
 _SAYS: Mapping[str, Outcome] = {"Running stage '": "ran", "Stage '": "skipped"}
+# How DVC says that another process has the same paths: after it come the holders, a line each.
+_BUSY, _HOLDER = "is busy, it is being blocked by", "  (PID "
+_PROGRAM = re.compile(r"\S+/dvc(/__main__\.py)?(?= )")
+
+BUSY_LIMIT_S = 24 * 3600.0
+"""So long a run waits for another one that has the same paths, such as a training in a shell."""
+BUSY_POLL_S = (1.0, 20.0)
+"""Between two attempts: at first, and at most."""
 
 
 class Failed(Exception):
@@ -24,17 +37,24 @@ class Failed(Exception):
 
 @dataclass
 class _Reader:
-    """Passes DVC's output on and learns from it what happened to each stage."""
+    """Passes DVC's output on and learns from it what happened to each stage, and who holds what it needs."""
 
     log: Callable[[str], None]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    busy: str = ""
+    holders: list[str] = field(default_factory=list)
 
     def take(self, line: str) -> None:
-        self.log(line)
         for start, outcome in _SAYS.items():
             if line.startswith(start):
                 address, _, rest = line.removeprefix(start).partition("'")
                 self.outcomes[address] = "cached" if "is cached" in rest else outcome
+        if _BUSY in line:
+            self.busy = line.partition(_BUSY)[0].rpartition("ERROR: ")[2].strip()
+        elif self.busy:
+            self.holders += [_PROGRAM.sub("dvc", line.strip())] if line.startswith(_HOLDER) else []
+        else:
+            self.log(line)
 
 
 def repro(
@@ -43,30 +63,64 @@ def repro(
     """Bring these items, and nothing that they depend on, up to date: `dvc repro --single-item`.
 
     Every line of output goes to `log`. Returns what happened to each item. Raises Failed. On any other exception,
-    such as a cancelled run, the whole process group is ended before it goes on: DVC by itself would leave the stage
-    running.
+    such as a cancelled run, everything that was started is ended before it goes on: DVC by itself would leave the
+    stage running.
     """
-    command = ["repro", "--single-item", *(["--force"] if force else []), *addresses]
-    return run(root, command, log)
+    command = ["repro", "--single-item", *(["--force"] if force else [])]
+    return _patiently(root, command, addresses, log)
 
 
-def run(root: Path, arguments: Sequence[str], log: Callable[[str], None]) -> dict[str, Outcome]:
-    """Any DVC command, as `repro` describes. It waits for its turn when another one holds DVC's lock."""
-    reader = _Reader(log)
-    run_group([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], root, reader.take)
-    return reader.outcomes
+def run(root: Path, arguments: Sequence[str], log: Callable[[str], None]) -> None:
+    """Any DVC command, as `repro` describes."""
+    _patiently(root, arguments, (), log)
+
+
+def _patiently(
+    root: Path, command: Sequence[str], addresses: Sequence[str], log: Callable[[str], None]
+) -> dict[str, Outcome]:
+    """Run DVC; while another process has the same paths, say who, wait, and try again what is not done yet.
+
+    DVC waits for its own lock (`--wait-for-lock`) but not for those of paths, which it holds while a stage runs.
+    """
+    done: dict[str, Outcome] = {}
+    deadline, pause, reported = time.monotonic() + BUSY_LIMIT_S, BUSY_POLL_S[0], ""
+    while True:
+        left = [address for address in addresses if address not in done]
+        reader = _Reader(log)
+        try:
+            run_group([sys.executable, "-m", "dvc", "--wait-for-lock", *command, *left], root, reader.take)
+        except Failed as failure:
+            if not reader.busy:
+                raise
+            done |= reader.outcomes
+            blocked = f"{reader.busy} is in use by {'; '.join(dict.fromkeys(reader.holders)) or 'another process'}"
+            if time.monotonic() > deadline:
+                raise Failed(
+                    f"{blocked}, and has been for {BUSY_LIMIT_S / 3600:g} h. End it, or run this again."
+                ) from failure
+            if blocked != reported:
+                log(f"{blocked}: waiting for it, up to {BUSY_LIMIT_S / 3600:g} h.")
+                reported = blocked
+            time.sleep(pause)
+            pause = min(2 * pause, BUSY_POLL_S[1])
+        else:
+            return done | reader.outcomes
 
 
 def run_group(command: Sequence[str], root: Path, take: Callable[[str], None]) -> None:
-    """Run `command` in a process group of its own and pass each line of its output to `take`.
+    """Run `command` and pass each line of its output to `take`; nothing that it started outlives it.
 
-    Raises Failed with the last lines when it fails; on any other exception the whole group is ended first.
+    Raises Failed with the last lines when it fails. On any other exception, and when this process or the run that it
+    belongs to is killed, all of it is ended first.
     """
     here = Path(sys.executable).parent  # where the `ppd` of this environment is
+    mark = uuid.uuid4().hex
+    run_worker = multiprocessing.parent_process()  # of a step of a run; None elsewhere
     process = subprocess.Popen(
-        command,
+        supervised(mark, command, run_worker.pid if run_worker else None),
         cwd=root,
         env=os.environ | {"PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -81,17 +135,20 @@ def run_group(command: Sequence[str], root: Path, take: Callable[[str], None]) -
             take(tail[-1])
         code = process.wait()
     except BaseException:
-        _end_group(process)
+        _end(process, mark)
         raise
     if code != 0:
+        end_tree(mark)  # the supervisor did, unless it was killed itself
         raise Failed(f"{' '.join(command)} ended with exit code {code}:\n" + "\n".join(tail))
 
 
-def _end_group(process: subprocess.Popen[str], grace_s: float = 5.0) -> None:
-    """SIGTERM to DVC and to all that it started; SIGKILL to what is still there after a while."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(grace_s)
-        os.killpg(process.pid, signal.SIGKILL)  # DVC may be gone while a stage that ignores SIGTERM is not
+def _end(process: subprocess.Popen[str], mark: str) -> None:
+    """Let go of the supervisor, which ends all; if it does not, do it here."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(2 * GRACE_S)
+    end_tree(mark)
+    process.kill()
     process.wait()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dvc.dependency import ParamsDependency
+from dvc.lock import LockError
 from dvc.output import Output
 from dvc.repo import Repo
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
@@ -20,6 +21,8 @@ from dvc.stage import PipelineStage
 from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError, validate
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+from orchestration.dvc_process import BUSY_LIMIT_S, BUSY_POLL_S
 
 T = TypeVar("T")
 
@@ -107,10 +110,20 @@ def _read_workspace(root: Path) -> Workspace:
 
 
 def out_of_date(root: Path, addresses: Sequence[str]) -> dict[str, Any]:
-    """What `dvc status` says of these items; empty when they are up to date."""
-    with Repo(str(root), _wait_for_lock=True) as repo:
-        status: dict[str, Any] = repo.status(targets=list(addresses))
-    return status
+    """What `dvc status` says of these items; empty when they are up to date.
+
+    Waits for whoever is writing what they read. Raises LockError, which says who, after `BUSY_LIMIT_S`.
+    """
+    deadline = time.monotonic() + BUSY_LIMIT_S
+    while True:
+        try:
+            with Repo(str(root), _wait_for_lock=True) as repo:
+                status: dict[str, Any] = repo.status(targets=list(addresses))
+            return status
+        except LockError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_POLL_S[0])
 
 
 def undisturbed(root: Path, read: Callable[[], T]) -> T:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from orchestration.pictures import embeddings_of, images, picture, table, trend_plot, user_map
+from orchestration.pictures import images, picture, table, trend_plot
+from orchestration.user_map import read_user_map
 from ppd.evaluation.plots import curves_plot, win_rate_plot
 from ppd.preferences.store import Preferences
 
@@ -93,14 +94,14 @@ def shard(folder: Path) -> Metadata:
 def manifest(file: Path) -> Metadata:
     """All users: how many in each split, their norms, and where they lie beside each other."""
     users = pd.read_parquet(file)
-    embeddings = embeddings_of(file.with_suffix(""))
+    drawn = read_user_map(file.parents[1]).draw(users.set_index("user_id").split)
     columns = ["user_id", "split", "shard", "n_pairs", "n_support_groups", "embedding_norm", "version", "profile"]
     return {
         "users": len(users),
         **{f"users, {split}": int(n) for split, n in users.split.value_counts().items()},
         "mean norm": float(users.embedding_norm.mean()),
         "spread of norms": float(users.embedding_norm.std()),
-        "map of users": dg.MetadataValue.md(picture(user_map(embeddings, users.set_index("user_id").split))),
+        "map of users": dg.MetadataValue.md(picture(drawn)),
         "manifest": _rows(users[columns]),
     }
 
@@ -155,16 +156,19 @@ def _rows_of_images(drawn: pd.DataFrame, folder: Path, by: str) -> list[dict[str
     return rows
 
 
-def describe_user(root: Path, user_id: str) -> Metadata:
-    """One user: what they chose, how the model reads it, where they lie among the others, what was drawn for them."""
-    known = Preferences.open(root / "artifacts" / "preferences")
+def describe_user(root: Path, user_id: str, preferences: Preferences | None = None) -> Metadata:
+    """One user: what they chose, how the model reads it, where they lie among the others, what was sampled for them.
+
+    `preferences`: opened before, to describe several users.
+    """
+    known = preferences or Preferences.open(root / "artifacts" / "preferences")
     about = known.users.set_index("user_id").loc[user_id].to_dict()
     file = root / "artifacts" / "users" / about["shard"] / "embeddings.parquet"
     own = pd.read_parquet(file, filters=[("user_id", "=", user_id)])
     support = known.support(about["shard"]).query("user_id == @user_id and support_group == 0")
     chosen, rejected = (images(known.image_bytes(support[f"{side}_uid"].tolist())) for side in ("chosen", "rejected"))
     split = known.users.set_index("user_id").split
-    place = user_map(embeddings_of(file.parents[1]), split, marked=user_id)
+    place = read_user_map(root).draw(split, marked=user_id)
     drawn = root / "artifacts" / "samples" / "ppd" / "images.parquet"
     pictures = pd.read_parquet(drawn, filters=[("user_id", "=", user_id)]) if drawn.exists() else None
     return {

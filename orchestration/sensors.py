@@ -4,14 +4,14 @@ import time
 
 import dagster as dg
 
-from orchestration.dvc_assets import read_state
+from orchestration.background import Background, StillWorking
 from orchestration.dvc_graph import Graph
-from orchestration.dvc_state import BROKEN
-from orchestration.reporting import unreported_events
+from orchestration.dvc_state import BROKEN, read_lock, read_workspace
+from orchestration.reporting import State, unreported_events
 
 EVENTS_PER_TICK = 500
-SECONDS_PER_TICK = 20.0
-"""Dagster ends a tick after 60 s, and what an event shows has to be drawn."""
+SECONDS_PER_TICK = 15.0
+"""For each of reading and reporting. Dagster ends a tick after 60 s, and what an event shows has to be drawn."""
 
 
 def dvc_state_sensor(graph: Graph, interval_s: int = 15) -> dg.SensorDefinition:
@@ -19,6 +19,8 @@ def dvc_state_sensor(graph: Graph, interval_s: int = 15) -> dg.SensorDefinition:
 
     Reads dvc.lock and hashes what changed; never calls `dvc status`, which fails while a stage runs.
     """
+
+    reading = Background(lambda: read_workspace(graph.root))
 
     @dg.sensor(
         name="dvc_state",
@@ -28,9 +30,12 @@ def dvc_state_sensor(graph: Graph, interval_s: int = 15) -> dg.SensorDefinition:
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         try:
-            state = read_state(graph, context.instance)
+            workspace = reading.result(SECONDS_PER_TICK)
+            state = State(graph=graph, locks=read_lock(graph.root), workspace=workspace, instance=context.instance)
         except BROKEN:
             return dg.SkipReason("dvc.lock is being written; it is read at the next tick.")
+        except StillWorking:
+            return dg.SkipReason("Hashing what has changed goes on until the next tick.")
         if context.cursor == state.fingerprint:
             return dg.SkipReason("Nothing changed.")
         reported, started = 0, time.monotonic()

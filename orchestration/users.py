@@ -5,8 +5,10 @@ can be found, looked at and embedded again alone; what happened is the shard's, 
 """
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import dagster as dg
@@ -18,12 +20,16 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )
 
 from orchestration import dvc_process
+from orchestration.background import Background, StillWorking
 from orchestration.dvc_assets import RunOptions, read_state
 from orchestration.dvc_graph import Graph, Item
-from orchestration.dvc_state import Locked, Workspace, read_lock, read_workspace
+from orchestration.dvc_state import BROKEN, Locked, Workspace, read_lock, read_workspace
 from orchestration.metadata import describe_user
 from orchestration.reporting import ABSENT, OBSERVED, Tags, input_tags, known, unreported_events, version_tags
+from orchestration.sensors import SECONDS_PER_TICK
+from orchestration.user_map import read_user_map
 from ppd.files import atomic_path
+from ppd.preferences.store import Preferences
 
 WATCHED_USERS = ("watched_users",)
 WATCH_LIST = dg.DynamicPartitionsDefinition(name="watched_users")
@@ -31,10 +37,15 @@ MAX_WATCHED = 200
 """Each user is an event when their embedding changes, at 25-45 ms; the shards hold all users all the same."""
 FIRST_WATCHED = 6
 
+MAX_ATTEMPTS, RUNS_LOOKED_AT = 3, 25
+CHANGE_TAG = "ppd/change"
+"""Which change of the log or of a shard a run is for."""
+
 EMBED, INGEST = "embed", "ingest"
 SHARDS = ("artifacts", "users")
 MANIFEST = ("artifacts", "users.parquet")
 PREFERENCES = ("artifacts", "preferences")
+DATA = ("data/choices", "artifacts/")
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ def _watched_users(graph: Graph) -> dg.AssetsDefinition:
             context.instance.report_runless_asset_event(event)
         yield dg.MaterializeResult(
             dg.AssetKey(WATCHED_USERS),
-            tags=_tags(graph, read_user_index(graph.root), user_id),
+            tags=_all_tags(graph, read_user_index(graph.root), [user_id])[user_id],
             metadata={"outcome": outcomes.get(item.address, "skipped"), **describe_user(graph.root, user_id)},
         )
 
@@ -111,13 +122,16 @@ def _watched_users(graph: Graph) -> dg.AssetsDefinition:
 
 
 def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
+    mapping = Background(lambda: read_user_map(graph.root))
+
     @dg.sensor(
         name="watched_users",
         minimum_interval_seconds=interval_s,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Puts newly arrived users on the watch list, and reports those on it whose embedding changed.",
     )
-    def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def sense(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        started = time.monotonic()
         if not graph.root.joinpath(*PREFERENCES, "support").exists():
             return dg.SkipReason("There are no users before the first ingestion.")
         user_index = read_user_index(graph.root)
@@ -125,27 +139,35 @@ def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
         new = user_index.arrived or ([] if watched else user_index.versions.index[:FIRST_WATCHED].tolist())
         new = [user_id for user_id in new if user_id not in watched and "..." not in user_id]  # a range to Dagster
         new = new[: MAX_WATCHED - len(watched)]
-        events = []
-        for user_id in (*watched, *new):
-            if user_id not in user_index.versions.index:
-                continue
-            tags = _tags(graph, user_index, user_id)
-            if not known(context.instance, WATCHED_USERS, user_id, tags):
-                shown = describe_user(graph.root, user_id)
-                events.append(
-                    dg.AssetMaterialization(dg.AssetKey(WATCHED_USERS), partition=user_id, tags=tags, metadata=shown)
+        if new:
+            context.instance.add_dynamic_partitions(WATCH_LIST.name or "", new)
+        tags = _all_tags(graph, user_index, [*watched, *new])
+        changed = [user for user, own in tags.items() if not known(context.instance, WATCHED_USERS, user, own)]
+        if changed:
+            try:
+                mapping.result(SECONDS_PER_TICK)
+            except StillWorking:
+                return dg.SkipReason("The map of users is being made, until the next tick.")
+            preferences = Preferences.open(graph.root.joinpath(*PREFERENCES))
+        for done, user_id in enumerate(changed):
+            if time.monotonic() - started > SECONDS_PER_TICK:
+                return dg.SkipReason(f"Reported {done} users; {len(changed) - done} at the next tick.")
+            shown = describe_user(graph.root, user_id, preferences)
+            context.instance.report_runless_asset_event(  # at once, so that what is done stays done
+                dg.AssetMaterialization(
+                    dg.AssetKey(WATCHED_USERS), partition=user_id, tags=tags[user_id], metadata=shown
                 )
-        if not new and not events:
+            )
+        if not new and not changed:
             return dg.SkipReason("No user is new or has changed.")
-        return dg.SensorResult(
-            dynamic_partitions_requests=[WATCH_LIST.build_add_request(new)] if new else [], asset_events=events
-        )
+        return dg.SkipReason(f"New on the watch list: {len(new)}. Reported: {len(changed)}.")
 
     return sense
 
 
 def _embed_arrivals(graph: Graph, jobs: Sequence[UnresolvedAssetJobDefinition]) -> dg.SensorDefinition:
     ingest_log, embed_shard = jobs
+    reading = Background(lambda: read_workspace(graph.root))
 
     @dg.sensor(
         name="embed_arrivals",
@@ -154,25 +176,66 @@ def _embed_arrivals(graph: Graph, jobs: Sequence[UnresolvedAssetJobDefinition]) 
         description="When the log of choices has changed, ingests it; then embeds the shards of users who are new or "
         "have other pairs, and no other. Off until turned on: it takes the machine for a while.",
     )
-    def sense(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
-        locks, workspace = read_lock(graph.root), read_workspace(graph.root)
-        if changed_log := _changed(locks.get(INGEST), workspace, "data"):
-            yield dg.RunRequest(run_key=_digest(changed_log), job_name=ingest_log.name)
+    def sense(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        try:
+            locks, workspace = read_lock(graph.root), reading.result(SECONDS_PER_TICK)
+        except BROKEN:
+            yield dg.SkipReason("dvc.lock is being written; it is read at the next tick.")
             return
-        for item in graph.stage(EMBED).items:
-            if changed_shard := _changed(locks.get(item.address), workspace, "artifacts"):
-                yield dg.RunRequest(
-                    run_key=_digest(changed_shard), job_name=embed_shard.name, partition_key=item.partition
-                )
+        except StillWorking:
+            yield dg.SkipReason("Hashing what has changed goes on until the next tick.")
+            return
+        if changed := _changed(graph, INGEST, locks, workspace):
+            yield _arrival(context.instance, ingest_log.name, None, changed)
+            return
+        waiting = [
+            _arrival(context.instance, embed_shard.name, item.partition, changed)
+            for item in graph.stage(EMBED).items
+            if (changed := _changed(graph, item.address, locks, workspace))
+        ]
+        requests = [request for request in waiting if isinstance(request, dg.RunRequest)]
+        yield from requests or waiting[:1]
 
     return sense
 
 
-def _changed(locked: Locked | None, workspace: Workspace, folder: str) -> dict[str, str]:
-    """Versions of what the item read in `folder`, if they are others now. A person starts the first run of an item."""
-    read = {path: version for path, version in (locked.deps if locked else {}).items() if path.startswith(folder + "/")}
+def _arrival(
+    instance: dg.DagsterInstance, job: str, partition: str | None, changed: Mapping[str, str]
+) -> dg.RunRequest | dg.SkipReason:
+    """A run for this change: one at a time, again when it failed or was cancelled, and not for ever.
+
+    Dagster ignores a run key that it has seen, so the key counts: what comes back to an earlier state, and what was
+    tried before, are new runs.
+    """
+    change = _digest(changed)
+    own = {"dagster/partition": partition} if partition else {}
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags=own), limit=RUNS_LOOKED_AT)
+    arrivals = [run for run in runs if CHANGE_TAG in run.tags]
+    what = f"{job} {partition or ''}".strip()
+    if any(not run.is_finished for run in arrivals):
+        return dg.SkipReason(f"{what} is under way.")
+    failed = list(takewhile(lambda run: run.tags[CHANGE_TAG] == change and not run.is_success, arrivals))
+    if len(failed) >= MAX_ATTEMPTS:
+        return dg.SkipReason(
+            f"{what} has ended {len(failed)} times without success for this change, last in run {failed[0].run_id}. "
+            "Materialise it by hand once its cause is gone."
+        )
+    count = instance.get_runs_count(dg.RunsFilter(job_name=job, tags=own))
+    return dg.RunRequest(run_key=f"{change}-{count}", job_name=job, partition_key=partition, tags={CHANGE_TAG: change})
+
+
+def _changed(graph: Graph, address: str, locks: Mapping[str, Locked], workspace: Workspace) -> dict[str, str]:
+    """Versions now of the data that the item read, if they are others than then, or if an output is gone.
+
+    Code and settings are for a person, and so is the first run of an item.
+    """
+    if address not in locks:
+        return {}
+    locked = locks[address]
+    read = {path: version for path, version in locked.deps.items() if path.startswith(DATA)}
     now = {path: workspace.paths.get(path, ABSENT) for path in read}
-    return {} if now == read else now
+    gone = any(not (graph.root / path).exists() for path in locked.outs)  # a run that fails takes them with it
+    return now if now != read or gone else {}
 
 
 def _shard_item(graph: Graph, user_index: UserIndex, user_id: str) -> Item:
@@ -192,11 +255,15 @@ def _forget(file: Path, user_id: str) -> None:
         pq.write_table(rows.filter(pc.field("user_id") != user_id), fresh)
 
 
-def _tags(graph: Graph, user_index: UserIndex, user_id: str) -> Tags:
-    """The version of this user, and that of the manifest it belongs to."""
+def _all_tags(graph: Graph, user_index: UserIndex, user_ids: Sequence[str]) -> dict[str, Tags]:
+    """The version of each user who is embedded, and that of the manifest."""
     path = "/".join(MANIFEST)
     manifest = next((lock.outs[path] for lock in read_lock(graph.root).values() if path in lock.outs), ABSENT)
-    return version_tags(user_index.versions[user_id], OBSERVED) | input_tags(MANIFEST, manifest)
+    return {
+        user_id: version_tags(user_index.versions[user_id], OBSERVED) | input_tags(MANIFEST, manifest)
+        for user_id in user_ids
+        if user_id in user_index.versions.index
+    }
 
 
 def _digest(versions: Mapping[str, str]) -> str:

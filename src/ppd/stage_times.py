@@ -35,7 +35,7 @@ def timed(stage: str, journal: Path) -> Iterator[None]:
         started.isoformat(timespec="seconds"),
         round(time.perf_counter() - wall, 2),
         round(time.process_time() - cpu, 2),
-        round(_peak_mib(), 1),
+        round(peak_mib(), 1),
     )
     journal.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as file:  # one short line: two stages at once cannot mix theirs
@@ -54,6 +54,7 @@ def latest(journal: Path) -> list[StageTime]:
     return list(runs.values())
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
+    """The most memory that this process has held so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20) if sys.platform == "darwin" else peak / (1 << 10)  # bytes there, KiB elsewhere

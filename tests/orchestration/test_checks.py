@@ -66,7 +66,7 @@ def test_embeddings(tmp_path, spoil, passed):
     for shard in ("s-00", "s-01"):
         hidden = spoil(rng.normal(size=(60, 16)))
         (tmp_path / shard).mkdir()
-        pd.DataFrame({"hidden": list(hidden)}).to_parquet(tmp_path / shard / "embeddings.parquet")
+        pd.DataFrame({"user_id": "u", "hidden": list(hidden)}).to_parquet(tmp_path / shard / "embeddings.parquet")
     assert embeddings_are_sound(tmp_path).passed is passed
 
 

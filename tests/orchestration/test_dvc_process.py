@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -76,6 +78,82 @@ def test_a_cancelled_run_takes_the_stage_with_it(project, trap):
         signal.signal(signal.SIGUSR1, before)
         thread.join()
     wait_until(lambda: not alive(int(pid_file.read_text())), 10)
+
+
+LAUNCHER = """
+import signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "worker.py", *sys.argv[1:]], start_new_session=True)
+def end(*_):
+    time.sleep(0.3); child.terminate(); child.wait(); sys.exit(1)
+signal.signal(signal.SIGTERM, end)
+while True: time.sleep(1)
+"""
+WORKER = """
+import pathlib, signal, sys, time
+if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while True:
+    pathlib.Path("beat").write_text(str(time.time())); time.sleep(0.05)
+"""
+# In a process of its own, which starts a launcher that starts a worker in a session of its own, and then ends as it is
+# told to: cancelled, killed, or after the launcher is gone.
+ASKER = '''
+import os, pathlib, signal, subprocess, sys, time
+from orchestration.dvc_process import Failed, run_group
+how, *arguments = sys.argv[1:]
+def take(line):
+    while not pathlib.Path("beat").exists(): time.sleep(0.05)
+    if how == "cancelled": raise KeyboardInterrupt
+    if how == "killed": os.kill(os.getpid(), signal.SIGKILL)
+launch = """
+import pathlib, subprocess, sys, time
+print("up", flush=True)
+launcher = subprocess.Popen([sys.executable, *sys.argv[2:]])
+while not pathlib.Path("beat").exists(): time.sleep(0.05)
+if sys.argv[1] != "left behind": launcher.wait()
+"""
+try: run_group([sys.executable, "-c", launch, how, "launcher.py", *arguments], pathlib.Path.cwd(), take)
+except (KeyboardInterrupt, Failed): pass
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["cancelled", "killed", "left behind"])
+@pytest.mark.parametrize("deaf", [[], ["deaf"]], ids=["polite", "deaf"])
+def test_workers_in_sessions_of_their_own_end_too(tmp_path, request, how, deaf):
+    """As torchrun starts them."""
+    for name, text in {"launcher.py": LAUNCHER, "worker.py": WORKER, "asker.py": ASKER}.items():
+        (tmp_path / name).write_text(text)
+    environment = os.environ | {"PYTHONPATH": str(request.config.rootpath)}
+    subprocess.run([sys.executable, "asker.py", how, *deaf], cwd=tmp_path, env=environment, check=False, timeout=60)
+    beat = tmp_path / "beat"
+    assert beat.exists()
+    wait_until(lambda: time.time() - float(beat.read_text() or time.time()) > 1, 20)
+
+
+@pytest.mark.slow
+def test_a_stage_that_another_process_runs_is_waited_for(project, monkeypatch: pytest.MonkeyPatch):
+    """DVC itself gives up at once."""
+    slow = (
+        (project.root / "dvc.yaml")
+        .read_text()
+        .replace("mkdir -p prepared/shards", "touch up; sleep 6; mkdir -p prepared/shards")
+    )
+    project.write("dvc.yaml", slow)
+    other = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "prepare"], cwd=project.root)
+    wait_until((project.root / "up").exists)
+    lines: list[str] = []
+    assert dvc_process.repro(project.root, ["prepare"], lines.append) == {"prepare": "skipped"}
+    assert other.wait() == 0
+    [waited] = [line for line in lines if "is in use by" in line]
+    assert f"(PID {other.pid}): " in waited and "dvc repro prepare" in waited
+
+    monkeypatch.setattr(dvc_process, "BUSY_LIMIT_S", 0.0)
+    (project.root / "up").unlink()
+    other = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--force", "prepare"], cwd=project.root)
+    wait_until((project.root / "up").exists)
+    with pytest.raises(dvc_process.Failed, match=rf"in use by \(PID {other.pid}\).*for 0 h"):
+        dvc_process.repro(project.root, ["prepare"], lines.append)
+    assert other.wait() == 0
 
 
 @pytest.mark.slow

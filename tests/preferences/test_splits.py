@@ -123,7 +123,9 @@ def crowd(settings) -> pd.DataFrame:
     """Users and captions enough that every share is more than the least that a split must have."""
     users = [f"crowd {n}" for n in range(40)]
     assert (pd.Series(split_users(users, settings)).value_counts() > 2).all()
-    rows = [(u, f"thing {n}", f"{u}{n}+", f"{u}{n}-") for u in users for n in range(8)]
+    captions = [f"thing {n}" for n in range(40)]
+    assert (hash_units(settings.seed, "caption", captions) < settings.eval_caption_share).any()
+    rows = [(u, captions[(i + 5 * n) % 40], f"{u}{n}+", f"{u}{n}-") for i, u in enumerate(users) for n in range(8)]
     return table(rows)
 
 

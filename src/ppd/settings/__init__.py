@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from ppd.errors import InputError
 from ppd.params import load_model
 from ppd.settings.base import Component, Share
 from ppd.settings.embedding import EmbeddingSettings, PromptVersion, VlmPrecision
@@ -57,7 +58,7 @@ __all__ = [
 
 
 class ModelSettings(Component):
-    """Which checkpoints are used: folders in the hub's layout, or hub ids. The two scales differ here and in sizes."""
+    """Which checkpoints are used: folders in the hub's layout. The two scales differ here and in sizes."""
 
     prior: str = "data/models/prior"
     vlm: str = "data/models/vlm"
@@ -140,4 +141,14 @@ RENAMED = {
 
 def load_settings(path: str | Path = "params.yaml") -> Settings:
     """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
-    return load_model(path, Settings, RENAMED)
+    settings = load_model(path, Settings, RENAMED)
+    for name in ("prior", "vlm", "attribute_classifier", "clip"):
+        checkpoint = Path(getattr(settings.models, name))
+        if len(checkpoint.parts) == 2 and not checkpoint.exists() and not checkpoint.parent.is_dir():
+            raise InputError(
+                f"models.{name}: there is no folder {checkpoint}. If it is the id of a model on a hub: a stage of DVC "
+                "depends on files",
+                file=path,
+                fix=f"Name the folder that `hf download {checkpoint} --local-dir data/models/{checkpoint.name}` makes",
+            )
+    return settings

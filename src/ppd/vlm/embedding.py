@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppd.errors import InputError
+from ppd.preferences.images import READING
 from ppd.settings import EmbeddingSettings
 from ppd.users.support import Pair
 from ppd.vlm.conversation import profile_conversation
@@ -49,7 +50,15 @@ def kept_rows(vlm: TransformersVlm, settings: EmbeddingSettings) -> tuple[int, .
 def support_key(pairs: Sequence[Pair], revision: str, settings: EmbeddingSettings) -> str:
     """Changes exactly when these pairs' embedding may: with an image's bytes, a caption, the order, model or prompt."""
     digest = hashlib.sha256()
-    how = (revision, settings.prompt, settings.read, settings.max_new_tokens, settings.rows, settings.precision)
+    how = (
+        READING,
+        revision,
+        settings.prompt,
+        settings.read,
+        settings.max_new_tokens,
+        settings.rows,
+        settings.precision,
+    )
     digest.update(repr(how).encode())
     for pair in pairs:
         for part in (pair.caption.encode(), pair.preferred, pair.rejected):

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from torch._dynamo.backends.registry import lookup_backend
 
 from ppd.diffusion.adapter.checkpoint import AdapterConfig, adapter_config, load_adapter, save_adapter
+from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone, Codec
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
+from ppd.diffusion.training.evidence import NonFiniteError
 from ppd.diffusion.training.start import learning_rate
-from ppd.diffusion.training.trainer import NonFiniteError, Trainer
+from ppd.diffusion.training.trainer import Trainer
+from ppd.diffusion.training.validation import HeldOutEvaluation
 from ppd.errors import InputError
 from ppd.settings import FinetuneSettings, LossSettings, Method, UserAttentionSettings
 
@@ -359,7 +362,7 @@ def test_what_does_not_fit_says_what_to_change(
 
 def test_config_keeps_what_the_contract_names(backbone: StableCascadeBackbone, data: TrainingData) -> None:
     trainer = Trainer(backbone, data, SETTINGS, "ppd")
-    config = adapter_config(trainer.adapter, backbone, "ppd", embedding_rows=(3, 5), commit="abc")
+    config = adapter_config(trainer.adapter, backbone, "ppd", whitening="abc")
     again = AdapterConfig.model_validate_json(config.model_dump_json())
     assert again == config
     assert again.base.fingerprint == backbone.fingerprint
@@ -394,3 +397,41 @@ def test_options_that_only_change_the_cost_leave_the_first_steps_alone(
     for name, weight in load_file(tmp_path / "plain" / "checkpoint.safetensors").items():
         torch.testing.assert_close(load_file(tmp_path / "other" / "checkpoint.safetensors")[name], weight)
     assert plain.step == other.step == 2
+
+
+@pytest.mark.parametrize("micro_batch_pairs", [1, 3, 8])
+def test_held_out_pairs_are_read_with_other_users_embeddings_however_they_are_batched(
+    backbone: StableCascadeBackbone, data: TrainingData, micro_batch_pairs: int
+) -> None:
+    """In a batch of one, or a last batch of one, there is nobody beside whom to take: others come from all pairs."""
+    settings = changed(evaluation_pairs=7, micro_batch_pairs=micro_batch_pairs, pairs_per_step=24)
+    adapter = UserAttention.beside(backbone, tuple(data.embeddings.shape[1:]), settings.attention)
+    with torch.no_grad():
+        for name, weight in adapter.named_parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+    adapter.attach(backbone)
+    try:
+        held_out = HeldOutEvaluation(backbone, adapter, data, data.held_out, settings)
+        own = torch.cat([batch.users.chunk(2)[0] for batch in held_out.batches])
+        others = torch.cat([other.chunk(2)[0] for other in held_out.others])
+        assert len(own) == 7
+        assert (own != others).flatten(1).any(dim=1).all(), "nobody is read as themselves"
+        found = held_out.metrics()
+        whole = HeldOutEvaluation(backbone, adapter, data, data.held_out, changed(evaluation_pairs=7, **WHOLE))
+        assert found["accuracy_shuffled_user"] == whole.metrics()["accuracy_shuffled_user"]
+        one = data.held_out[data.held_out.user == data.held_out.user[0]]
+        assert "accuracy_shuffled_user" not in HeldOutEvaluation(backbone, adapter, data, one, settings).metrics()
+    finally:
+        adapter.detach()
+
+
+WHOLE = {"micro_batch_pairs": 24, "pairs_per_step": 24}
+
+
+def test_alone_nothing_of_float64_is_sent_to_the_device(
+    backbone: StableCascadeBackbone, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(backbone, data, SETTINGS, "ppd")
+    monkeypatch.setattr(trainer.accelerator, "reduce", lambda *_, **__: pytest.fail("an Apple GPU knows no float64"))
+    assert trainer.train_step()["loss"] == pytest.approx(math.log(2))
+    trainer.adapter.detach()

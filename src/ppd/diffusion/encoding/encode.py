@@ -24,6 +24,7 @@ from ppd.diffusion.encoding.store import CAPTIONS, IMAGES, LATENTS, SOURCE, TEXT
 from ppd.diffusion.model.backbone import Backbone, Text
 from ppd.errors import DamagedFile, InputError
 from ppd.files import atomic_path, clear_leftovers, writing
+from ppd.preferences.images import READING
 from ppd.preferences.store import Preferences
 from ppd.progress import progress_bar
 from ppd.resumable import work_folder
@@ -60,7 +61,7 @@ def encode(
     digests = preferences.digests.loc[uids]
     captions = sorted({*preferences.captions.caption})
     clear_leftovers(out_dir)
-    source = json.dumps({"encoders": backbone.encoders_fingerprint, "image_px": image_px})
+    source = json.dumps({"encoders": backbone.encoders_fingerprint, "image_px": image_px, "images": READING})
     known = _known(out_dir, source)
     damaged = None if known is None else damaged_rows(known)
     image_rows = _rows_of(digests, None if known is None else pd.Index(known.image_digest), damaged)

@@ -3,6 +3,11 @@
 from torch import Tensor
 
 from ppd.diffusion.training.dataset import Draw, TrainingData
+from ppd.errors import InputError
+
+
+class NonFiniteError(InputError, ArithmeticError):
+    """The loss or its gradient is not a number; the weights are still those of the step before."""
 
 
 def suspects(data: TrainingData, draw: Draw) -> str:

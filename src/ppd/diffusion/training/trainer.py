@@ -8,7 +8,6 @@ beforehand; there is no second copy of the model.
 import hashlib
 import json
 import math
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -24,7 +23,7 @@ from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone, Text
 from ppd.diffusion.training.curve import Curve
 from ppd.diffusion.training.dataset import Draw, TrainingData, draw_batch, steps_per_cycle
-from ppd.diffusion.training.evidence import batch_tensors, suspects
+from ppd.diffusion.training.evidence import NonFiniteError, batch_tensors, suspects
 from ppd.diffusion.training.loss import dispersion_loss
 from ppd.diffusion.training.objective import (
     NoisyPairs,
@@ -40,6 +39,7 @@ from ppd.diffusion.training.validation import HeldOutEvaluation
 from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.settings import FinetuneSettings, Method
+from ppd.stage_times import peak_mib
 from ppd.stored_tensors import load_with_metadata, save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -48,10 +48,6 @@ MOVING = {"micro_batch_pairs", "gradient_checkpointing", "compile"}
 """Settings that say when to report, and where and in what pieces the same sums are made. Like the number of
 processes they are no part of a run: its checkpoint is taken up with others. With the same ones it goes on bit for bit;
 with others sums are rounded in another order, so weights differ from an undisturbed run's in their last digits."""
-
-
-class NonFiniteError(InputError, ArithmeticError):
-    """The loss or its gradient is not a number; the weights are still those of the step before."""
 
 
 class Denoiser(nn.Module):
@@ -257,7 +253,8 @@ class Trainer:
             with nullcontext() if is_last else self.accelerator.no_sync(self.denoiser):
                 parts.append(self._micro_batch(draw, slice(start, start + size), size / share))
         means = torch.tensor([fmean(part[key] for part in parts) for key in parts[0]], dtype=torch.float64)
-        means = self.accelerator.reduce(means.to(self.accelerator.device), reduction="mean")
+        if self.n_processes > 1:  # alone it stays on the CPU: not every accelerator knows float64
+            means = self.accelerator.reduce(means.to(self.accelerator.device), reduction="mean")
         return dict(zip(parts[0], means.tolist(), strict=True))
 
     def _micro_batch(self, draw: Draw, rows: slice, share: float) -> Stats:
@@ -307,7 +304,7 @@ class Trainer:
         seconds = time.perf_counter() - start
         if self.backbone.device.type == "cuda":
             return seconds, torch.cuda.max_memory_allocated(self.backbone.device) / 1e9
-        return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        return seconds, peak_mib() * (1 << 20) / 1e9
 
     def run_id(self) -> str:
         """What a checkpoint must agree on: everything that decides the weights of a step, but for their last digits."""
