@@ -9,7 +9,7 @@ import math
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ppd.errors import InputError
 from ppd.experiments.cli import experiment
+from ppd.files import unwritable
 from ppd.layout import Layout
 
 if TYPE_CHECKING:
@@ -381,9 +382,17 @@ def _image(file: Path, max_pixels: int) -> bytes:
 
 
 def main() -> None:
-    """Entry point: runs the command and turns an InputError into exit code 2, without a traceback."""
+    """Entry point: runs the command; an InputError, or a disk that takes no more, is a sentence and exit code 2."""
     try:
         app()
     except InputError as error:
-        Console(stderr=True).print(f"[bold red]ppd:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        _stop(str(error))
+    except OSError as error:
+        if (problem := unwritable(error)) is None:
+            raise
+        _stop(f"{error.filename or Path.cwd()}: {problem}. Make room or give permission, then run it again")
+
+
+def _stop(sentence: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]ppd:[/] {escape(sentence)}", soft_wrap=True)
+    sys.exit(2)
