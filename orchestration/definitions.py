@@ -17,7 +17,9 @@ from ppd.settings import load_settings
 def build_definitions(root: Path) -> dg.Definitions:
     """Everything that Dagster shows of the repository at `root`."""
     graph = read_graph(root)
-    history, schedules, sensors = build_clock(graph, load_settings(root / "params.yaml").reevaluation)
+    history, schedules, sensors = build_clock(
+        graph, load_settings(root / "params.yaml").reevaluation, graph.stage("judge").meta.get("pool")
+    )
     watched, jobs, watchers = build_users(graph)
     return dg.Definitions(
         assets=[*build_assets(graph), *watched, *history],

@@ -1,8 +1,8 @@
 """Dagster assets made from the graph of dvc.yaml: one multi-asset a stage, one asset an output.
 
 Dagster decides when something runs and shows why; DVC alone decides whether it has to. `meta: {dagster: ...}` of a
-stage in dvc.yaml takes `group`, `kinds`, `owners`, `pool`, `gpus` (on Kubernetes), and for a matrix `partitions: true`,
-which makes one asset with the matrix items as its partitions in place of one asset for each item.
+stage in dvc.yaml takes `group`, `kinds`, `owners`, `pool`, on Kubernetes `gpus`, `cpu` and `memory`, and for a matrix
+`partitions: true`, which makes one asset with the matrix items as its partitions in place of one asset for each item.
 """
 
 from collections.abc import Iterator, Sequence

@@ -131,7 +131,6 @@ def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
         description="Puts newly arrived users on the watch list, and reports those on it whose embedding changed.",
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        started = time.monotonic()
         if not graph.root.joinpath(*PREFERENCES, "support").exists():
             return dg.SkipReason("There are no users before the first ingestion.")
         user_index = read_user_index(graph.root)
@@ -149,6 +148,7 @@ def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
             except StillWorking:
                 return dg.SkipReason("The map of users is being made, until the next tick.")
             preferences = Preferences.open(graph.root.joinpath(*PREFERENCES))
+        started = time.monotonic()
         for done, user_id in enumerate(changed):
             if time.monotonic() - started > SECONDS_PER_TICK:
                 return dg.SkipReason(f"Reported {done} users; {len(changed) - done} at the next tick.")

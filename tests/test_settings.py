@@ -135,3 +135,9 @@ def test_a_setting_of_before_is_answered_with_its_new_name(tmp_path: Path, old: 
     with pytest.raises(InputError, match=re.escape(f"{old}: is called {new} now")):
         load_settings(file)
     assert new in set(dotted_keys(Settings))
+
+
+def test_the_id_of_a_model_on_a_hub_is_refused_with_what_to_do(params):
+    file = params("models: {vlm: llava-hf/llava-onevision-qwen2-7b-ov-hf}\n")
+    with pytest.raises(InputError, match=r"models\.vlm: there is no folder .*hf download llava-hf/"):
+        load_settings(file)

@@ -1,6 +1,8 @@
 """The whole graph, from the log to the report, on a small log: a tiny untrained prior, the shipped VLM."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
 from orchestration.metadata import describe, describe_user
 from ppd import stages
+from ppd.cli import app
+from ppd.diffusion.adapter.card import export_adapter
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.sampling.store import read_samples
 from ppd.errors import InputError
 from ppd.layout import Layout
-from ppd.personalizer import Personalizer
+from ppd.personalizer import Personalizer, read_pairs
 from ppd.preferences.store import Preferences
 from ppd.pretrain.prior import CAPTIONS
 from ppd.pretrain.text import caption_tokenizer
@@ -34,6 +40,7 @@ from ppd.settings import (
 from ppd.simulation.log import simulate
 from ppd.simulation.render import Atlas
 from ppd.simulation.truth.belongs import write_truth
+from ppd.users.whitening import Whitening
 from tests.tiny import write_prior
 
 LAYOUT = Layout()
@@ -217,3 +224,62 @@ def test_the_ui_has_something_to_show_of_every_output(project: Path) -> None:
         assert describe(project, path), path
     user_id = Preferences.open(project / "artifacts/preferences").users.user_id[0]
     assert describe_user(project, user_id)["shard"] in ("s-00", "s-01")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_blocks_of_the_readme_run_as_they_stand(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    (project / "examples").symlink_to(ROOT / "examples")
+    with (project / "params.yaml").open("w") as file:
+        YAML().dump(SETTINGS.model_dump(mode="json"), file)
+    (python,) = blocks("python")
+    names: dict[str, object] = {}
+    exec(python, names)
+    assert len(names["images"]) == 4 and len(names["between"]) == 5  # type: ignore[arg-type]
+    commands = [line.partition("#")[0] for block in blocks("sh") for line in block.splitlines()]
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        if name == "make":
+            assert (
+                subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, check=False).returncode == 0
+            )
+        else:
+            assert name == "ppd"
+            ran = CliRunner().invoke(app, arguments)
+            assert ran.exit_code == 0, ran.output
+    assert len(list((project / "runs/personalized").glob("*.png"))) == 4
+
+
+def test_an_exported_adapter_draws_the_same_images_elsewhere(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that holds the adapter, the base and the vision-language model, and nothing else."""
+    monkeypatch.chdir(project)
+    choices = read_pairs(ROOT / "examples/ann")
+    here = Personalizer.load()
+    image = np.asarray(here.sample("a sticker of a fox", here.embed(choices), seed=3)[0])
+    export_adapter(project / "models/ppd", tmp_path / "adapter", project / "reports")
+    assert "Win rates" in (tmp_path / "adapter/README.md").read_text()
+    for model in ("prior", "vlm"):
+        shutil.copytree(project / "data/models" / model, tmp_path / model)
+    monkeypatch.chdir(tmp_path)
+    there = Personalizer.load("adapter", base="prior", vlm="vlm")
+    np.testing.assert_array_equal(
+        np.asarray(there.sample("a sticker of a fox", there.embed(choices), seed=3)[0]), image
+    )
+    with pytest.raises(InputError, match="no LLaVA-OneVision checkpoint"):
+        Personalizer.load("adapter", base="prior")
+    with pytest.raises(InputError, match="not complete"):
+        Personalizer.load(project / "artifacts/trained/ppd", base="prior", vlm="vlm")
+    (tmp_path / "adapter/whitening.safetensors").unlink()
+    with pytest.raises(InputError, match="not complete"):
+        Personalizer.load("adapter", base="prior", vlm="vlm")
+
+
+def test_embeddings_of_another_shape_are_refused(project: Path) -> None:
+    whitening = Whitening.load(project / "artifacts/whitening.safetensors")
+    with pytest.raises(InputError, match="fitted on those of"):
+        whitening(torch.zeros(1, 7, whitening.mean.shape[1]))

@@ -106,7 +106,10 @@ def reevaluate(
     ] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Evaluate the current models again on fresh noises and captions; the win rates go to evaluations/history.jsonl."""
+    """Evaluate the current models again on fresh noises and captions; the win rates go to evaluations/history.jsonl.
+
+    While a stage makes models or users it waits. A run that was killed goes on where it was.
+    """
     from ppd import reevaluation
     from ppd.settings import load_settings
 

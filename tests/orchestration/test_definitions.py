@@ -50,3 +50,12 @@ def test_the_workspace_file_finds_the_code_location_without_an_installation():
     [entry] = YAML(typ="safe", pure=True).load((ROOT / "workspace.yaml").read_text())["load_from"]
     assert entry["python_module"]["module_name"] == "orchestration.definitions"
     assert (ROOT / entry["python_module"]["working_directory"]).resolve() == ROOT
+
+
+def test_every_stage_that_loads_a_model_takes_its_turn_at_the_accelerator():
+    for file in ("dvc.yaml", "experiments/dvc.yaml"):
+        for name, stage in YAML(typ="safe", pure=True).load((ROOT / file).read_text())["stages"].items():
+            loads = any(dep.startswith(("${models.", "data/models")) for dep in stage["deps"])
+            assert stage["meta"]["dagster"].get("pool") == ("accelerator" if loads else None), name
+    ops = {op.name: op.pool for op in defs.resolve_job_def("reevaluate").graph.iterate_op_defs()}
+    assert ops == {"wait_until_made": None, "evaluate": "accelerator"}

@@ -20,7 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 """The only decoders that bytes from outside may reach (Pillow's EPS one, for example, starts a program)."""
 
 READING = "rgb-2"
-"""Names how `open_rgb` reads an image; goes up when any image would look otherwise. Part of what is known by content."""
+"""Names how `open_rgb` reads an image; goes up when any image would look otherwise. Part of every content key."""
 
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """What Pillow opens at most. Where images come in, `preferences.max_image_pixels` is the limit."""

@@ -4,10 +4,12 @@ The defaults are what `params.yaml` holds (there is a test): library and pipelin
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from ppd.cron import check_cron
+from ppd.errors import InputError
 from ppd.params import load_model
 from ppd.settings.base import Component, Share
 from ppd.settings.embedding import EmbeddingSettings, PromptVersion, VlmPrecision
@@ -57,7 +59,7 @@ __all__ = [
 
 
 class ModelSettings(Component):
-    """Which checkpoints are used: folders in the hub's layout, or hub ids. The two scales differ here and in sizes."""
+    """Which checkpoints are used: folders in the hub's layout. The two scales differ here and in sizes."""
 
     prior: str = "data/models/prior"
     vlm: str = "data/models/vlm"
@@ -80,7 +82,7 @@ class LaunchSettings(Component):
 class ReevaluationSettings(Component):
     """The clock: when the current models are evaluated again (`ppd.reevaluation`)."""
 
-    cron: str = Field("0 6 * * 1", pattern=r"^\S+( \S+){4}$")
+    cron: Annotated[str, AfterValidator(check_cron)] = "0 6 * * 1"
     """Minute, hour, day, month, weekday; UTC."""
     captions_per_user: int = Field(4, ge=1)
     """Fewer than there are to evaluate with, so that each date is another choice of them for each person."""
@@ -140,4 +142,14 @@ RENAMED = {
 
 def load_settings(path: str | Path = "params.yaml") -> Settings:
     """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
-    return load_model(path, Settings, RENAMED)
+    settings = load_model(path, Settings, RENAMED)
+    for name in ("prior", "vlm", "attribute_classifier", "clip"):
+        checkpoint = Path(getattr(settings.models, name))
+        if len(checkpoint.parts) == 2 and not checkpoint.exists() and not checkpoint.parent.is_dir():
+            raise InputError(
+                f"models.{name}: there is no folder {checkpoint}. If it is the id of a model on a hub: a stage of DVC "
+                "depends on files",
+                file=path,
+                fix=f"Name the folder that `hf download {checkpoint} --local-dir data/models/{checkpoint.name}` makes",
+            )
+    return settings
