@@ -49,10 +49,6 @@ ui: data ## the Dagster UI on the same pipeline, at http://127.0.0.1:3000
 	cp orchestration/dagster.yaml .dagster/dagster.yaml
 	DAGSTER_HOME=$(CURDIR)/.dagster $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
-.PHONY: studio
-studio: data ## choose four times and see a model draw for you, at http://127.0.0.1:8765 (after make demo)
-	$(BIN)/ppd studio
-
 .PHONY: send-results
 send-results: data ## on a machine with a GPU: run what is out of date, then send it to git and to your DVC remote
 	$(BIN)/dvc --wait-for-lock repro
@@ -62,6 +58,10 @@ send-results: data ## on a machine with a GPU: run what is out of date, then sen
 get-results: $(INSTALLED) ## elsewhere: take those results, and compute nothing
 	git pull --ff-only
 	$(BIN)/dvc --wait-for-lock pull --run-cache
+
+.PHONY: studio
+studio: data ## choose four times and see a model draw for you, at http://127.0.0.1:8765 (after make demo)
+	$(BIN)/ppd studio
 
 .PHONY: test
 test: data ## ruff, mypy and all tests
