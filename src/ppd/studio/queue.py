@@ -1,8 +1,6 @@
 """One queue to the accelerator: jobs run one at a time, visitors take turns, and each can be told where they are."""
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections import deque
@@ -122,7 +120,6 @@ class Queue:
             return job
 
     def _work(self) -> None:
-        _give_way()
         while (job := self._take()) is not None:
             began = time.monotonic()
             try:
@@ -134,9 +131,3 @@ class Queue:
                     self._seconds.append(time.monotonic() - began)
                 self._running = None
                 self._changed.notify_all()
-
-
-def _give_way() -> None:
-    """Let the threads that answer browsers come first: this one, and those that it starts to compute, are nicer."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
