@@ -59,6 +59,10 @@ get-results: $(INSTALLED) ## elsewhere: take those results, and compute nothing
 	git pull --ff-only
 	$(BIN)/dvc --wait-for-lock pull --run-cache
 
+.PHONY: studio
+studio: data ## choose four times and see a model draw for you, at http://127.0.0.1:8765 (after make demo)
+	$(BIN)/ppd studio
+
 .PHONY: test
 test: data ## ruff, mypy and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -178,12 +178,17 @@ def _tracked_asset(graph: Graph, tracked: Tracked) -> dg.AssetsDefinition:
 
 
 def _source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
-    what = "Settings" if source.params else "Code"
+    if source.params:
+        what, group, kind = "Settings", "settings", "yaml"
+    elif source.key[0] == "src":
+        what, group, kind = "Code", "code", "python"
+    else:
+        what, group, kind = "Verdicts of people", "evaluation", "json"
     return dg.AssetSpec(
         dg.AssetKey(source.key),
         description=f"{what} that stages read. Observed: a change makes them stale.",
-        group_name=group_name(graph, "settings" if source.params else "code"),
-        kinds={"yaml" if source.params else "python"},
+        group_name=group_name(graph, group),
+        kinds={kind},
     )
 
 

@@ -32,6 +32,8 @@ THIN = {
     *(f"ppd.settings.{file.stem}" for file in (SRC / "ppd/settings").glob("[a-z]*.py")),
     "ppd.stage_times",
     "ppd.stages",
+    "ppd.stored_tables",
+    "ppd.stored_tensors",
 }
 PIPELINE = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
 STAGES = ast.parse((SRC / "ppd/stages.py").read_text())

@@ -9,7 +9,7 @@ import math
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from ppd.errors import InputError
 from ppd.experiments.cli import experiment
+from ppd.files import unwritable
 from ppd.layout import Layout
 
 if TYPE_CHECKING:
@@ -193,6 +194,47 @@ def judge(
     print(json.dumps({"winner": verdict.winner, "p_a": p_a, "said": said}))
 
 
+@app.command()
+def studio(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it answers.")] = 8765,
+    adapter: Annotated[Path, typer.Option(help="A trained adapter.")] = Path("models/ppd"),
+    host: Annotated[str, typer.Option(help="An address of this machine; beyond it TLS is needed.")] = "127.0.0.1",
+    folder: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("runs/studio"),
+    captions: Annotated[Path | None, typer.Option(help="Captions of your own, one a line; else the log's.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="For TLS: the certificate, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="For TLS: its key, PEM.")] = None,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="Beyond this machine without TLS, where a proxy adds it.")
+    ] = False,
+    password_file: Annotated[Path | None, typer.Option(help="A file whose first line visitors have to know.")] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Write the choices where ingestion reads them, and end.")
+    ] = False,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """A web page for visitors: they choose four times, see their pictures, and judge blind (docs/studio.md)."""
+    from ppd.settings import load_settings
+    from ppd.studio.database import Database
+    from ppd.studio.serve import Access, Paths, serve
+    from ppd.studio.serve import publish as write
+
+    settings = load_settings(params)
+    ingested = publish or settings.preferences.source_format == "studio"
+    paths = Paths(folder=folder, captions=captions, choices=Layout().choices if ingested else None)
+    if publish:
+        write(Database(paths.database), paths)
+        Console().print(f"Choices: {paths.choices}; blind verdicts: {paths.verdicts}")
+        return
+    password = None
+    if password_file is not None:
+        try:
+            password = password_file.read_text(encoding="utf-8").split("\n")[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the password cannot be read ({error})", file=password_file) from error
+    access = Access(host, port, certificate, key, plain_http, password)
+    serve(adapter, paths, access)
+
+
 @app.command("settings")
 def print_settings(params: ParamsFile = Path("params.yaml")) -> None:
     """Check the settings file and print every value that will be used, as YAML."""
@@ -340,9 +382,17 @@ def _image(file: Path, max_pixels: int) -> bytes:
 
 
 def main() -> None:
-    """Entry point: runs the command and turns an InputError into exit code 2, without a traceback."""
+    """Entry point: runs the command; an InputError, or a disk that takes no more, is a sentence and exit code 2."""
     try:
         app()
     except InputError as error:
-        Console(stderr=True).print(f"[bold red]ppd:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        _stop(str(error))
+    except OSError as error:
+        if (problem := unwritable(error)) is None:
+            raise
+        _stop(f"{error.filename or Path.cwd()}: {problem}. Make room or give permission, then run it again")
+
+
+def _stop(sentence: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]ppd:[/] {escape(sentence)}", soft_wrap=True)
+    sys.exit(2)

@@ -1,7 +1,18 @@
-"""Where models run."""
+"""Where models run, and in how many processes: all that is taken from accelerate.
+
+`accelerate launch` hands what `accelerate config` was told to training by variables of the environment, and accelerate
+takes them over what its caller says. What decides results is in params.yaml alone, so they are dropped here.
+"""
+
+import os
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
+from rich.console import Console
+
+PLACES = ("ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE", "ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE")
+"""Variables that say where processes run, which changes no result."""
+_HARMLESS = {"", "no", "none", "false", "0", "1", "default"}
 
 
 def this_device() -> torch.device:
@@ -9,4 +20,24 @@ def this_device() -> torch.device:
 
     Unless told that they are CPUs, accelerate does not see processes without an accelerator as belonging together.
     """
+    _drop_settings_of_accelerate()
     return PartialState(cpu=not torch.accelerator.is_available()).device
+
+
+def accelerator_of(device: torch.device) -> Accelerator:
+    """What trains on `device`, in as many processes as were started, in the precision that the model has."""
+    _drop_settings_of_accelerate()
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
+
+
+def _drop_settings_of_accelerate() -> None:
+    """Forget every variable of accelerate's that is not one of `PLACES`; says which of them had an effect."""
+    found = {name: os.environ.pop(name) for name in sorted(os.environ) if _is_setting(name)}
+    spoken = [f"{name}={value}" for name, value in found.items() if value.lower() not in _HARMLESS]
+    if spoken and os.environ.get("RANK", "0") == "0":
+        words = f"accelerate's own settings are not used, params.yaml decides: {', '.join(spoken)}"
+        Console(stderr=True).print(words, soft_wrap=True, markup=False)
+
+
+def _is_setting(name: str) -> bool:
+    return name.startswith(("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_", "MEGATRON_LM_")) and name not in PLACES

@@ -22,3 +22,15 @@ class InputError(Exception):
         message = f"{', '.join(where)}: {problem}" if where else problem
         super().__init__(f"{message}. {fix}" if fix else message)
         self.file, self.row, self.column = file, row, column
+
+
+class DamagedFile(InputError):
+    """A file that cannot be what was written: cut short, changed, or of another kind. Whoever can make it anew does."""
+
+    def __init__(self, problem: object, file: object) -> None:
+        words = " ".join(str(problem).split())
+        super().__init__(
+            f"damaged, or no file of this kind ({words})",
+            file=file,
+            fix="If the pipeline made it, delete it and run `dvc repro`; else fetch it again",
+        )

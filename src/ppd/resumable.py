@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel
+from rich.console import Console
 
 
 def work_folder(unfinished: Path, described: Iterable[object], inputs: Iterable[Path] = ()) -> Path:
     """The folder inside `unfinished` of the work with this description and these input files; made if need be.
 
-    described: settings and whatever JSON can hold. What other work left in `unfinished` goes. The caller deletes
-    `unfinished` when its result is written.
+    described: settings and whatever JSON can hold. What other work left in `unfinished` goes, which is said. The caller
+    deletes `unfinished` when its result is written.
     """
     digest = hashlib.sha256()
     for part in described:
@@ -31,10 +32,18 @@ def resumable(unfinished: Path, described: Iterable[object], inputs: Iterable[Pa
     shutil.rmtree(unfinished)
 
 
-def only_folder(unfinished: Path, key: str) -> Path:
-    """The folder `key` of `unfinished`, and no other there."""
+def only_folder(unfinished: Path, key: str, *, keep: int = 0) -> Path:
+    """The folder `key` of `unfinished`; of the others there the `keep` newest stay. What goes is said on stderr."""
     own = unfinished / key
-    for other in set(unfinished.glob("*")) - {own}:
+    others = sorted((other for other in unfinished.glob("*") if other != own), key=_last_change, reverse=True)
+    for other in others[keep:]:
+        Console(stderr=True).print(
+            f"{other}: what other work (other settings or inputs) left unfinished is thrown away", soft_wrap=True
+        )
         shutil.rmtree(other)
     own.mkdir(parents=True, exist_ok=True)
     return own
+
+
+def _last_change(folder: Path) -> float:
+    return max(file.stat().st_mtime for file in (folder, *folder.iterdir()))

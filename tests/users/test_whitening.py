@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ppd.errors import InputError
 from ppd.users.whitening import Whitening
@@ -53,5 +54,8 @@ def test_it_is_the_same_after_saving_and_known_by_its_name(hidden, tmp_path):
 def test_what_cannot_be_whitened_or_read_is_an_input_error(hidden, tmp_path):
     with pytest.raises(InputError, match="not possible"):
         Whitening.fit(hidden, components=7)
-    with pytest.raises(InputError, match="not a whitening"):
+    with pytest.raises(InputError, match="nothing.safetensors: is not there"):
         Whitening.load(tmp_path / "nothing.safetensors")
+    save_file({"mean": hidden[0].contiguous()}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="not a whitening"):
+        Whitening.load(tmp_path / "other.safetensors")

@@ -18,6 +18,7 @@ from ppd.files import atomic_path
 from ppd.layout import Layout
 from ppd.preferences.store import Preferences
 from ppd.settings import Settings
+from ppd.stored_tables import write_table
 from ppd.users.support import first_support
 from ppd.vlm.judges import load_judge
 
@@ -48,4 +49,4 @@ def write_verdicts(
     with atomic_path(layout.verdicts) as fresh:
         fresh.mkdir()
         for name, table in tables.items():
-            table.to_parquet(fresh / f"{name}.parquet", index=False)
+            write_table(table, fresh / f"{name}.parquet")

@@ -9,6 +9,7 @@ import pandas as pd
 from ppd.device import this_device
 from ppd.diffusion.sampling.store import read_samples
 from ppd.diffusion.training.curve import read_curves
+from ppd.evaluation.human import human_verdicts
 from ppd.evaluation.metrics import (
     difference_metrics,
     headline_metrics,
@@ -29,6 +30,7 @@ from ppd.preferences.store import Preferences
 from ppd.rewards.scorers import load_scorers
 from ppd.settings import Settings
 from ppd.stage_times import latest
+from ppd.stored_tables import read_frame
 
 
 def publish(
@@ -44,19 +46,20 @@ def publish(
     images: the sampled images of each model. profiles: what the vision-language model wrote of each user.
     """
     judges = ["ground_truth", "vlm"] if truth is not None else ["vlm"]
-    verdicts = {judge: pd.read_parquet(layout.verdict(judge)) for judge in judges}
-    compared = pd.concat(verdicts.values(), ignore_index=True)
+    verdicts = {judge: read_frame(layout.verdict(judge)) for judge in judges}
+    people = human_verdicts(layout, preferences)
+    compared = pd.concat([*verdicts.values(), *([people] if len(people) else [])], ignore_index=True)
     rates = win_rates(compared)
     samples = {model: read_samples(file) for model, file in images.items()}
-    metrics = judge_metrics(pd.read_parquet(layout.verdict("choices")), verdicts["vlm"])
+    metrics = judge_metrics(read_frame(layout.verdict("choices")), verdicts["vlm"])
     metrics |= headline_metrics(rates) | difference_metrics(compared)
     metrics |= reward_metrics(samples, load_scorers(settings.rewards, device=this_device()))
     requests = plan_requests(preferences, settings.evaluation)
     points = plan_interpolations(requests, settings.evaluation)
     if truth is not None:
-        readings = pd.read_parquet(layout.verdict("readings")).set_index(IMAGE_KEY)
+        readings = read_frame(layout.verdict("readings")).set_index(IMAGE_KEY)
         metrics |= truth.metrics(readings, {model: pixels for model, (_, pixels) in samples.items()})
-        points = pd.read_parquet(layout.verdict("interpolations"))
+        points = read_frame(layout.verdict("interpolations"))
         metrics |= interpolation_metrics(points)
     report = Report(
         win_rates=rates,

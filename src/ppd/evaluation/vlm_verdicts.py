@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ppd.preferences.store import Preferences
+from ppd.stored_tables import read_frame
 from ppd.users.support import Pair
 from ppd.vlm.conversation import Candidates
 from ppd.vlm.judging import Judge, Verdict
@@ -35,7 +36,7 @@ def load_samples(images: Mapping[str, Path]) -> Samples:
     """The sampled images of each model, still encoded."""
     samples: dict[tuple[str, str, str, int], bytes] = {}
     for model, file in images.items():
-        table = pd.read_parquet(file)
+        table = read_frame(file)
         keys = zip(table.user_id, table.caption, table.seed.tolist(), strict=True)
         samples |= {(model, *key): png for key, png in zip(keys, table.png, strict=True)}
     return samples

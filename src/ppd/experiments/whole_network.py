@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from ppd.diffusion.adapter.checkpoint import adapter_config, save_adapter
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training.dataset import TrainingData, draw_batch
+from ppd.diffusion.training.evidence import NonFiniteError
 from ppd.diffusion.training.objective import base_errors, noisy_pairs, preference_objective
-from ppd.diffusion.training.trainer import NonFiniteError, fresh_adapter, learning_rate
+from ppd.diffusion.training.start import fresh_adapter, learning_rate
 from ppd.experiments.models import base_model
 from ppd.files import atomic_path
 from ppd.progress import progress_bar

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ppd.errors import InputError
 from ppd.preferences.cleaning import Cleaner, Pair
@@ -19,8 +18,10 @@ from ppd.preferences.pick_a_pic import PickAPic
 from ppd.preferences.rows import Refusal, Source
 from ppd.preferences.schema import PAIRS, SUPPORT_PAIRS
 from ppd.preferences.splits import SUPPORT, Splits, assign, shard_names
+from ppd.preferences.studio import Studio
 from ppd.progress import progress_bar
 from ppd.settings import PreferenceSettings
+from ppd.stored_tables import write_table
 
 Summary = dict[str, object]
 _GROUP_PAIRS = 1 << 17  # rows a row group of pairs.parquet
@@ -32,6 +33,8 @@ def open_source(settings: PreferenceSettings, source: Path) -> Source:
         raise InputError("there is no such file or folder; expected the log of choices", file=source)
     if settings.source_format == "folder":
         return Folder.open(source, settings.max_image_pixels, settings.columns)
+    if settings.source_format == "studio":
+        return Studio.open(source)
     return PickAPic.open(source)
 
 
@@ -134,7 +137,7 @@ def _under(prefix: str, counts: Counter[str]) -> dict[str, int]:
 def _write_tables(folder: Path, splits: Splits) -> None:
     def write(name: str, frame: pd.DataFrame, schema: pa.Schema) -> None:
         table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
-        pq.write_table(table, folder / name, row_group_size=_GROUP_PAIRS)
+        write_table(table, folder / name, row_group_size=_GROUP_PAIRS)
 
     role = [("role", pa.string()), ("support_group", pa.int32())]
     users = [("user_id", pa.string()), ("split", pa.string()), ("shard", pa.string())]
@@ -154,7 +157,7 @@ def _write_support(folder: Path, splits: Splits, digests: dict[str, bytes], n_sh
     folder.mkdir()
     for name in shard_names(n_shards):
         table = pa.Table.from_pandas(support[shard == name], schema=SUPPORT_PAIRS, preserve_index=False)
-        pq.write_table(table.replace_schema_metadata(None), folder / f"{name}.parquet")
+        write_table(table.replace_schema_metadata(None), folder / f"{name}.parquet")
 
 
 def _summary(settings: PreferenceSettings, counts: Counter[str], n_cleaned: int, splits: Splits) -> Summary:

@@ -133,7 +133,12 @@ class Journal:
             path = self._images_path(self._n_parts)
             # Encoded images do not compress, and neither a dictionary nor minima of them are of use.
             self._writer = pq.ParquetWriter(
-                path, IMAGES, compression="none", use_dictionary=False, write_statistics=False
+                path,
+                IMAGES,
+                compression="none",
+                use_dictionary=False,
+                write_statistics=False,
+                write_page_checksum=True,
             )
         return self._writer
 

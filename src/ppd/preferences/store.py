@@ -14,6 +14,7 @@ from PIL import Image
 
 from ppd.errors import InputError
 from ppd.preferences.images import open_rgb
+from ppd.stored_tables import read_frame, reading
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Preferences:
         """Read the tables of `folder`. Raises `InputError` when it is not one that `ingest` finished."""
         if not (folder / "summary.json").is_file():
             raise InputError("no preferences here", file=folder, fix="Run `ppd stage ingest` first")
-        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("pairs", "users", "captions")}
+        tables = {name: read_frame(folder / f"{name}.parquet") for name in ("pairs", "users", "captions")}
         return cls(folder=folder, **tables)
 
     def support(self, shard: str) -> pd.DataFrame:
         """The support pairs of one shard's users: the columns of `ppd.preferences.schema.SUPPORT_PAIRS`, in order."""
-        return pd.read_parquet(self.folder / "support" / f"{shard}.parquet")
+        return read_frame(self.folder / "support" / f"{shard}.parquet")
 
     def image_bytes(self, uids: Sequence[str]) -> list[bytes]:
         """The encoded images with these uids, in this order. Each row group that is touched is read once.
@@ -55,7 +56,7 @@ class Preferences:
         images: dict[int, bytes] = {}
         for wanted in np.unique(group).tolist():
             part, number = self._groups[wanted]
-            with pq.ParquetFile(part) as file:
+            with reading(part), pq.ParquetFile(part, page_checksum_verification=True) as file:
                 column = file.read_row_group(number, columns=["image"])["image"]
             for position in np.flatnonzero(group == wanted).tolist():
                 images[position] = column[int(row[position])].as_py()
@@ -71,7 +72,7 @@ class Preferences:
     @cached_property
     def digests(self) -> pd.Series:
         """uid -> digest of the image's bytes, for all images."""
-        tables = [pq.read_table(part, columns=["image_uid", "digest"]).to_pandas() for part in self._parts]
+        tables = [read_frame(part, ["image_uid", "digest"]) for part in self._parts]
         return pd.concat(tables).set_index("image_uid")["digest"]
 
     @cached_property
@@ -81,7 +82,7 @@ class Preferences:
     @cached_property
     def _index(self) -> pd.Index:
         """All uids in the order of the parts: a uid's place here is its place on disk."""
-        uids = [pq.read_table(part, columns=["image_uid"])["image_uid"].to_pandas() for part in self._parts]
+        uids = [read_frame(part, ["image_uid"])["image_uid"] for part in self._parts]
         return pd.Index(pd.concat(uids, ignore_index=True))
 
     @cached_property

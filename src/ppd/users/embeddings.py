@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppd.errors import InputError
 from ppd.files import atomic_path
+from ppd.stored_tables import read_table, reading, write_table
 
 SCHEMA = pa.schema(
     [
@@ -37,7 +38,7 @@ class VlmRef:
 def write_rows(file: Path, rows: Sequence[dict[str, object]], vlm: VlmRef) -> None:
     """Write rows of `SCHEMA`, all of them by one model, whole or not at all."""
     with atomic_path(file) as fresh:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(asdict(vlm))), fresh)
+        write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(asdict(vlm))), fresh)
 
 
 def read_rows(files: Iterable[Path]) -> list[dict[str, object]]:
@@ -46,7 +47,7 @@ def read_rows(files: Iterable[Path]) -> list[dict[str, object]]:
     for file in files:
         if file.suffix != ".parquet" or not file.exists():
             continue
-        table = pq.read_table(file, schema=SCHEMA)
+        table = read_table(file, schema=SCHEMA)
         hidden = table["hidden"].combine_chunks()
         offsets, values = hidden.offsets.to_numpy(), hidden.values.to_numpy()
         for i, row in enumerate(table.drop_columns(["hidden"]).to_pylist()):
@@ -55,7 +56,8 @@ def read_rows(files: Iterable[Path]) -> list[dict[str, object]]:
 
 
 def _model_of(file: Path) -> VlmRef:
-    metadata = pq.read_schema(file).metadata or {}
+    with reading(file):
+        metadata = pq.read_schema(file).metadata or {}
     if b"revision" not in metadata:
         raise InputError("it does not say which model made it", file=file, fix="Run `ppd stage embed` for it again")
     return VlmRef(metadata[b"id"].decode(), metadata[b"revision"].decode())
@@ -88,6 +90,8 @@ def load_embeddings(files: Iterable[str | Path]) -> UserEmbeddings:
     for row in rows:
         user = str(row["user_id"])
         array = np.array(row["hidden"]).reshape(row["shape"])  # type: ignore[call-overload]
+        if not np.isfinite(array).all():
+            raise InputError(f"the embedding of user {user} is no number", fix="Delete their shard and embed it again")
         hidden.setdefault(user, []).append(torch.from_numpy(array))
         profiles.setdefault(user, []).append(str(row["profile"]))
     return UserEmbeddings(

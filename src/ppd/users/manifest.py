@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
+from ppd.stored_tables import read_frame, write_table
 from ppd.users.embeddings import UserEmbeddings
 from ppd.users.whitening import EmbeddingRecipe, Whitening
 
@@ -41,7 +41,7 @@ def write_manifest(
 
     version changes exactly when an embedding of the user does.
     """
-    keys = pd.concat([pq.read_table(f, columns=["user_id", "key"]).to_pandas() for f in shard_files])
+    keys = pd.concat([read_frame(f, ["user_id", "key"]) for f in shard_files])
     version = keys.groupby("user_id").key.agg(lambda k: hashlib.sha256("".join(sorted(k)).encode()).hexdigest()[:16])
     users = preferences.users[preferences.users.user_id.isin(list(embeddings.hidden))]
     table = users.assign(
@@ -50,4 +50,4 @@ def write_manifest(
         version=users.user_id.map(version),
     )
     with atomic_path(file) as fresh:
-        table.sort_values("user_id").to_parquet(fresh, index=False)
+        write_table(table.sort_values("user_id"), fresh)

@@ -7,13 +7,12 @@ from typing import Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.settings import Component, PromptVersion, VlmPrecision
+from ppd.stored_tensors import load_with_metadata, save_tensors
 
 
 class EmbeddingRecipe(Component):
@@ -92,16 +91,15 @@ class Whitening:
         """Write it as safetensors."""
         with atomic_path(file) as fresh:
             metadata = {} if self.recipe is None else {"recipe": self.recipe.model_dump_json()}
-            save_file({"mean": self.mean.contiguous(), "matrix": self.matrix.contiguous()}, fresh, metadata)
+            save_tensors({"mean": self.mean, "matrix": self.matrix}, fresh, metadata)
 
     @staticmethod
     def load(file: str | Path) -> "Whitening":
         """Read what `save` wrote; InputError where that is not possible."""
         try:
-            tensors = load_file(file)
-            with safe_open(file, framework="pt") as header:
-                written = (header.metadata() or {}).get("recipe")
+            tensors, metadata = load_with_metadata(Path(file))
+            written = metadata.get("recipe")
             recipe = None if written is None else EmbeddingRecipe.model_validate_json(written)
             return Whitening(tensors["mean"], tensors["matrix"], recipe)
-        except (OSError, SafetensorError, KeyError, ValidationError) as error:
+        except (KeyError, ValidationError) as error:
             raise InputError(f"not a whitening: {error}", file=file, fix="Run the stage `users` first") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from ppd.errors import DamagedFile, InputError
 from ppd.settings import EmbeddingSettings
 from ppd.users.embeddings import read_rows, write_rows
 from ppd.users.support import SupportGroup
@@ -45,9 +46,7 @@ def refresh(
     """
     file = Path(file)
     unfinished.mkdir(parents=True, exist_ok=True)
-    known: dict[str, dict[str, object]] = {
-        str(row["key"]): row for row in read_rows([file, *sorted(unfinished.iterdir())])
-    }
+    known = _known([file, *sorted(unfinished.iterdir())])
     wanted: list[tuple[str, int, str]] = []
     fresh: list[dict[str, object]] = []
     embedded = 0
@@ -74,6 +73,17 @@ def refresh(
     return Refreshed(embedded, len(wanted) - embedded)
 
 
+def _known(files: Iterable[Path]) -> dict[str, dict[str, object]]:
+    """The rows of these files by key; what is damaged is embedded again."""
+    known: dict[str, dict[str, object]] = {}
+    for file in files:
+        try:
+            known |= {str(row["key"]): row for row in read_rows([file])}
+        except DamagedFile as error:
+            Console(stderr=True).print(f"{error}\nIts users are embedded again.", soft_wrap=True, markup=False)
+    return known
+
+
 def _embed(
     missing: dict[str, SupportGroup], vlm: TransformersVlm, settings: EmbeddingSettings
 ) -> Iterator[dict[str, object]]:
@@ -81,6 +91,11 @@ def _embed(
         some = dict(islice(missing.items(), start, start + vlm.batch_size))
         result = embed(vlm, [group.pairs for group in some.values()], settings)
         for (key, group), hidden, profile in zip(some.items(), result.hidden, result.profiles, strict=True):
+            if not hidden.isfinite().all():
+                raise InputError(
+                    f"the embedding of user {group.user_id}, support group {group.support_group} is no number",
+                    fix="Look at this group's images, or set embedding.precision: fp32",
+                )
             yield {
                 "user_id": group.user_id,
                 "support_group": group.support_group,

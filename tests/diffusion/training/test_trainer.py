@@ -15,7 +15,9 @@ from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone, Codec
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
-from ppd.diffusion.training.trainer import NonFiniteError, Trainer, learning_rate
+from ppd.diffusion.training.evidence import NonFiniteError
+from ppd.diffusion.training.start import learning_rate
+from ppd.diffusion.training.trainer import Trainer
 from ppd.diffusion.training.validation import HeldOutEvaluation
 from ppd.errors import InputError
 from ppd.settings import FinetuneSettings, LossSettings, Method, UserAttentionSettings
@@ -330,7 +332,7 @@ def test_loading_checks_the_base_and_the_files(
         load_adapter(folder, backbone)
     (folder / "config.json").write_text(config.model_dump_json())
     (folder / "adapter.safetensors").write_bytes(b"cut")
-    with pytest.raises(InputError, match=r"adapter.safetensors: cannot be read"):
+    with pytest.raises(InputError, match=r"adapter.safetensors: damaged"):
         load_adapter(folder, backbone)
     with pytest.raises(InputError, match="no such file"):
         load_adapter(tmp_path / "nowhere", backbone)
@@ -360,7 +362,7 @@ def test_what_does_not_fit_says_what_to_change(
 
 def test_config_keeps_what_the_contract_names(backbone: StableCascadeBackbone, data: TrainingData) -> None:
     trainer = Trainer(backbone, data, SETTINGS, "ppd")
-    config = adapter_config(trainer.adapter, backbone, "ppd", embedding_rows=(3, 5), commit="abc")
+    config = adapter_config(trainer.adapter, backbone, "ppd", whitening="abc")
     again = AdapterConfig.model_validate_json(config.model_dump_json())
     assert again == config
     assert again.base.fingerprint == backbone.fingerprint

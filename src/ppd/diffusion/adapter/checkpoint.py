@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone
@@ -15,6 +13,7 @@ from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.provenance import code_commit
 from ppd.settings import Component, Method, SamplingSettings, UserAttentionSettings
+from ppd.stored_tensors import load_tensors, save_tensors
 from ppd.users.whitening import EmbeddingRecipe
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -72,7 +71,7 @@ def save_adapter(folder: str | Path, weights: Mapping[str, Any], config: Adapter
     """Write `weights` (a state dict of UserAttention) and `config` to `folder`, whole or not at all."""
     with atomic_path(folder) as fresh:
         fresh.mkdir()
-        save_file({name: weight.contiguous().cpu() for name, weight in weights.items()}, fresh / WEIGHTS)
+        save_tensors(weights, fresh / WEIGHTS)
         (fresh / CONFIG).write_text(config.model_dump_json(indent=2) + "\n")
 
 
@@ -108,16 +107,14 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> UserAttention:
             fix="Load the base that it was trained on, or train it again",
         )
     adapter = UserAttention(config.embedding_shape, config.blocks, config.attention)
-    try:
-        weights = load_file(path / WEIGHTS)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise InputError(f"cannot be read: {error}", file=path / WEIGHTS) from error
+    weights = load_tensors(path / WEIGHTS)
     adapter.pooled_embedding = weights.get("pooled_embedding")
     problems = [
         f"{name} is {tuple(weights[name].shape) if name in weights else 'missing'}, expected {tuple(expected.shape)}"
         for name, expected in adapter.state_dict().items()
         if name not in weights or weights[name].shape != expected.shape
     ]
+    problems += [f"{name} holds values that are no numbers" for name in weights if not weights[name].isfinite().all()]
     problems += [f"{name} is unknown" for name in weights.keys() - adapter.state_dict().keys()]
     if problems:
         raise InputError("; ".join(problems), file=path / WEIGHTS, fix=f"It does not belong to {path / CONFIG}")

@@ -9,15 +9,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.sampling.sampler import Request, sample
+from ppd.errors import DamagedFile
 from ppd.files import atomic_path
 from ppd.progress import progress_bar
 from ppd.resumable import work_folder
 from ppd.settings import SamplingSettings
+from ppd.stored_tables import read_frame, write_table
 
 BATCHES_PER_PART = 4
 
@@ -49,15 +52,27 @@ def sample_images(
         task = progress.add_task("sample", total=len(requests))
         for start in starts:
             part, chunk = work / f"{start:08d}.parquet", wanted[start : start + size]
-            if not part.exists():
+            if not _is_whole(part):
                 images = [_png(image) for image in sample(backbone, chunk, settings, adapter)]
                 with atomic_path(part) as fresh:
-                    requests.iloc[start : start + size].assign(png=images).to_parquet(fresh, index=False)
+                    write_table(requests.iloc[start : start + size].assign(png=images), fresh)
             progress.advance(task, len(chunk))
-    parts = [pd.read_parquet(work / f"{start:08d}.parquet") for start in starts]
+    parts = [read_frame(work / f"{start:08d}.parquet") for start in starts]
     with atomic_path(file) as fresh:
-        pd.concat(parts, ignore_index=True).to_parquet(fresh, index=False)
+        write_table(pd.concat(parts, ignore_index=True), fresh)
     shutil.rmtree(unfinished)
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part has been sampled; a damaged one is sampled again."""
+    if not part.exists():
+        return False
+    try:
+        read_frame(part)
+    except DamagedFile as error:
+        Console(stderr=True).print(f"{error}\nIt is sampled again.", soft_wrap=True, markup=False)
+        return False
+    return True
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

@@ -59,6 +59,12 @@ def sample(
         rows = torch.tensor([row_of[request.caption] for request in filled])
         text = texts[rows]
         latents = sample_latents(backbone, filled, text, texts[-1:], settings, adapter)
+        if not latents.isfinite().all():
+            wrong = next(request for request, x in zip(filled, latents, strict=True) if not x.isfinite().all())
+            raise InputError(
+                f"the image of caption {wrong.caption!r}, seed {wrong.seed} is no number after {settings.steps} steps",
+                fix="The images before it are kept. Lower user_guidance, or sample in precision: fp32",
+            )
         randoms = [generator("decode", request.caption, request.seed) for request in filled]
         images = backbone.decode_latents(latents, text, randoms)
         yield from (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()[: len(batch)]

@@ -43,6 +43,7 @@ def training_data(preferences: Preferences, encoded: Encoded, embeddings: Mappin
         seen=rows[torch.from_numpy(is_train & is_eval)],
         held_out=rows[torch.from_numpy(~is_train & is_eval)],
         content_hash=_content_hash(pairs, encoded, groups),
+        user_ids=tuple(people),
     )
 
 

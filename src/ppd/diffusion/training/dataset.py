@@ -45,6 +45,12 @@ class TrainingData:
     held_out: Pairs
     content_hash: str
     """Names all of the above; part of the key of cached reference errors and of the adapter's record."""
+    user_ids: tuple[str, ...] = ()
+    """What the log calls the users, for messages."""
+
+    def name_of(self, user: int) -> str:
+        """The user_id of a row number, or the number where none was given."""
+        return self.user_ids[user] if self.user_ids else str(user)
 
     def embeddings_of(self, user: Tensor, u: Tensor) -> Tensor:
         """One embedding for each person of [B], picked by u [B] in [0, 1): [B, rows, dim]."""

@@ -5,13 +5,15 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from rich.console import Console
 from torch import Tensor
 
 from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.training.dataset import TrainingData, steps_per_cycle
+from ppd.errors import DamagedFile
 from ppd.files import atomic_path
 from ppd.settings import FinetuneSettings
+from ppd.stored_tensors import load_tensors, save_tensors
 
 
 class ReferenceErrors:
@@ -30,12 +32,20 @@ class ReferenceErrors:
         key = json.dumps([backbone.fingerprint, data.content_hash, depends_on, rank], sort_keys=True)
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self._path = None if folder is None else folder / f"reference-{name}.safetensors"
-        known = torch.empty(0, settings.pairs_per_step, 2)
-        if self._path is not None and self._path.exists():
-            known = load_file(self._path)["errors"]
+        known = self._read(torch.empty(0, settings.pairs_per_step, 2))
         # A longer run's errors stay, so that a short one does not make it compute them again.
         self._errors = torch.full((max(self._cycle, len(known)), settings.pairs_per_step, 2), torch.nan)
         self._errors[: len(known)] = known
+
+    def _read(self, nothing: Tensor) -> Tensor:
+        """What other runs left; nothing, which is computed again, where that is damaged."""
+        if self._path is None or not self._path.exists():
+            return nothing
+        try:
+            return load_tensors(self._path)["errors"]
+        except DamagedFile as error:
+            Console(stderr=True).print(f"{error}\nThe base's errors are computed again.", soft_wrap=True, markup=False)
+            return nothing
 
     def get(self, step: int, rows: slice) -> Tensor | None:
         """[B, 2] errors of winners and losers, or None where they are not known yet."""
@@ -49,4 +59,4 @@ class ReferenceErrors:
         """Write what is known, for the next run."""
         if self._path is not None:
             with atomic_path(self._path) as fresh:
-                save_file({"errors": self._errors}, fresh)
+                save_tensors({"errors": self._errors}, fresh)

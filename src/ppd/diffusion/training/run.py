@@ -1,23 +1,27 @@
 """One fine-tuning run from start to a saved adapter, with its curve and its progress shown."""
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import TextColumn
 from rich.table import Table
+from safetensors import SafetensorError, safe_open
 
 from ppd.diffusion.adapter.checkpoint import adapter_config, save_adapter
 from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.training.curve import CURVE
 from ppd.diffusion.training.dataset import TrainingData
-from ppd.diffusion.training.trainer import Trainer
+from ppd.diffusion.training.trainer import CHECKPOINT, Trainer
+from ppd.errors import DamagedFile
 from ppd.files import atomic_path
 from ppd.progress import progress_bar
 from ppd.resumable import only_folder
 from ppd.settings import FinetuneSettings, Method
+from ppd.stored_tensors import load_with_metadata
 
 
 def finetune(
@@ -33,14 +37,21 @@ def finetune(
 ) -> None:
     """Train `method` and leave adapter.safetensors, config.json and curve.csv in `out_dir`.
 
-    work: a folder outside `out_dir` that a killed run goes on from. What other runs left there is thrown away, and so
-    is this run's when it is done. origin: the fields of the adapter's config that only the caller knows
+    work: a folder outside `out_dir` that a killed run goes on from, also with settings that only move work
+    (`trainer.MOVING`), and removes when it is done. What the last other run left unfinished there is kept, what older
+    ones left is thrown away; both are said. origin: the fields of the adapter's config that only the caller knows
     (`embedding_rows`, `whitening`, `commit`). Of several processes only the first one shows and leaves anything.
     """
     trainer = Trainer(backbone, data, settings, method, reference_folder=reference_folder)
     is_main = trainer.accelerator.is_main_process
-    unfinished = only_folder(work, trainer.key) if is_main else work / trainer.key
+    unfinished = work / trainer.key
     console = Console(stderr=True, quiet=not is_main)
+    if is_main:
+        only_folder(work, trainer.key, keep=1)
+        _set_aside_if_damaged(unfinished / CHECKPOINT, console)
+        for line in _kept_runs(work, trainer):
+            console.print(line, soft_wrap=True, markup=False)
+    trainer.accelerator.wait_for_everyone()
     table = Table(show_header=False, box=None)
     for name, value in trainer.describe().items():
         table.add_row(name, value)
@@ -62,6 +73,42 @@ def finetune(
         with atomic_path(out_dir) as fresh:
             save_adapter(fresh, trainer.final_weights(), config)
             (fresh / CURVE).write_bytes((unfinished / CURVE).read_bytes())
-        shutil.rmtree(work)
+        shutil.rmtree(unfinished)
+        if not any(work.iterdir()):
+            work.rmdir()
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def _set_aside_if_damaged(checkpoint: Path, console: Console) -> None:
+    """A checkpoint that is not as it was written helps nobody: it gets another name, and training starts over."""
+    if not checkpoint.exists():
+        return
+    try:
+        load_with_metadata(checkpoint)
+    except DamagedFile as error:
+        aside = checkpoint.with_suffix(".damaged")
+        checkpoint.replace(aside)
+        console.print(f"{error}\nIt is {aside} now; training starts over.", soft_wrap=True, markup=False)
+
+
+def _kept_runs(work: Path, trainer: Trainer) -> Iterator[str]:
+    """A line for each other run's checkpoint: how far it is, and in what it differs."""
+    for checkpoint in sorted(work.glob(f"*/{CHECKPOINT}")):
+        if checkpoint.parent.name == trainer.key:
+            continue
+        try:
+            with safe_open(checkpoint, framework="pt") as stored:
+                metadata = stored.metadata() or {}
+            theirs, ours = json.loads(metadata["run"]), json.loads(trainer.run_id())
+            differs = [
+                f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} here"
+                for name in sorted({*theirs, *ours})
+                if theirs.get(name) != ours.get(name)
+            ]
+            yield (
+                f"{checkpoint}: another run stopped at step {metadata['step']} and is kept; it goes on with its own "
+                f"settings again ({'; '.join(differs)})"
+            )
+        except (SafetensorError, ValueError, KeyError):
+            yield f"{checkpoint}: another run's checkpoint, which cannot be read"

@@ -16,14 +16,14 @@ from statistics import fmean
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ppd.device import accelerator_of
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone, Text
 from ppd.diffusion.training.curve import Curve
 from ppd.diffusion.training.dataset import Draw, TrainingData, draw_batch, steps_per_cycle
+from ppd.diffusion.training.evidence import NonFiniteError, batch_tensors, suspects
 from ppd.diffusion.training.loss import dispersion_loss
 from ppd.diffusion.training.objective import (
     NoisyPairs,
@@ -34,16 +34,20 @@ from ppd.diffusion.training.objective import (
     sft_objective,
 )
 from ppd.diffusion.training.reference import ReferenceErrors
+from ppd.diffusion.training.start import fresh_adapter, learning_rate
 from ppd.diffusion.training.validation import HeldOutEvaluation
 from ppd.errors import InputError
 from ppd.files import atomic_path
-from ppd.seeding import generator
 from ppd.settings import FinetuneSettings, Method
 from ppd.stage_times import peak_mib
+from ppd.stored_tensors import load_with_metadata, save_tensors
 
-
-class NonFiniteError(ArithmeticError):
-    """The loss or its gradient is not a number; the weights are still those of the step before."""
+CHECKPOINT = "checkpoint.safetensors"
+REPORTING = {"evaluate_every_steps", "checkpoint_every_steps", "evaluation_pairs"}
+MOVING = {"micro_batch_pairs", "gradient_checkpointing", "compile"}
+"""Settings that say when to report, and where and in what pieces the same sums are made. Like the number of
+processes they are no part of a run: its checkpoint is taken up with others. With the same ones it goes on bit for bit;
+with others sums are rounded in another order, so weights differ from an undisturbed run's in their last digits."""
 
 
 class Denoiser(nn.Module):
@@ -76,7 +80,7 @@ class Trainer:
         reference_folder: Path | None = None,
     ) -> None:
         self.backbone, self.data, self.settings, self.method = backbone, data, settings, method
-        self.accelerator = accelerator or Accelerator(cpu=backbone.device.type == "cpu")
+        self.accelerator = accelerator or accelerator_of(backbone.device)
         self.n_processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
         if settings.pairs_per_step % (settings.micro_batch_pairs * self.n_processes):
             raise InputError(
@@ -110,7 +114,10 @@ class Trainer:
         stats = self._accumulate_gradients()
         norm = self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.settings.max_grad_norm).item()
         if not (math.isfinite(stats["loss"]) and math.isfinite(norm)):
-            raise NonFiniteError(f"step {self.step}: loss {stats['loss']}, gradient norm {norm}; nothing was updated")
+            why = suspects(self.data, self._draw())
+            raise NonFiniteError(
+                f"step {self.step}: loss {stats['loss']}, gradient norm {norm}; nothing was updated. {why}"
+            )
         self.optimizer.step()
         with torch.no_grad():
             for name, weight in self.adapter.named_parameters():
@@ -124,7 +131,7 @@ class Trainer:
         work: a folder of this run's own; `curve.csv` grows there. The caller shows the progress.
         """
         work.mkdir(parents=True, exist_ok=True)
-        checkpoint = work / "checkpoint.safetensors"
+        checkpoint = work / CHECKPOINT
         if checkpoint.exists():
             self.load_state(checkpoint)
         curve = Curve(work / "curve.csv", keep_rows=self.step) if self.accelerator.is_main_process else None
@@ -132,7 +139,11 @@ class Trainer:
             row: Stats = {"step": self.step}
             if self.step % self.settings.evaluate_every_steps == 0:
                 row |= self.evaluate()
-            row |= self.train_step()
+            try:
+                row |= self.train_step()
+            except NonFiniteError as error:
+                self.save_evidence(evidence := work / f"non-finite-{self.step}.safetensors")
+                raise NonFiniteError(f"{error}. What reproduces it is in {evidence}") from error
             last = self.step == self.settings.steps
             if last:
                 row |= self.evaluate()
@@ -178,17 +189,23 @@ class Trainer:
         self.reference.save()
         if self.accelerator.is_main_process:
             with atomic_path(path) as fresh:
-                save_file(self.state_dict(), fresh, metadata={"step": str(self.step), "run": self._run_id()})
+                save_tensors(self.state_dict(), fresh, {"step": str(self.step), "run": self.run_id()})
+        self.accelerator.wait_for_everyone()
+
+    def save_evidence(self, path: Path) -> None:
+        """What the step to come computes with: a checkpoint that `load_state` takes, and the batch beside it."""
+        batch = {f"batch.{name}": tensor for name, tensor in batch_tensors(self.data, self._draw()).items()}
+        if self.accelerator.is_main_process:
+            with atomic_path(path) as fresh:
+                save_tensors(self.state_dict() | batch, fresh, {"step": str(self.step), "run": self.run_id()})
         self.accelerator.wait_for_everyone()
 
     def load_state(self, path: Path) -> None:
         """Continue from a checkpoint. Raises InputError if it belongs to a run with other settings, data or base."""
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        if metadata["run"] != self._run_id():
+        state, metadata = load_with_metadata(path)
+        if metadata.get("run") != self.run_id():
             raise InputError(
-                f"the checkpoint of another run\n  there: {metadata['run']}\n  here:  {self._run_id()}",
+                f"the checkpoint of another run\n  there: {metadata.get('run')}\n  here:  {self.run_id()}",
                 file=path,
                 fix="Delete it to start over, or restore the settings to continue",
             )
@@ -202,7 +219,7 @@ class Trainer:
     @property
     def key(self) -> str:
         """Names the run: another base, other data or settings that matter give another key."""
-        return hashlib.sha256(self._run_id().encode()).hexdigest()[:16]
+        return hashlib.sha256(self.run_id().encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, str]:
         """What the settings amount to, to be read before a long run. Tries a micro-batch; trains nothing.
@@ -289,44 +306,16 @@ class Trainer:
             return seconds, torch.cuda.max_memory_allocated(self.backbone.device) / 1e9
         return seconds, peak_mib() * (1 << 20) / 1e9
 
-    def _run_id(self) -> str:
-        """What a checkpoint must agree on: everything that decides the weights of a step."""
-        reporting = {"evaluate_every_steps", "checkpoint_every_steps", "evaluation_pairs"}
+    def run_id(self) -> str:
+        """What a checkpoint must agree on: everything that decides the weights of a step, but for their last digits."""
         return json.dumps(
             {
                 "method": self.method,
                 "base": self.backbone.fingerprint,
                 "data": self.data.content_hash,
-                "processes": self.n_processes,
-                **self.settings.model_dump(exclude=reporting),
+                **self.settings.model_dump(mode="json", exclude=REPORTING | MOVING),
             }
         )
-
-
-def learning_rate(step: int, settings: FinetuneSettings) -> float:
-    """Linear warm-up over `warmup_steps`, then constant or half a cosine down to 0 at the last step."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    if settings.decay == "constant":
-        return settings.learning_rate
-    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def fresh_adapter(backbone: Backbone, data: TrainingData, settings: FinetuneSettings, method: Method) -> UserAttention:
-    """The adapter before training: a function of the seed.
-
-    For the pooled methods (dpo, sft) one random embedding stands for everybody. That constant is as long as people's
-    embeddings are on average, so all methods train one adapter at one scale.
-    """
-    rows, dim = data.embeddings.shape[1:]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        adapter = UserAttention.beside(backbone, (rows, dim), settings.attention)
-    if method != "ppd":
-        direction = torch.randn(rows, dim, generator=generator("everybody", settings.seed))  # the key decides the draw
-        adapter.pooled_embedding = (direction * data.embeddings.square().mean().sqrt()).to(backbone.device)
-    return adapter
 
 
 def _copy_into(adapter: UserAttention, weights: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ from ppd.errors import InputError
 from ppd.files import atomic_path, write_json
 from ppd.preferences.store import Preferences
 from ppd.simulation.truth.utility import IMAGES, USERS
+from ppd.stored_tables import write_table
 
 
 def write_truth(preferences: Preferences, given: Path, out_dir: Path) -> str:
@@ -34,8 +35,8 @@ def write_truth(preferences: Preferences, given: Path, out_dir: Path) -> str:
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
         if not why:
-            users.to_parquet(fresh / USERS, index=False)
-            images.to_parquet(fresh / IMAGES, index=False)
+            write_table(users, fresh / USERS)
+            write_table(images, fresh / IMAGES)
         write_json(fresh / "truth.json", {"known": not why, "note": note})
     return note
 

@@ -13,6 +13,7 @@ from ppd.simulation.posterior import choice_log_likelihood, opinion_rate, poster
 from ppd.simulation.truth.utility import IMAGES, Tastes
 from ppd.simulation.users import population
 from ppd.simulation.world import FACTORS, STYLES, features
+from ppd.stored_tables import read_frame
 
 Floats = NDArray[np.float64]
 
@@ -21,7 +22,7 @@ class ExactObserver:
     """Infers tastes from pairs by Bayes. It knows the prior over users and how they choose, which no model knows."""
 
     def __init__(self, truth: Path, settings: PeopleSettings) -> None:
-        images = pd.read_parquet(truth / IMAGES).set_index("image_uid")
+        images = read_frame(truth / IMAGES).set_index("image_uid")
         factors = images[[factor.name for factor in FACTORS]].to_numpy()
         self._row = pd.Series(range(len(images)), index=images.index)
         self._features = features(np.eye(len(STYLES))[images["style"]], factors)

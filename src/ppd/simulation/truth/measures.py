@@ -12,6 +12,7 @@ from ppd.evaluation.tables import Pixels
 from ppd.rewards.clip_score import ClipScorer
 from ppd.simulation.truth.image_quality import concept_accuracy, image_precision, style_shares
 from ppd.simulation.truth.utility import USERS
+from ppd.stored_tables import read_frame
 
 
 @dataclass(frozen=True)
@@ -33,4 +34,4 @@ class SimulatedMeasures:
 
     @cached_property
     def _strongest(self) -> "pd.Series[str]":
-        return pd.read_parquet(self.truth / USERS).set_index("user_id")["strongest"]
+        return read_frame(self.truth / USERS).set_index("user_id")["strongest"]

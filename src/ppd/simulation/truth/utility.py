@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ppd.simulation.world import FEATURES
+from ppd.stored_tables import read_frame
 
 USERS, IMAGES = "people.parquet", "images.parquet"
 
@@ -28,7 +29,7 @@ class Tastes:
     @staticmethod
     def load(truth: Path) -> "Tastes":
         """Read the users of a truth. Only evaluation may: no stage before it opens this file (there is a test)."""
-        users = pd.read_parquet(truth / USERS)
+        users = read_frame(truth / USERS)
         return Tastes(tuple(users.user_id), users[list(FEATURES)].to_numpy(dtype=np.float64))
 
     def of(self, user_ids: list[str]) -> Floats:
