@@ -29,8 +29,10 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 PORT = 3111
-PIPELINE = 'not (key:"watched_users" or key:"evaluations/history.jsonl" or group:"experiments")'
-SHOWN = '(group:"preferences" or group:"users" or group:"models" or group:"evaluation") and not key:"watched_users"'
+PIPELINE = 'not (key:"watched_users" or key:"evaluations/history.jsonl" or group:"6_experiments")'
+SHOWN = (
+    '(group:"2_preferences" or group:"3_users" or group:"4_models" or group:"5_evaluation") and not key:"watched_users"'
+)
 CLICK = """
 const wanted = arguments[0];
 const all = [...document.querySelectorAll('button, a, [role=tab]')];

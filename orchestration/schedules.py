@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus  # has no public name
 
-from orchestration.dvc_graph import Graph, Key
+from orchestration.dvc_graph import Graph, Key, group_name
 from orchestration.dvc_process import BUSY_LIMIT_S, run_group
 from orchestration.metadata import describe_history
 from ppd import reevaluation
@@ -76,7 +76,7 @@ def build_clock(
     @dg.graph_asset(
         key=HISTORY,
         ins=judged,
-        group_name="evaluation",
+        group_name=group_name(graph, "evaluation"),
         kinds={"json"},
         description="Win rates of the current models, evaluated afresh: a line each time. Its metadata is the trend.",
         automation_condition=_WHEN_JUDGED_CHANGED,

@@ -30,8 +30,16 @@ def test_every_output_of_dvc_yaml_is_an_asset():
     with Repo(str(ROOT)) as repo:
         n_outs = sum(len(stage.outs) for stage in repo.index.stages if not stage.addressing.startswith("embed@"))
     graph = defs.resolve_asset_graph()
-    made = [key for key in graph.materializable_asset_keys if graph.get(key).group_name != "parts"]
+    made = [key for key in graph.materializable_asset_keys if not graph.get(key).group_name.endswith("_parts")]
     assert len(made) == n_outs + 1 + 2  # all shards of `embed` are one asset; history and watched users are not DVC's
+
+
+def test_groups_are_listed_as_the_data_flows():
+    graph = defs.resolve_asset_graph()
+    groups = sorted({graph.get(key).group_name for key in graph.get_all_asset_keys()})
+    assert [group.partition("_")[2] for group in groups] == [
+        "inputs", "preferences", "users", "models", "evaluation", "experiments", "parts", "settings", "code",
+    ]  # fmt: skip
 
 
 def test_no_annotations_are_postponed_where_dagster_reads_them():
