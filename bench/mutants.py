@@ -134,7 +134,11 @@ def noticed(name: str, file: Path, tree: ast.AST, tests: Sequence[str]) -> str:
     if not child:
         import pytest
 
-        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+        with (
+            Path(os.devnull).open("w") as nothing,
+            contextlib.redirect_stdout(nothing),
+            contextlib.redirect_stderr(nothing),
+        ):
             os.dup2(nothing.fileno(), 1)
             os.dup2(nothing.fileno(), 2)
             sys.meta_path.insert(0, Mutated(name, file, tree))

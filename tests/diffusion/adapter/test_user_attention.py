@@ -154,7 +154,7 @@ def test_blocks_are_selectable_and_mistakes_are_named(backbone: StableCascadeBac
 
 
 @torch.inference_mode()
-def test_after_the_block_nobody_is_drawn_for_also_when_it_failed(
+def test_after_the_block_it_is_the_base_again_also_when_it_failed(
     backbone: StableCascadeBackbone, inputs: tuple
 ) -> None:
     base = backbone.predict_noise(*inputs)
