@@ -45,10 +45,11 @@ ROWS_PER_USER, FIRST_USERS, N_SHARDS = 12, 24, 4
 MODELLED = ("embed", "encode", "finetune@dpo", "finetune@ppd", "sample@ppd", "judge", "report", "users", "ingest")
 STAND_INS = '''
 """Stands for the stages that need a model: the same files, of random numbers, by a worker in its own session."""
-import json, os, subprocess, sys, time
+import json, os, shutil, subprocess, sys, time
 import numpy as np, pandas as pd
 from ppd.files import atomic_path
 from ppd.real_stages import ingest, truth, users
+from ppd.users.embeddings import VlmRef, write_rows
 
 def _work():
     code = "import time; time.sleep(2)"
@@ -73,17 +74,20 @@ def embed(settings, layout, shard):
     width = int(os.environ.get("SOAK_WIDTH", "32"))
     hidden = [np.random.default_rng(seed).normal(size=width).astype("float32") for seed in seeds]
     table = parts.rename(columns={"caption": "key"}).assign(profile="likes ink", shape=[[1, width]] * len(parts))
-    with atomic_path(layout.shard(shard)) as fresh:
-        table.assign(hidden=hidden).to_parquet(fresh)
+    write_rows(layout.shard(shard), table.assign(hidden=hidden).to_dict("records"), VlmRef("stand-in", "1"))
 
 def finetune(settings, layout, method):
     _work()
-    with atomic_path(layout.models / method) as fresh:
+    with atomic_path(layout.trained / method) as fresh:
         fresh.mkdir()
         (fresh / "config.json").write_text(json.dumps({"base": "stand-in", "whitening": ""}))
         (fresh / "adapter.safetensors").write_text(str(time.time()))
         columns = ["loss", "grad_norm", "held_out_accuracy", "seen_accuracy", "held_out_accuracy_shuffled_user"]
         pd.DataFrame([[0.6931, 1.0, 0.5, 0.5, 0.5]], columns=columns).to_csv(fresh / "curve.csv", index_label="step")
+
+def adapter(settings, layout, method):
+    with atomic_path(layout.models / method) as fresh:
+        shutil.copytree(layout.trained / method, fresh)
 
 def sample(settings, layout, method):
     _work()

@@ -5,6 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from orchestration.checks import build_checks
+from orchestration.dead_runs import dead_runs_sensor
 from orchestration.dvc_assets import build_assets
 from orchestration.dvc_graph import read_graph
 from orchestration.record import build_record
@@ -26,7 +27,7 @@ def build_definitions(root: Path) -> dg.Definitions:
         asset_checks=build_checks(graph),
         schedules=schedules,
         jobs=[*jobs, build_record(graph)],
-        sensors=[dvc_state_sensor(graph), *watchers, *sensors],
+        sensors=[dvc_state_sensor(graph), dead_runs_sensor(), *watchers, *sensors],
     )
 
 
