@@ -40,7 +40,7 @@ def reading(file: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError("is not there", file=file, fix="Run `dvc repro`, which makes what is missing") from error
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OSError) and unwritable(error) is not None:  # no permission: nothing is damaged
             raise
         raise DamagedFile(error, file) from error

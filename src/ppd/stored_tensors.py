@@ -1,6 +1,7 @@
 """Safetensors files that check themselves when they are read: the header carries a checksum of the contents."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from torch import Tensor
 
 from ppd.errors import DamagedFile, InputError
 
-CHECKSUM = "sha256"
+ABOUT = "ppd"
+"""The header's one key, which holds all of ours: the library writes several in an order that changes with each run."""
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors of any device, and `metadata`, with their checksum."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(ready, file, metadata={**(metadata or {}), CHECKSUM: _checksum(ready)})
+    about = {"metadata": dict(metadata or {}), "sha256": _checksum(ready)}
+    save_file(ready, file, metadata={ABOUT: json.dumps(about, sort_keys=True)})
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
@@ -26,7 +29,7 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def load_with_metadata(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and what was written beside them. A file by others, without a checksum, is taken as it is.
+    """The tensors and the metadata beside them. A file by others, without a checksum, is taken as it is.
 
     Raises InputError if it is not there, DamagedFile if it is not as it was written.
     """
@@ -38,10 +41,17 @@ def load_with_metadata(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError("is not there", file=file, fix="Run `dvc repro`, which makes what is missing") from error
     except (SafetensorError, OSError) as error:
         raise DamagedFile(error, file) from error
-    written = metadata.pop(CHECKSUM, None)
-    if written is not None and written != _checksum(tensors):
+    if ABOUT not in metadata:
+        return tensors, metadata
+    try:
+        about = json.loads(metadata[ABOUT])
+        intact = about["sha256"] == _checksum(tensors)
+        written = dict(about["metadata"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedFile(error, file) from error
+    if not intact:
         raise DamagedFile("its contents are not those that were written", file)
-    return tensors, metadata
+    return tensors, written
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -1,8 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from ppd.errors import InputError
+from ppd.preferences.store import Preferences
+from ppd.settings import EmbeddingSettings
+from ppd.users.embeddings import UserEmbeddings, VlmRef
+from ppd.users.manifest import fit_whitening, whitened
 from ppd.users.whitening import Whitening
 
 
@@ -59,3 +65,29 @@ def test_what_cannot_be_whitened_or_read_is_an_input_error(hidden, tmp_path):
     save_file({"mean": hidden[0].contiguous()}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="not a whitening"):
         Whitening.load(tmp_path / "other.safetensors")
+
+
+@pytest.fixture
+def embeddings(simulated):
+    """Made-up raw embeddings of all users of a log, one group each; every split has some."""
+    log = Preferences.open(simulated / "preferences")
+    assert set(log.users.split) == {"train", "validation", "test"}
+    random = torch.Generator().manual_seed(0)
+    hidden = {user_id: torch.randn(2, 1, 4, generator=random) for user_id in log.users.user_id}
+    profiles = dict.fromkeys(hidden, ("likes ink", ""))
+    return log, UserEmbeddings(hidden, profiles, VlmRef("vlm", "1"))
+
+
+def test_the_whitening_is_that_of_the_training_users_whatever_the_others_are_like(embeddings):
+    log, known = embeddings
+    settings = EmbeddingSettings(rows=None, components=3, shrinkage=0.0)
+    white = fit_whitening(log, known, settings)
+    train = log.users.user_id[log.users.split == "train"]
+    others = {user_id: 100 + hidden for user_id, hidden in known.hidden.items() if user_id not in set(train)}
+    assert others
+    moved = replace(known, hidden=known.hidden | others)
+    assert fit_whitening(log, moved, settings).name == white.name
+    one = {train.iloc[0]: known.hidden[train.iloc[0]] + 1}
+    assert fit_whitening(log, replace(known, hidden=known.hidden | one), settings).name != white.name
+    u = torch.cat([whitened(known, white)[user_id] for user_id in train])
+    torch.testing.assert_close(u.mean(dim=0), torch.zeros(1, 3), atol=1e-5, rtol=0)

@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ppd.errors import InputError
+from ppd.errors import DamagedFile, InputError
 from ppd.settings import EmbeddingSettings
 from ppd.users.embeddings import load_embeddings
 from ppd.users.support import SupportGroup
@@ -80,3 +80,40 @@ def test_missing_and_mismatched_shards_are_input_errors(vlm, groups, tmp_path):
     )
     with pytest.raises(InputError, match="different shapes"):
         load_embeddings([tmp_path / "one.parquet", tmp_path / "two.parquet"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_file_is_embedded_again_and_is_never_read(vlm, groups, tmp_path, capsys, damage):
+    file = tmp_path / "e.parquet"
+    refresh(file, groups, vlm, SETTINGS, tmp_path / "work")
+    whole = file.read_bytes()
+    hidden = pq.read_table(file)["hidden"].combine_chunks().values.to_numpy().tobytes()
+    place = whole.index(hidden[:16])
+    broken = (
+        whole[: len(whole) // 2] if damage == "cut" else whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    )
+    file.write_bytes(broken)
+    with pytest.raises(DamagedFile, match=r"e.parquet: damaged"):
+        load_embeddings([file])
+    assert refresh(file, groups, vlm, SETTINGS, tmp_path / "work") == Refreshed(embedded=3, kept=0)
+    assert "e.parquet: damaged" in capsys.readouterr().err
+    assert file.read_bytes() == whole
+
+
+def test_a_damaged_part_of_a_killed_run_is_embedded_again(vlm, groups, tmp_path, capsys):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "part.parquet").write_bytes(b"PAR1 half of it")
+    assert refresh(tmp_path / "e.parquet", groups, vlm, SETTINGS, tmp_path / "work") == Refreshed(embedded=3, kept=0)
+    assert "part.parquet: damaged" in capsys.readouterr().err
+
+
+def test_an_embedding_of_no_number_names_its_user_and_nothing_is_written(vlm, groups, tmp_path, monkeypatch):
+    def bad(*args):
+        result = embed(*args)
+        result.hidden[1] = torch.nan
+        return result
+
+    monkeypatch.setattr("ppd.vlm.refresh.embed", bad)
+    with pytest.raises(InputError, match="the embedding of user anna, support group 1 is no number"):
+        refresh(tmp_path / "e.parquet", groups, vlm, SETTINGS, tmp_path / "work")
+    assert not (tmp_path / "e.parquet").exists()

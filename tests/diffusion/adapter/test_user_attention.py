@@ -151,3 +151,21 @@ def test_blocks_are_selectable_and_mistakes_are_named(backbone: StableCascadeBac
         adapter.user_tokens(people()[:, 0])
     with pytest.raises(InputError, match="already has an adapter"):
         fresh(backbone).attach(backbone)
+
+
+@torch.inference_mode()
+def test_after_the_block_it_is_the_base_again_also_when_it_failed(
+    backbone: StableCascadeBackbone, inputs: tuple
+) -> None:
+    base = backbone.predict_noise(*inputs)
+    adapter = trained(backbone)
+    with adapter.users(people()):
+        inside = backbone.predict_noise(*inputs)
+        with adapter.users(None):
+            assert torch.equal(backbone.predict_noise(*inputs), base)
+        assert torch.equal(backbone.predict_noise(*inputs), inside), "the outer block's users are back"
+    assert not torch.equal(inside, base)
+    assert torch.equal(backbone.predict_noise(*inputs), base)
+    with pytest.raises(KeyboardInterrupt), adapter.users(people()):
+        raise KeyboardInterrupt
+    assert torch.equal(backbone.predict_noise(*inputs), base)

@@ -1,6 +1,6 @@
 import io
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -10,16 +10,26 @@ import pytest
 import torch
 from PIL import Image
 
-from ppd.diffusion.encoding.encode import encode
+from ppd.diffusion.encoding.encode import EncodedCount, encode
 from ppd.diffusion.encoding.pixels import resized, to_tensor
-from ppd.diffusion.encoding.store import LATENTS, Encoded
+from ppd.diffusion.encoding.store import CAPTIONS, LATENTS, TEXT, Encoded
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
-from ppd.errors import InputError
+from ppd.errors import DamagedFile, InputError
 from ppd.preferences.images import digest
 from ppd.preferences.schema import IMAGES
 from ppd.preferences.store import Preferences
+from tests.test_files import room_for
 
 PX = 8  # what the tiny codec takes
+
+
+Encode = Callable[[Path], EncodedCount]
+
+
+@pytest.fixture
+def encode_to(preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path) -> Encode:
+    """Encode to a folder, the way all of these tests do."""
+    return lambda out: encode(preferences, backbone, out, tmp_path / "work", image_px=PX, batch_size=50)
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +152,91 @@ def test_a_wide_image_gives_its_centre() -> None:
 def test_an_unfinished_folder_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ppd stage encode"):
         Encoded.open(tmp_path)
+
+
+def test_a_full_disk_is_a_sentence_before_anything_is_encoded_and_room_lets_it_go_on(
+    encode_to: Encode, tmp_path: Path
+) -> None:
+    """Not the death of the process, which writing to a map of a file without room is."""
+    with pytest.raises(InputError, match=r"latents.npy: .*nothing was changed"), room_for(4096):
+        encode_to(tmp_path / "latents")
+    assert not (tmp_path / "latents").exists()
+    encode_to(tmp_path / "latents")
+    encode_to(tmp_path / "whole")
+    assert contents(tmp_path / "latents") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", [LATENTS, "images.parquet", TEXT, CAPTIONS])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damaged_latents_are_never_trained_on_and_are_encoded_again(
+    encode_to: Encode, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str
+) -> None:
+    out = tmp_path / "latents"
+    n_images = encode_to(out).images
+    whole = contents(out)
+    half = len(whole[name]) // 2
+    first_page = 200  # of a table: pages carry checksums, its footer does not
+    place = first_page if name.endswith(".parquet") else half
+    (out / name).write_bytes(whole[name][:half] if damage == "cut" else flipped(whole[name], place))
+    with pytest.raises(DamagedFile, match=name):
+        Encoded.open(out)
+    again = encode_to(out)
+    assert contents(out) == whole
+    if (name, damage) == (LATENTS, "changed"):
+        assert again.images == 1, "only the image whose latent was damaged"
+    else:
+        assert again.images == n_images
+        assert f"{name}: damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_what_a_killed_run_left_is_checked_before_it_is_gone_on_from(
+    encode_to: Encode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    images = Preferences.images
+
+    def dying(self: Preferences, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
+        for i, image in enumerate(images(self, uids, chunk)):
+            if i == 130:
+                raise Killed
+            yield image
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Preferences, "images", dying)
+        with pytest.raises(Killed):
+            encode_to(tmp_path / "latents")
+    (part,) = (tmp_path / "work").glob(f"*/{LATENTS}")
+    content = part.read_bytes()
+    row = (len(content) - 128) // (len(content) // 128 - 1)  # 64 fp16 numbers a latent, after the header
+    broken = content[:3000] if damage == "cut" else content[:128] + flipped(content[128:], 60 * row)
+    part.write_bytes(broken)
+    encode_to(tmp_path / "latents")
+    said = capsys.readouterr().err
+    assert "damaged" in said
+    assert ("starts over" if damage == "cut" else "goes on after 50 images") in said
+    encode_to(tmp_path / "whole")
+    assert contents(tmp_path / "latents") == contents(tmp_path / "whole")
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :]
+
+
+def test_a_latent_that_is_no_number_names_its_image(
+    encode_to: Encode, backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = backbone.encode_images
+
+    def bad(images: torch.Tensor) -> torch.Tensor:
+        latents = good(images)
+        latents[7] = torch.inf
+        return latents
+
+    monkeypatch.setattr(backbone, "encode_images", bad)
+    with pytest.raises(InputError, match=r"the latent of image \S+ is no number \(1 of 50 images"):
+        encode_to(tmp_path / "latents")
+    assert not (tmp_path / "latents").exists()

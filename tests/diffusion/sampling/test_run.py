@@ -3,11 +3,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import ppd.diffusion.sampling.run as module
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.sampling.run import sample_images
 from ppd.diffusion.sampling.store import read_samples
+from ppd.errors import InputError
 from ppd.settings import SamplingSettings
 
 SETTINGS = SamplingSettings(precision="fp32", steps=2, batch_size=2, latent_size=(4, 4))
@@ -69,3 +71,43 @@ def test_images_come_back_as_they_were_drawn(backbone: StableCascadeBackbone, tm
     requests, images = read_samples(tmp_path / "all.parquet")
     pd.testing.assert_frame_equal(requests, REQUESTS)
     np.testing.assert_array_equal(read_samples(tmp_path / "one.parquet")[1][0], images[7])
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_part_is_sampled_again(
+    backbone: StableCascadeBackbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: str,
+) -> None:
+    def killed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "whole.parquet", tmp_path / "unfinished")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.pd, "concat", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "images.parquet", tmp_path / "unfinished")
+    parts = sorted((tmp_path / "unfinished").glob("*/*.parquet"))
+    content = bytearray(parts[1].read_bytes())
+    if damage == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content[content.index(b"IDAT") + 9] ^= 1
+    parts[1].write_bytes(content)
+    sampled: list[int] = []
+    real = module.sample
+    monkeypatch.setattr(module, "sample", lambda *args: (sampled.append(len(args[1])), real(*args))[1])
+    sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "images.parquet", tmp_path / "unfinished")
+    assert sampled == [7], "the second part alone"
+    assert f"{parts[1].name}: damaged" in capsys.readouterr().err
+    assert (tmp_path / "images.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_an_image_of_no_number_names_its_request(backbone: StableCascadeBackbone, tmp_path: Path) -> None:
+    with torch.no_grad():
+        backbone.unet.clf[1].weight[0] = torch.nan
+    with pytest.raises(InputError, match="the image of caption 'a fox', seed 0 is no number"):
+        sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "images.parquet", tmp_path / "unfinished")
+    assert not (tmp_path / "images.parquet").exists()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMWuerstchenScheduler, StableCascadePriorPipeline
+from torch import Tensor
 
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
@@ -133,3 +134,26 @@ def test_interpolation_goes_from_one_person_to_the_other(
 def test_a_user_without_an_adapter_is_an_error(backbone: StableCascadeBackbone) -> None:
     with pytest.raises(InputError, match="no adapter"):
         draw(backbone, [Request(FOX, 0, user(0))], None)
+
+
+def test_every_forward_is_of_one_size_however_many_requests_are_left(
+    backbone: StableCascadeBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels round differently for another size: in bf16 on a GPU an image would depend on what it is sampled with."""
+    sizes: list[int] = []
+    predict_noise, decode = backbone.predict_noise, backbone.decode_latents
+
+    def counted(x: Tensor, *rest: object) -> Tensor:
+        sizes.append(len(x))
+        return predict_noise(x, *rest)
+
+    def decoded(latents: Tensor, *rest: object) -> Tensor:
+        sizes.append(2 * len(latents))
+        return decode(latents, *rest)
+
+    monkeypatch.setattr(backbone, "predict_noise", counted)
+    monkeypatch.setattr(backbone, "decode_latents", decoded)
+    settings = SamplingSettings(precision="fp32", steps=2, batch_size=4, latent_size=(4, 4))
+    images = list(sample(backbone, [Request("a fox", seed) for seed in range(6)], settings))
+    assert len(images) == 6
+    assert set(sizes) == {8}, "captions and no caption, of four requests each"

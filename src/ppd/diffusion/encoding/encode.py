@@ -159,6 +159,8 @@ def _stored(work: Path, missing: np.ndarray, batch_size: int) -> tuple[np.memmap
     """What a killed run left in `work`: latents, checksums, and how many of the missing rows they hold undamaged."""
     try:
         done = int((work / "done").read_text())
+        for name in (LATENTS, CHECKSUMS):
+            np.load(work / name, mmap_mode="r")  # raises where the file was cut; to be written, it would be filled up
         stored = np.lib.format.open_memmap(work / LATENTS, mode="r+")
         checksums = np.lib.format.open_memmap(work / CHECKSUMS, mode="r+")
         intact = row_checksums(stored[missing[:done]]) == checksums[missing[:done]]

@@ -9,14 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import TextColumn
 from rich.table import Table
-from safetensors import SafetensorError, safe_open
 
 from ppd.diffusion.adapter.checkpoint import adapter_config, save_adapter
 from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.training.curve import CURVE
 from ppd.diffusion.training.dataset import TrainingData
 from ppd.diffusion.training.trainer import CHECKPOINT, Trainer
-from ppd.errors import DamagedFile
+from ppd.errors import DamagedFile, InputError
 from ppd.files import atomic_path
 from ppd.progress import progress_bar
 from ppd.resumable import only_folder
@@ -52,6 +51,7 @@ def finetune(
         for line in _kept_runs(work, trainer):
             console.print(line, soft_wrap=True, markup=False)
     trainer.accelerator.wait_for_everyone()
+    trainer.resume(unfinished)
     table = Table(show_header=False, box=None)
     for name, value in trainer.describe().items():
         table.add_row(name, value)
@@ -98,8 +98,7 @@ def _kept_runs(work: Path, trainer: Trainer) -> Iterator[str]:
         if checkpoint.parent.name == trainer.key:
             continue
         try:
-            with safe_open(checkpoint, framework="pt") as stored:
-                metadata = stored.metadata() or {}
+            metadata = load_with_metadata(checkpoint)[1]
             theirs, ours = json.loads(metadata["run"]), json.loads(trainer.run_id())
             differs = [
                 f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} here"
@@ -110,5 +109,5 @@ def _kept_runs(work: Path, trainer: Trainer) -> Iterator[str]:
                 f"{checkpoint}: another run stopped at step {metadata['step']} and is kept; it goes on with its own "
                 f"settings again ({'; '.join(differs)})"
             )
-        except (SafetensorError, ValueError, KeyError):
+        except (InputError, ValueError, KeyError):
             yield f"{checkpoint}: another run's checkpoint, which cannot be read"

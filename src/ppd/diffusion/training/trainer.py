@@ -65,7 +65,7 @@ class Denoiser(nn.Module):
 class Trainer:
     """One run of one method: set up, `train_step`, `train`, `state_dict`. The base stays as it is.
 
-    The trained weights are in `adapter`, attached to `backbone`; `final_weights` is what the run leaves.
+    `adapter`, attached to `backbone`, holds the trained weights; `final_weights` is what the run leaves.
     reference_folder: where the base's errors are kept for other runs with the same draws.
     """
 
@@ -114,10 +114,8 @@ class Trainer:
         stats = self._accumulate_gradients()
         norm = self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.settings.max_grad_norm).item()
         if not (math.isfinite(stats["loss"]) and math.isfinite(norm)):
-            why = suspects(self.data, self._draw())
-            raise NonFiniteError(
-                f"step {self.step}: loss {stats['loss']}, gradient norm {norm}; nothing was updated. {why}"
-            )
+            found = f"step {self.step}: loss {stats['loss']}, gradient norm {norm}; nothing was updated"
+            raise NonFiniteError(f"{found}. {suspects(self.data, self._draw())}")
         self.optimizer.step()
         with torch.no_grad():
             for name, weight in self.adapter.named_parameters():
@@ -130,10 +128,7 @@ class Trainer:
 
         work: a folder of this run's own; `curve.csv` grows there. The caller shows the progress.
         """
-        work.mkdir(parents=True, exist_ok=True)
-        checkpoint = work / CHECKPOINT
-        if checkpoint.exists():
-            self.load_state(checkpoint)
+        self.resume(work)
         curve = Curve(work / "curve.csv", keep_rows=self.step) if self.accelerator.is_main_process else None
         while self.step < self.settings.steps:
             row: Stats = {"step": self.step}
@@ -150,8 +145,14 @@ class Trainer:
             if curve is not None:
                 curve.append(row)
             if last or self.step % self.settings.checkpoint_every_steps == 0:
-                self.save_state(checkpoint)
+                self.save_state(work / CHECKPOINT)
             yield row
+
+    def resume(self, work: Path) -> None:
+        """Take up what a killed run left in `work`, if it left anything; makes the folder."""
+        work.mkdir(parents=True, exist_ok=True)
+        if (work / CHECKPOINT).exists():
+            self.load_state(work / CHECKPOINT)
 
     def evaluate(self) -> Stats:
         """Implicit accuracy of seen and of held-out people (`HeldOutEvaluation.metrics`), with the averaged weights."""
