@@ -98,7 +98,7 @@ class StableCascadeBackbone:
             folder, subfolder="prior", revision=revision, torch_dtype=dtype, use_safetensors=True
         )
         text_encoder = CLIPTextModelWithProjection.from_pretrained(
-            folder, subfolder="text_encoder", revision=revision, dtype=torch.float32
+            folder, subfolder="text_encoder", revision=revision, dtype=torch.float32, use_safetensors=True
         )
         return cls(
             unet=unet.to(device),
