@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 HEAD = """# Dependencies and their licences
 
 What `make install` installs, pinned in [constraints.txt](../constraints.txt), with the licence that each distribution
-states about itself. Written by `python bench/dependencies.py`. No database of known weaknesses was asked: none could be
-reached when this was written. `pip-audit -r constraints.txt` asks one.
+states about itself. Written by `python bench/dependencies.py`. No database of known weaknesses
+was asked; `pip-audit -r constraints.txt` asks one.
 
 | distribution | version | licence |
 |---|---|---|
