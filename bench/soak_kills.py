@@ -110,7 +110,7 @@ def repro(folder: Path, stage: str, log: Path, kill_after_s: float | None = None
             process.wait()
             return time.monotonic() - started, False
     if code:
-        raise SystemExit(f"{stage} failed; see {log}")
+        raise SystemExit(f"{stage} failed:\n{log.read_text()[-3000:]}")
     return time.monotonic() - started, True
 
 

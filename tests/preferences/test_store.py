@@ -1,13 +1,14 @@
 """Serving images by uid."""
 
 import io
+import shutil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ppd.errors import InputError
+from ppd.errors import DamagedFile, InputError
 from ppd.preferences.ingest import ingest
 from ppd.preferences.journal import Limits
 from ppd.preferences.store import Preferences
@@ -59,3 +60,32 @@ def test_tables(preferences):
 def test_a_folder_that_holds_none(tmp_path):
     with pytest.raises(InputError, match=r"no preferences here.*ppd stage ingest"):
         Preferences.open(tmp_path)
+
+
+@pytest.mark.parametrize("shard", ["s-99", "../pairs", "../../etc/passwd", "", "s-00/../s-00"])
+def test_a_shard_that_there_is_not(simulated, shard):
+    log = Preferences.open(simulated / "preferences")
+    assert len(log.support("s-00"))
+    with pytest.raises(InputError, match="no shard is called .*; there are s-00"):
+        log.support(shard)
+
+
+@pytest.mark.parametrize("name", ["pairs.parquet", "users.parquet", "captions.parquet", "support/s-00.parquet"])
+def test_a_table_that_was_cut_is_named(simulated, tmp_path, name):
+    folder = shutil.copytree(simulated / "preferences", tmp_path / "preferences")
+    (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+    with pytest.raises(DamagedFile, match=f"{name}: damaged"):
+        Preferences.open(folder).support("s-00")
+
+
+def test_images_that_were_cut_or_changed_are_named(simulated, tmp_path):
+    folder = shutil.copytree(simulated / "preferences", tmp_path / "preferences")
+    uids = [*Preferences.open(folder).digests.index[:3]]
+    (first, *_) = sorted((folder / "images").iterdir())
+    whole = first.read_bytes()
+    image = Preferences.open(folder).image_bytes(uids)[1]
+    place = whole.index(image) + len(image) // 2
+    for broken in (whole[:-20], whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]):
+        first.write_bytes(broken)
+        with pytest.raises(DamagedFile, match=f"{first.name}: damaged"):
+            Preferences.open(folder).image_bytes(uids)

@@ -41,7 +41,11 @@ class Preferences:
 
     def support(self, shard: str) -> pd.DataFrame:
         """The support pairs of one shard's users: the columns of `ppd.preferences.schema.SUPPORT_PAIRS`, in order."""
-        return read_frame(self.folder / "support" / f"{shard}.parquet")
+        file = self.folder / "support" / f"{shard}.parquet"
+        if file not in {*(self.folder / "support").iterdir()}:  # a path in the name leads nowhere
+            known = ", ".join(sorted(path.stem for path in (self.folder / "support").iterdir()))
+            raise InputError(f"no shard is called {shard!r}; there are {known}", file=self.folder)
+        return read_frame(file)
 
     def image_bytes(self, uids: Sequence[str]) -> list[bytes]:
         """The encoded images with these uids, in this order. Each row group that is touched is read once.

@@ -41,9 +41,11 @@ class ClipScorer:
         """Load model, tokenizer and image processor from a folder (or hub id) in the hub's layout."""
         options = {"revision": revision} if revision else {}
         return cls(
-            CLIPModel.from_pretrained(folder, dtype=torch.float32, **options).to(device),
-            AutoTokenizer.from_pretrained(folder, **options),
-            AutoImageProcessor.from_pretrained(folder, backend="pil", **options),  # resizes alike everywhere
+            CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **options).to(device),
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options),
+            AutoImageProcessor.from_pretrained(
+                folder, backend="pil", trust_remote_code=False, **options
+            ),  # resizes alike everywhere
         )
 
     def __call__(self, images: Images, captions: Sequence[str]) -> NDArray[np.float64]:

@@ -85,7 +85,9 @@ class TransformersVlm:
         try:
             # Pillow resizes alike everywhere; the library would take torchvision wherever it is installed.
             processor = ImageTextProcessor.from_pretrained(checkpoint, backend="pil")
-            model = LlavaOnevisionForConditionalGeneration.from_pretrained(checkpoint, dtype=_DTYPES[precision])
+            model = LlavaOnevisionForConditionalGeneration.from_pretrained(
+                checkpoint, dtype=_DTYPES[precision], use_safetensors=True
+            )
         except (OSError, HFValidationError) as error:
             raise InputError(
                 f"no LLaVA-OneVision checkpoint: {error}", file=checkpoint, fix="Run `dvc pull`"

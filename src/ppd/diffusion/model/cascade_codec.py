@@ -56,8 +56,8 @@ class CascadeCodec:
         """
         return cls(
             EfficientNetEncoder.from_pretrained(folder),
-            StableCascadeUNet.from_pretrained(folder, subfolder="decoder", torch_dtype=dtype),
-            PaellaVQModel.from_pretrained(folder, subfolder="vqgan", torch_dtype=torch.float32),
+            StableCascadeUNet.from_pretrained(folder, subfolder="decoder", torch_dtype=dtype, use_safetensors=True),
+            PaellaVQModel.from_pretrained(folder, subfolder="vqgan", torch_dtype=torch.float32, use_safetensors=True),
             DDPMWuerstchenScheduler.from_pretrained(folder, subfolder="scheduler"),
         )
 

@@ -94,14 +94,18 @@ class StableCascadeBackbone:
         dtype = DTYPES[precision]
         config = StableCascadeUNet.load_config(folder, subfolder="prior", revision=revision)
         require_room(config, dtype, torch.device(device), str(folder))
-        unet = StableCascadeUNet.from_pretrained(folder, subfolder="prior", revision=revision, torch_dtype=dtype)
+        unet = StableCascadeUNet.from_pretrained(
+            folder, subfolder="prior", revision=revision, torch_dtype=dtype, use_safetensors=True
+        )
         text_encoder = CLIPTextModelWithProjection.from_pretrained(
-            folder, subfolder="text_encoder", revision=revision, dtype=torch.float32
+            folder, subfolder="text_encoder", revision=revision, dtype=torch.float32, use_safetensors=True
         )
         return cls(
             unet=unet.to(device),
             text_encoder=text_encoder,
-            tokenizer=AutoTokenizer.from_pretrained(folder, subfolder="tokenizer", revision=revision),
+            tokenizer=AutoTokenizer.from_pretrained(
+                folder, subfolder="tokenizer", revision=revision, trust_remote_code=False
+            ),
             codec=codec or _load_codec(folder, revision, dtype, device),
             prediction_type=prediction_type,
             schedule_offset=schedule.get("s", 0.008),
@@ -193,7 +197,7 @@ def _load_codec(
     if CascadeCodec.is_in(Path(folder) / "codec"):
         return CascadeCodec.from_pretrained(Path(folder) / "codec", dtype=dtype)
     try:
-        return ImageCodec.from_pretrained(folder, subfolder="codec", revision=revision).to(device)
+        return ImageCodec.from_pretrained(folder, subfolder="codec", revision=revision, use_safetensors=True).to(device)
     except OSError as error:
         raise InputError(
             f"no image codec: {error}", file=f"{folder}/codec", fix="Put a copy of stabilityai/stable-cascade there"

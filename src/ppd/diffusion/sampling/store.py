@@ -14,5 +14,5 @@ from ppd.stored_tables import read_frame
 def read_samples(file: Path) -> tuple[pd.DataFrame, NDArray[np.uint8]]:
     """What `sample_images` wrote: the requests, and the images [N, H, W, 3] in the same order."""
     table = read_frame(file)
-    images = [np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in table.png]
+    images = [np.asarray(Image.open(io.BytesIO(png), formats=["PNG"]).convert("RGB")) for png in table.png]
     return table.drop(columns="png"), np.stack(images) if images else np.empty((0, 0, 0, 3), np.uint8)

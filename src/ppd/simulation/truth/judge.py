@@ -51,4 +51,4 @@ class SimulatedJudge:
 
 def load_classifier(checkpoint: str | Path) -> AttributeClassifier:
     """The attribute classifier in a folder, ready to read."""
-    return AttributeClassifier.from_pretrained(checkpoint).eval()
+    return AttributeClassifier.from_pretrained(checkpoint, use_safetensors=True).eval()
