@@ -199,24 +199,6 @@ def cancel_and_again(tour: Tour, path: str, within_s: float) -> None:
     tour.log(f"materialised again: {tour.last_run()['status']}")
 
 
-def one_user(tour: Tour, user_id: str, within_s: float) -> None:
-    """Choose one user of the watch list in the dialog and materialise them alone."""
-    before = tour.last_run()["runId"]
-    tour.open("/assets/watched_users?view=partitions")
-    tour.click("Materialize")
-    until(lambda: "Select a partition" in tour.driver.page_source, 60, "no dialog")
-    tour.press("Select a partition or create one")
-    tour.driver.find_element(By.CSS_SELECTOR, "input[placeholder='Filter partitions']").send_keys(user_id)
-    time.sleep(2)
-    tour.press("Select all (1)")
-    tour.press("Partition selection")
-    tour.photograph("one-user-dialog")
-    tour.click("Launch")
-    until(lambda: tour.last_run()["runId"] != before, 120, "nothing was launched")
-    until(lambda: tour.last_run()["status"] in ENDED, within_s, "the user's run does not end")
-    tour.log(f"one user: {tour.last_run()['status']}")
-
-
 def reevaluate(tour: Tour, hours: float) -> None:
     """Materialise the history once more: another timestamp, another point of the trend."""
     tour.open("/assets/evaluations/history.jsonl")
@@ -277,7 +259,6 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=3, help="how long the pipeline may take")
     parser.add_argument("--clock", action="store_true", help="let the schedule re-evaluate in place of a click")
     parser.add_argument("--only-look", action="store_true", help="take the pictures of what is there")
-    parser.add_argument("--user", help="materialise this user of the watch list alone")
     arguments = parser.parse_args()
     log = Console().print
     history = arguments.project / "evaluations" / "history.jsonl"
@@ -293,8 +274,6 @@ def main() -> None:
                 time.sleep(60)  # the next timestamp
                 reevaluate(tour, arguments.hours)
             cancel_and_again(tour, "reports/win_rates.json", arguments.hours * 3600)
-            if arguments.user:
-                one_user(tour, arguments.user, arguments.hours * 3600)
         look_around(tour, with_trend=n_points(history) > 0)
 
 
