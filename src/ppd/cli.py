@@ -9,7 +9,7 @@ import math
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +20,8 @@ from ppd.errors import InputError
 from ppd.experiments.cli import experiment
 from ppd.files import unwritable
 from ppd.layout import Layout
+from ppd.pretrain.cli import pretrain
+from ppd.studio.cli import studio
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,17 +36,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data = typer.Typer(help="Look at the choices that people made.", no_args_is_help=True)
-pretrain = typer.Typer(
-    help="Recipes that built the small models and data under data/. Nobody needs them to run.", no_args_is_help=True
-)
 app.add_typer(data, name="data")
 convert = typer.Typer(
     help="Rewrite published scorers that lie in other libraries' files, once, for `rewards`.", no_args_is_help=True
 )
 app.add_typer(convert, name="convert")
-check = typer.Typer(help="Measure the small models and write their cards.", no_args_is_help=True)
 app.add_typer(pretrain, name="pretrain")
-pretrain.add_typer(check, name="check")
+app.command()(studio)
 app.command()(experiment)
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The settings file.")]
@@ -194,47 +192,6 @@ def judge(
     print(json.dumps({"winner": verdict.winner, "p_a": p_a, "said": said}))
 
 
-@app.command()
-def studio(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it answers.")] = 8765,
-    adapter: Annotated[Path, typer.Option(help="A trained adapter.")] = Path("models/ppd"),
-    host: Annotated[str, typer.Option(help="An address of this machine; beyond it TLS is needed.")] = "127.0.0.1",
-    folder: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path("runs/studio"),
-    captions: Annotated[Path | None, typer.Option(help="Captions of your own, one a line; else the log's.")] = None,
-    certificate: Annotated[Path | None, typer.Option(help="For TLS: the certificate, PEM.")] = None,
-    key: Annotated[Path | None, typer.Option(help="For TLS: its key, PEM.")] = None,
-    plain_http: Annotated[
-        bool, typer.Option("--plain-http", help="Beyond this machine without TLS, where a proxy adds it.")
-    ] = False,
-    password_file: Annotated[Path | None, typer.Option(help="A file whose first line visitors have to know.")] = None,
-    publish: Annotated[
-        bool, typer.Option("--publish", help="Write the choices where ingestion reads them, and end.")
-    ] = False,
-    params: ParamsFile = Path("params.yaml"),
-) -> None:
-    """A web page for visitors: they choose four times, see their pictures, and judge blind (docs/studio.md)."""
-    from ppd.settings import load_settings
-    from ppd.studio.database import Database
-    from ppd.studio.serve import Access, Paths, serve
-    from ppd.studio.serve import publish as write
-
-    settings = load_settings(params)
-    ingested = publish or settings.preferences.source_format == "studio"
-    paths = Paths(folder=folder, captions=captions, choices=Layout().choices if ingested else None)
-    if publish:
-        write(Database(paths.database), paths)
-        Console().print(f"Choices: {paths.choices}; blind verdicts: {paths.verdicts}")
-        return
-    password = None
-    if password_file is not None:
-        try:
-            password = password_file.read_text(encoding="utf-8").split("\n")[0].strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the password cannot be read ({error})", file=password_file) from error
-    access = Access(host, port, certificate, key, plain_http, password)
-    serve(adapter, paths, access)
-
-
 @app.command("settings")
 def print_settings(params: ParamsFile = Path("params.yaml")) -> None:
     """Check the settings file and print every value that will be used, as YAML."""
@@ -308,48 +265,6 @@ def convert_aesthetic(
     from ppd.rewards import convert
 
     convert.convert_aesthetic(checkpoint, out)
-
-
-@pretrain.command("log")
-def simulate_log(params: ParamsFile = Path("params.yaml")) -> None:
-    """The simulated log of choices and the truth behind it: data/choices and data/truth (a minute)."""
-    from ppd.settings import load_settings
-    from ppd.simulation.log import simulate
-    from ppd.simulation.render import Atlas
-
-    settings, layout = load_settings(params), Layout()
-    simulate(settings.log, settings.people, Atlas.load(layout.stickers), layout.choices, layout.given_truth)
-
-
-def _add_recipe(name: Literal["prior", "vlm", "attribute-classifier", "clip"], what: str) -> None:
-    """`ppd pretrain NAME`."""
-
-    @pretrain.command(name, help=what)
-    def train(
-        out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("data/models") / name,
-        device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-        steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
-        settings: Annotated[Path | None, typer.Option(help="A settings.json, such as lies beside the weights.")] = None,
-    ) -> None:
-        from ppd.pretrain import recipes
-
-        recipes.pretrain(name, out, device, settings, steps)
-
-    @check.command(name, help=f"Measure it on held-out renders and seeds: {what}")
-    def measure(
-        folder: Annotated[Path, typer.Option(help="The model's folder.")] = Path("data/models") / name,
-        n: Annotated[int, typer.Option(min=32, help="How many images.")] = 1024,
-        text_guidance: Annotated[float, typer.Option(min=0, help="Of the prior's samples.")] = 1.0,
-    ) -> None:
-        from ppd.pretrain import recipes
-
-        recipes.check(name, folder, n, text_guidance)
-
-
-_add_recipe("prior", "The text-to-image base, a small Stable Cascade (an hour and a half on one core).")
-_add_recipe("vlm", "The vision-language model that knows people, a small LLaVA-OneVision (45 minutes on one core).")
-_add_recipe("attribute-classifier", "What evaluation reads stickers with (ten minutes).")
-_add_recipe("clip", "The small CLIP behind the caption score (ten minutes).")
 
 
 def _sample(
