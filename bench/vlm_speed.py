@@ -25,9 +25,9 @@ from ppd.settings import EmbeddingSettings, JudgeSettings
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas
 from ppd.users.support import Pair
-from ppd.vlm.conversation import ANSWERS, Candidates, judge_conversation
 from ppd.vlm.embedding import embed
 from ppd.vlm.judging import VlmJudge
+from ppd.vlm.prompts import ANSWERS, Candidates, judge_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 
 OUT = Path("bench/results/vlm_speed.json")

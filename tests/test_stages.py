@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from orchestration.metadata import describe, describe_user
 from ppd import stages
 from ppd.cli import app
-from ppd.diffusion.adapter.card import export_adapter
+from ppd.diffusion.adapter.export import export_adapter
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.sampling.store import read_samples
 from ppd.errors import InputError

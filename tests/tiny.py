@@ -30,8 +30,8 @@ from ppd.diffusion.model.efficientnet import WEIGHTS, EfficientNetEncoder
 from ppd.pretrain.text import caption_tokenizer, text_config
 from ppd.rewards.aesthetic import AestheticHead
 from ppd.users.support import Pair
-from ppd.vlm.conversation import profile_conversation
 from ppd.vlm.processor import ImageTextProcessor
+from ppd.vlm.prompts import profile_conversation
 
 TEXT_WIDTH, POOLED_WIDTH = 12, 10
 VLM_PX, VLM_PATCH = 28, 14

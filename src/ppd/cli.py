@@ -162,7 +162,7 @@ def export(
     adapter: Adapter = Path("models/ppd"),
 ) -> None:
     """Write a complete adapter with its model card to one folder, ready to upload."""
-    from ppd.diffusion.adapter.card import export_adapter
+    from ppd.diffusion.adapter.export import export_adapter
 
     export_adapter(adapter, out, Layout().reports)
     Console().print(f"{out}: load it with Personalizer.load, or `ppd personalize --adapter {out}`", soft_wrap=True)
@@ -179,8 +179,8 @@ def judge(
     """Which of two images would this person prefer? Asked in both orders; prints a, b, tie or void, as JSON."""
     from ppd.personalizer import read_pairs
     from ppd.settings import load_settings
-    from ppd.vlm.conversation import Candidates
     from ppd.vlm.judges import load_judge
+    from ppd.vlm.prompts import Candidates
 
     settings = load_settings(params)
     pairs = read_pairs(folder, settings.preferences)

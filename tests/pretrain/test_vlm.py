@@ -21,7 +21,7 @@ from ppd.simulation.users import TRAITS, preference_probability
 from ppd.simulation.world import caption, sample_scenes
 from ppd.users.embeddings import VlmRef
 from ppd.users.support import Pair
-from ppd.vlm.conversation import ANSWERS, Candidates, judge_conversation, profile_conversation
+from ppd.vlm.prompts import ANSWERS, Candidates, judge_conversation, profile_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 
 TINY = ArchitectureSettings(vision_width=16, vision_layers=1, width=32, layers=3, heads=2)

@@ -11,7 +11,7 @@ from ppd.pretrain.vlm_architecture import ArchitectureSettings, build_model, bui
 from ppd.settings import ServerSettings
 from ppd.simulation.world import caption
 from ppd.users.support import Pair
-from ppd.vlm.conversation import Candidates
+from ppd.vlm.prompts import Candidates
 from ppd.vlm.server_judge import ServerJudge
 from ppd.vlm.transformers_backend import TransformersVlm
 from tests.vlm.misbehaving_server import KEY, serving

@@ -18,9 +18,9 @@ from transformers import (
 
 from ppd.settings import EmbeddingSettings
 from ppd.users.support import Pair
-from ppd.vlm.conversation import Conversation, profile_conversation
 from ppd.vlm.embedding import embed
 from ppd.vlm.last_position import states_at
+from ppd.vlm.prompts import Conversation, profile_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 from tests.tiny import write_vlm
 

@@ -12,7 +12,7 @@ from PIL import Image
 from ppd.errors import InputError
 from ppd.settings import JudgeSettings
 from ppd.vlm import server_judge
-from ppd.vlm.conversation import Candidates, judge_conversation
+from ppd.vlm.prompts import Candidates, judge_conversation
 from tests.vlm.misbehaving_server import (
     KEY,
     completion,

@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ppd.errors import InputError
-from ppd.vlm.conversation import ANSWERS, Candidates, Conversation, judge_conversation, profile_conversation
+from ppd.vlm.prompts import ANSWERS, Candidates, Conversation, judge_conversation, profile_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 
 TOLERANCE = 2e-5

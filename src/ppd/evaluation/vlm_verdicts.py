@@ -11,8 +11,8 @@ from rich.progress import track
 from ppd.preferences.store import Preferences
 from ppd.stored_tables import read_frame
 from ppd.users.support import Pair
-from ppd.vlm.conversation import Candidates
 from ppd.vlm.judging import Judge, Verdict
+from ppd.vlm.prompts import Candidates
 
 OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5, "void": np.nan}
 """A void verdict is no tie: it says nothing about the images, and nothing counts it."""

@@ -33,7 +33,7 @@ ABOUT = {
         "image, Qwen2 of 6 layers, 128 wide, words and phrases of the sticker world as tokens) that reads a person's "
         "choices. From pairs of preferred and rejected images it judges which of two images that person prefers, "
         "writes what they like, and carries their taste in the hidden states of the last position (prompt `short-1` of "
-        "`ppd.vlm.conversation`). The tower was trained first, with direct heads, then frozen; the language model on "
+        "`ppd.vlm.prompts`). The tower was trained first, with direct heads, then frozen; the language model on "
         "simulated people drawn from the prior anew at every step (1 to 8 choices each, 96,000 people), towards what "
         "the exact posterior says, with heads that are not kept. No person is stored: people of training, of these "
         "figures and of the log are independent draws of one prior, which is finite, so their tastes may coincide; "

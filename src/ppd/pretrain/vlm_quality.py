@@ -22,9 +22,9 @@ from ppd.simulation.world import CONCEPTS, caption, sample_scenes
 from ppd.statistics.bootstrap import clustered_ratio
 from ppd.users.support import Pair
 from ppd.users.whitening import Whitening
-from ppd.vlm.conversation import Candidates
 from ppd.vlm.embedding import Embedded, embed
 from ppd.vlm.judging import Verdict, VlmJudge
+from ppd.vlm.prompts import Candidates
 from ppd.vlm.transformers_backend import TransformersVlm
 
 Floats = NDArray[np.float64]

@@ -31,7 +31,7 @@ class TimestepSettings(Component):
     high: float = Field(0.998, gt=0, le=1)
     power: float = Field(1.7, gt=0)
     importance_weighted: bool = False
-    """Weigh each pair by uniform density / density of this law: the objective of uniform t at this law's variance."""
+    """Weigh each pair by uniform density / density of this distribution: the objective of uniform t at its variance."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -4,7 +4,7 @@ from threading import Lock
 
 from ppd.errors import InputError
 from ppd.settings import ServerSettings
-from ppd.vlm.conversation import Conversation
+from ppd.vlm.prompts import Conversation
 from ppd.vlm.reply import Reply
 
 _CHARACTERS_PER_TOKEN = 3

@@ -11,7 +11,7 @@ from ppd.errors import InputError
 from ppd.preferences.images import READING
 from ppd.settings import EmbeddingSettings
 from ppd.users.support import Pair
-from ppd.vlm.conversation import profile_conversation
+from ppd.vlm.prompts import profile_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 
 

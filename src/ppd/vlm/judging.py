@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from ppd.settings import JudgeSettings
 from ppd.users.support import Pair
-from ppd.vlm.conversation import ANSWERS, Candidates, judge_conversation
+from ppd.vlm.prompts import ANSWERS, Candidates, judge_conversation
 from ppd.vlm.transformers_backend import TransformersVlm
 
 

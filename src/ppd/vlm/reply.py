@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ppd.vlm.conversation import ANSWERS
+from ppd.vlm.prompts import ANSWERS
 
 Ending = Literal["said", "cut", "withheld"]
 """said: to the end; cut: the tokens were used up; withheld: the model or a filter refused."""

@@ -19,8 +19,8 @@ from ppd.vlm.answer_cache import AnswerCache, key_of
 from ppd.vlm.budget import Budget, cost, estimate
 from ppd.vlm.chat_client import CallFailed, ChatClient
 from ppd.vlm.complaint import bounded, one_line
-from ppd.vlm.conversation import IMAGE, Candidates, Conversation, judge_conversation
 from ppd.vlm.judging import Answer, Verdict
+from ppd.vlm.prompts import IMAGE, Candidates, Conversation, judge_conversation
 from ppd.vlm.reply import Reply
 
 VOID_IN_A_ROW = 20

@@ -15,9 +15,9 @@ from ppd.errors import InputError
 from ppd.preferences.images import open_rgb
 from ppd.settings import VlmPrecision
 from ppd.users.embeddings import VlmRef
-from ppd.vlm.conversation import IMAGE, Conversation
 from ppd.vlm.last_position import BeforeAndAfter, states_at
 from ppd.vlm.processor import ImageTextProcessor
+from ppd.vlm.prompts import IMAGE, Conversation
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 POSITIONS_AT_ONCE = 1 << 15

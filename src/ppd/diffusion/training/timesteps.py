@@ -19,5 +19,5 @@ def noise_levels(r: Tensor, distribution: TimestepSettings) -> Tensor:
 
 
 def importance_weights(r: Tensor, distribution: TimestepSettings) -> Tensor:
-    """Density of uniform t in [low, high] over the law's own at t(r): power·r^(power−1), of mean 1 under the law."""
+    """Density of uniform t in [low, high] over this one's at t(r): power·r^(power−1), of mean 1 under this one."""
     return distribution.power * r ** (distribution.power - 1)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ppd.settings import PromptVersion
 from ppd.users.support import Pair
-from ppd.vlm.conversation import IMAGE, Candidates, judge_conversation, profile_conversation
+from ppd.vlm.prompts import IMAGE, Candidates, judge_conversation, profile_conversation
 
 PAIRS = [Pair("a fox", b"p1", b"r1"), Pair("a cat", b"p2", b"r2")]
 ASKED = Candidates("a dog", b"f", b"s")
