@@ -29,10 +29,10 @@ install: $(INSTALLED) ## create .venv and install what constraints.txt pins
 
 .PHONY: data
 data: $(INSTALLED) ## fetch what data.dvc tracks; files of your own in data/ stay as they are
-	@problem=$$($(BIN)/dvc pull data.dvc 2>&1) || { \
+	@problem=$$($(BIN)/dvc pull -r store data.dvc 2>&1) || { \
 		grep -q "unsaved files" <<< "$$problem" || { echo "$$problem" >&2; exit 1; }; \
 		for part in choices models stickers truth; do \
-			test -e data/$$part || $(BIN)/dvc pull --quiet data/$$part; \
+			test -e data/$$part || $(BIN)/dvc pull --quiet -r store data/$$part; \
 		done; \
 		echo "data/ holds files of your own: they stay, and only folders that are missing were fetched"; \
 	}
@@ -49,6 +49,20 @@ ui: data ## the Dagster UI on the same pipeline, at http://127.0.0.1:3000
 	cp orchestration/dagster.yaml .dagster/dagster.yaml
 	DAGSTER_HOME=$(CURDIR)/.dagster $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
+.PHONY: send-results
+send-results: data ## on a machine with a GPU: run what is out of date, then send it to git and to your DVC remote
+	$(BIN)/dvc --wait-for-lock repro
+	$(BIN)/python -m orchestration.record --push
+
+.PHONY: get-results
+get-results: $(INSTALLED) ## elsewhere: take those results, and compute nothing
+	git pull --ff-only
+	$(BIN)/dvc --wait-for-lock pull --run-cache
+
+.PHONY: studio
+studio: data ## choose four times and see a model draw for you, at http://127.0.0.1:8765 (after make demo)
+	$(BIN)/ppd studio
+
 .PHONY: test
 test: data ## ruff, mypy and all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
@@ -56,7 +70,7 @@ test: data ## ruff, mypy and all tests
 .PHONY: track-data
 track-data: $(INSTALLED) ## for maintainers: after data/ has changed, record it in data.dvc and in the remote inside this repository
 	$(BIN)/dvc add data
-	$(BIN)/dvc push data.dvc
+	$(BIN)/dvc push -r store data.dvc
 	@echo "Commit data.dvc and .dvc/store together."
 
 .PHONY: lock

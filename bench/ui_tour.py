@@ -27,10 +27,14 @@ from PIL import Image
 from rich.console import Console
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
 
 PORT = 3111
-PIPELINE = 'not (key:"watched_users" or key:"evaluations/history.jsonl" or group:"experiments")'
-SHOWN = '(group:"preferences" or group:"users" or group:"models" or group:"evaluation") and not key:"watched_users"'
+PIPELINE = 'not (key:"watched_users" or key:"evaluations/history.jsonl" or group:"6_experiments")'
+SHOWN = (
+    '(group:"2_preferences" or group:"3_users" or group:"4_models" or group:"5_evaluation") and not key:"watched_users"'
+)
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 CLICK = """
 const wanted = arguments[0];
 const all = [...document.querySelectorAll('button, a, [role=tab]')];
@@ -72,6 +76,20 @@ class Tour:
         file = self.out / f"{name}.png"
         image.quantize(n_colours).save(file, optimize=True)
         self.log(f"{file}: {file.stat().st_size / 1000:.0f} kB")
+
+    def press(self, text: str) -> None:
+        """Click, as a mouse does, the element that says exactly this."""
+        self.driver.find_elements(By.XPATH, f"//*[normalize-space(text())='{text}']")[-1].click()  # in front
+        time.sleep(1.5)
+
+    def confirm(self, text: str) -> None:
+        """Click the last button with this text: that of the dialog in front."""
+        self.driver.find_elements(By.XPATH, f"//button[contains(., '{text}')]")[-1].click()
+
+    def last_run(self) -> dict[str, Any]:
+        query = "{runsOrError(limit: 1) {... on Runs {results {runId status}}}}"
+        run: dict[str, Any] = self.ask(query)["runsOrError"]["results"][0]
+        return run
 
     def ask(self, query: str, **variables: object) -> dict[str, Any]:
         """GraphQL, to learn how far the runs are."""
@@ -160,6 +178,27 @@ def materialise_all(tour: Tour, hours: float) -> None:
         raise RuntimeError(f"the backfill ended as {status()}, runs failed: {runs}")
 
 
+def cancel_and_again(tour: Tour, path: str, within_s: float) -> None:
+    """Materialise one asset, terminate the run while it runs, and materialise it again."""
+    before = tour.last_run()["runId"]
+    tour.open(f"/assets/{path}")
+    tour.click("Materialize")
+    until(lambda: tour.last_run()["runId"] != before, 120, "nothing was launched")
+    until(lambda: tour.last_run()["status"] == "STARTED", within_s, "the run did not start")
+    run_id = tour.last_run()["runId"]
+    tour.open(f"/runs/{run_id}")
+    tour.click("Terminate")
+    tour.confirm("Terminate")
+    until(lambda: tour.last_run()["status"] == "CANCELED", within_s, "the run was not cancelled")
+    tour.photograph("cancelled")
+    tour.log(f"cancelled: {run_id}")
+    tour.open(f"/assets/{path}")
+    tour.click("Materialize")
+    until(lambda: tour.last_run()["runId"] != run_id, 120, "nothing was launched")
+    until(lambda: tour.last_run()["status"] in ENDED, within_s, "the second run does not end")
+    tour.log(f"materialised again: {tour.last_run()['status']}")
+
+
 def reevaluate(tour: Tour, hours: float) -> None:
     """Materialise the history once more: another timestamp, another point of the trend."""
     tour.open("/assets/evaluations/history.jsonl")
@@ -234,6 +273,7 @@ def main() -> None:
                 reevaluate(tour, arguments.hours)
                 time.sleep(60)  # the next timestamp
                 reevaluate(tour, arguments.hours)
+            cancel_and_again(tour, "reports/win_rates.json", arguments.hours * 3600)
         look_around(tour, with_trend=n_points(history) > 0)
 
 

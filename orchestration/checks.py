@@ -89,22 +89,47 @@ def beats_the_base(win_rates: Path) -> CheckOutcome:
         return CheckOutcome(False, {"win rate": "unknown: no comparison with the base has a verdict"})
     numbers = {f"win rate ({name})": float(entry["win_rate"]) for name, entry in judgements.items()}
     numbers |= {f"lower end ({name})": float(entry["ci_low"]) for name, entry in judgements.items()}
-    doubtful = any(entry["ci_low"] < 0.5 for entry in entries)
+    doubtful = not all(entry["ci_low"] >= 0.5 for entry in entries)  # an interval of NaN is no success
     passed = all(entry["win_rate"] >= WIN_RATE_GOAL for entry in entries) and not doubtful
     return CheckOutcome(passed, numbers, warn=not doubtful)
 
 
 def no_worse_than_accepted(win_rates: Path) -> CheckOutcome:
-    """Not worse than the win rates last committed to git, beyond the interval."""
-    committed = subprocess.run(
-        ["git", "show", f"HEAD:./{win_rates.name}"], cwd=win_rates.parent, capture_output=True, text=True, check=False
-    )
-    if committed.returncode != 0:
-        return CheckOutcome(True, {"accepted": "none committed yet"})
-    before = {entry["judge"]: entry["win_rate"] for entry in headline_entries(json.loads(committed.stdout))}
+    """Not worse than the win rates last committed to git, beyond the interval. Without an answer of git it warns."""
+    try:
+        committed = _committed(win_rates)
+        if committed is None:
+            return CheckOutcome(True, {"accepted": "none committed yet"})
+        before = {entry["judge"]: entry["win_rate"] for entry in headline_entries(json.loads(committed))}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return CheckOutcome(False, {"accepted": f"cannot be read: {error}"}, warn=True)
     now = {entry["judge"]: entry for entry in headline_entries(json.loads(win_rates.read_text()))}
-    worse = [name for name, entry in now.items() if name in before and entry["ci_high"] < before[name]]
-    return CheckOutcome(not worse, {f"accepted ({name})": float(rate) for name, rate in before.items()})
+    numbers: dict[str, Any] = {f"accepted ({name})": float(rate) for name, rate in before.items()}
+    if not before or set(before) - set(now):
+        lacking = sorted(set(before) - set(now))
+        return CheckOutcome(False, numbers | {"not comparable": lacking or "no headline was committed"}, warn=True)
+    worse = [name for name in before if not now[name]["ci_high"] >= before[name]]  # NaN is no success
+    return CheckOutcome(not worse, numbers | {"worse": worse})
+
+
+def _committed(file: Path) -> str | None:
+    """What HEAD holds of the file; None where it holds none. Raises OSError with git's words when git refuses."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=file.parent, capture_output=True, text=True, check=False)
+
+    head = git("rev-parse", "--quiet", "--verify", "HEAD")
+    if head.returncode == 1 and not head.stderr:
+        return None  # no commit at all
+    for found in (head, listed := git("ls-tree", "--name-only", "HEAD", "--", file.name)):
+        if found.returncode != 0:
+            raise OSError(found.stderr.strip() or f"git ended with exit code {found.returncode}")
+    if not listed.stdout.strip():
+        return None
+    shown = git("show", f"HEAD:./{file.name}")
+    if shown.returncode != 0:
+        raise OSError(shown.stderr.strip())
+    return shown.stdout
 
 
 CHECKS: tuple[tuple[Key, Callable[[Path], CheckOutcome]], ...] = (

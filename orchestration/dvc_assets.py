@@ -1,8 +1,8 @@
 """Dagster assets made from the graph of dvc.yaml: one multi-asset a stage, one asset an output.
 
 Dagster decides when something runs and shows why; DVC alone decides whether it has to. `meta: {dagster: ...}` of a
-stage in dvc.yaml takes `group`, `kinds`, `owners`, `pool`, `gpus` (on Kubernetes), and for a matrix `partitions: true`,
-which makes one asset with the matrix items as its partitions in place of one asset for each item.
+stage in dvc.yaml takes `group`, `kinds`, `owners`, `pool`, on Kubernetes `gpus`, `cpu` and `memory`, and for a matrix
+`partitions: true`, which makes one asset with the matrix items as its partitions in place of one asset for each item.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from orchestration import dvc_process
-from orchestration.dvc_graph import Graph, Key, Part, Source, Stage, Tracked
+from orchestration.dvc_graph import Graph, Key, Part, Source, Stage, Tracked, group_name
 from orchestration.dvc_state import out_of_date, read_lock, read_workspace
 from orchestration.kubernetes import op_tags
 from orchestration.metadata import describe
@@ -30,7 +30,7 @@ class RunOptions(dg.Config):
 def build_assets(graph: Graph) -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """Everything in dvc.yaml and *.dvc as assets. Raises ValueError for too many partitions (`MAX_PARTITIONS`)."""
     return [
-        *(_source_spec(source) for source in graph.sources),
+        *(_source_spec(graph, source) for source in graph.sources),
         *(_tracked_asset(graph, tracked) for tracked in graph.tracked),
         *(
             _part_asset(graph, node) if isinstance(node, Part) else _stage_assets(graph, node)
@@ -51,7 +51,7 @@ def _stage_assets(graph: Graph, stage: Stage) -> dg.AssetsDefinition:
             dg.AssetKey(key),
             deps=[dg.AssetKey(parent) for parent in graph.parents(stage)],
             description=stage.description,
-            group_name=hints.get("group", "pipeline"),
+            group_name=group_name(graph, stage.group),
             kinds={"dvc", *hints.get("kinds", [])},
             owners=hints.get("owners", []),
             code_version=stage.code_version,
@@ -129,7 +129,7 @@ def _part_asset(graph: Graph, part: Part) -> dg.AssetsDefinition:
         dg.AssetKey(part.key),
         deps=[dg.AssetKey(whole) for whole in part.wholes],
         description="Read by itself, so it has its own version. Materialising looks at it; nothing is computed.",
-        group_name="parts",
+        group_name=group_name(graph, "parts"),
         kinds={"dvc"},
         code_version=OBSERVED,
     )
@@ -162,7 +162,7 @@ def _tracked_asset(graph: Graph, tracked: Tracked) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 dg.AssetKey(tracked.key),
                 description=f"Inputs that {tracked.file} tracks. Materialising records them (`dvc add`).",
-                group_name="inputs",
+                group_name=group_name(graph, "inputs"),
                 kinds={"dvc"},
                 code_version=OBSERVED,
             )
@@ -177,13 +177,18 @@ def _tracked_asset(graph: Graph, tracked: Tracked) -> dg.AssetsDefinition:
     return record
 
 
-def _source_spec(source: Source) -> dg.AssetSpec:
-    what = "Settings" if source.params else "Code"
+def _source_spec(graph: Graph, source: Source) -> dg.AssetSpec:
+    if source.params:
+        what, group, kind = "Settings", "settings", "yaml"
+    elif source.key[0] == "src":
+        what, group, kind = "Code", "code", "python"
+    else:
+        what, group, kind = "Verdicts of people", "evaluation", "json"
     return dg.AssetSpec(
         dg.AssetKey(source.key),
         description=f"{what} that stages read. Observed: a change makes them stale.",
-        group_name="settings" if source.params else "code",
-        kinds={"yaml" if source.params else "python"},
+        group_name=group_name(graph, group),
+        kinds={kind},
     )
 
 

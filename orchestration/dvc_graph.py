@@ -58,6 +58,10 @@ class Stage:
         return outputs
 
     @property
+    def group(self) -> str:
+        return str(self.meta.get("group", "pipeline"))
+
+    @property
     def code_version(self) -> str:
         """Changes with the command. What the command runs and reads are inputs with versions of their own."""
         return code_version(self.items[0].cmd, self.items[0].partition)
@@ -151,6 +155,24 @@ class Graph:
             {at: [nodes.index(makers[key]) for key in keys if key in makers] for at, keys in enumerate(needs)}
         )
         return tuple(nodes[at] for at in order.static_order())
+
+
+def group_name(graph: Graph, group: str) -> str:
+    """The group as the UI shows it: numbered, since it sorts by name, from inputs along the flow of the data.
+
+    What only explains (parts of outputs, settings, code) comes last.
+    """
+    depth: dict[Key, int] = {}
+    last: dict[str, int] = {}
+    for node in graph.in_order:
+        parents = graph.parents(node) if isinstance(node, Stage) else node.wholes
+        level = 1 + max((depth.get(parent, 0) for parent in parents), default=0)
+        depth |= dict.fromkeys(node.outputs if isinstance(node, Stage) else [node.key], level)
+        if isinstance(node, Stage):
+            last[node.group] = max(level, last.get(node.group, 0))
+    flow = sorted(last, key=lambda each: last[each])
+    order = [*dict.fromkeys(["inputs", *flow, "parts", "settings", "code"])]
+    return f"{order.index(group) + 1}_{group}" if group in order else group
 
 
 def read_graph(root: Path) -> Graph:

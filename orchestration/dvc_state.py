@@ -126,6 +126,18 @@ def out_of_date(root: Path, addresses: Sequence[str]) -> dict[str, Any]:
             time.sleep(BUSY_POLL_S[0])
 
 
+def default_remote(root: Path) -> tuple[str, str] | None:
+    """Name and URL of the remote that `dvc push` takes; None where there is none."""
+    with Repo(str(root)) as repo:
+        name = repo.config["core"].get("remote")
+        return (name, repo.config["remote"][name]["url"]) if name else None
+
+
+def is_inside(url: str, root: Path) -> bool:
+    """Whether a remote's URL is a folder inside the repository."""
+    return "://" not in url and (root / url).resolve().is_relative_to(root.resolve())
+
+
 def undisturbed(root: Path, read: Callable[[], T]) -> T:
     """What `read` makes of dvc.yaml and dvc.lock while DVC may be writing the latter, which it does piece by piece.
 

@@ -5,7 +5,7 @@ Pictures are kept small: each materialisation stores its own, and an asset's pag
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -36,7 +36,10 @@ def describe(root: Path, path: str) -> Metadata:
     """What to show of the output `path` of the repository at `root`; nothing where it has not been made."""
     for pattern, needed, show in SHOWN:
         if PurePosixPath("/", path).match(f"/{pattern}") and (root / path / needed).exists():
-            return show(root / path)
+            try:
+                return show(root / path)
+            except Exception as error:  # noqa: BLE001 - replaced meanwhile, or of another shape
+                return {"not shown": f"{type(error).__name__}: {error}"}
     return {}
 
 
@@ -238,6 +241,7 @@ def trend(entries: Sequence[Entry]) -> dict[str, float]:
 def describe_history(lines: Sequence[Mapping[str, Any]], timestamp: str) -> Metadata:
     """The numbers of one re-evaluation, and the trend of all of them."""
     rates = next(line["win_rates"] for line in lines if line["date"] == timestamp)
+    changes = what_changed(lines)
     points = [{"date": line["date"], **entry} for line in lines for entry in headline_entries(line["win_rates"])]
     shown = [
         {
@@ -245,6 +249,7 @@ def describe_history(lines: Sequence[Mapping[str, Any]], timestamp: str) -> Meta
             "judge": point["judge"],
             "win rate over base, unseen users": f"{point['win_rate']:.3f}",
             "95 %": f"[{point['ci_low']:.3f}, {point['ci_high']:.3f}]",
+            "changed before it": ", ".join(changes.get(point["date"], [])) or "—",
         }
         for point in reversed(points[-N_ROWS:])
     ]
@@ -252,9 +257,19 @@ def describe_history(lines: Sequence[Mapping[str, Any]], timestamp: str) -> Meta
         "date": timestamp,
         "evaluations": len(lines),
         **trend(rates),
-        "trend": dg.MetadataValue.md(picture(trend_plot(pd.DataFrame(points))) if points else "nothing"),
+        "trend": dg.MetadataValue.md(picture(trend_plot(pd.DataFrame(points), changes)) if points else "nothing"),
         "history": dg.MetadataValue.md(table(shown)),
     }
+
+
+def what_changed(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Date -> what an evaluation rested on (adapter, users, captions, judge) that the one before it did not."""
+    changes = {}
+    for before, line in pairwise(lines):
+        then, now = before.get("made_with", {}), line.get("made_with", {})
+        if names := [name for name in now if name in then and then[name] != now[name]]:
+            changes[str(line["date"])] = names
+    return changes
 
 
 def headline_entries(entries: Sequence[Entry]) -> list[Entry]:

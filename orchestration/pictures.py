@@ -61,14 +61,30 @@ def images(encoded: Iterable[bytes]) -> Markdown:
     return picture(strip(pixels, columns=len(pixels), scale=1)) if pixels else Markdown("nothing")
 
 
-def trend_plot(points: pd.DataFrame) -> bytes:
-    """Win rates against dates with their intervals, a line a judge: rows of date, judge, win_rate, ci_low, ci_high."""
+def trend_plot(points: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> bytes:
+    """Win rates against dates with their intervals, a line a judge; a mark where something else than time changed.
+
+    points: rows of date, judge, win_rate, ci_low, ci_high. changes: date -> what differs from the date before.
+    """
     figure = Figure(figsize=(6, 3))
     axes = figure.subplots()
     for colour, (judge, rows) in zip((ACCENT, METHOD_COLOURS["dpo"]), points.groupby("judge"), strict=False):
         spread = [rows.win_rate - rows.ci_low, rows.ci_high - rows.win_rate]
         axes.errorbar(
             pd.to_datetime(rows.date), rows.win_rate, spread, color=colour, marker="o", capsize=3, label=judge
+        )
+    for date, names in changes.items():
+        at = pd.Timestamp(date).timestamp() / 86400  # matplotlib counts days
+        axes.axvline(at, color=QUIET, linewidth=1, linestyle=":")
+        axes.annotate(
+            ", ".join(names),
+            (at, 0.98),
+            xytext=(2, 0),
+            textcoords="offset points",
+            fontsize=6,
+            color=QUIET,
+            rotation=90,
+            va="top",
         )
     axes.axhline(0.5, color=QUIET, linewidth=1, linestyle="--")
     axes.set(ylabel="win rate over base, unseen users", ylim=(0.3, 1))

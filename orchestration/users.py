@@ -22,7 +22,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 from orchestration import dvc_process
 from orchestration.background import Background, StillWorking
 from orchestration.dvc_assets import RunOptions, read_state
-from orchestration.dvc_graph import Graph, Item
+from orchestration.dvc_graph import Graph, Item, group_name
 from orchestration.dvc_state import BROKEN, Locked, Workspace, read_lock, read_workspace
 from orchestration.metadata import describe_user
 from orchestration.reporting import ABSENT, OBSERVED, Tags, input_tags, known, unreported_events, version_tags
@@ -98,7 +98,7 @@ def _watched_users(graph: Graph) -> dg.AssetsDefinition:
                 description="One user of a shard: taste as the model reads it, place among the others, pictures. "
                 "Materialising embeds what has changed of this user's shard; with `force`, this user again. "
                 "To watch another user, add the user_id as a partition.",
-                group_name="users",
+                group_name=group_name(graph, "users"),
                 kinds={"parquet"},
             )
         ],
@@ -131,7 +131,6 @@ def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
         description="Puts newly arrived users on the watch list, and reports those on it whose embedding changed.",
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        started = time.monotonic()
         if not graph.root.joinpath(*PREFERENCES, "support").exists():
             return dg.SkipReason("There are no users before the first ingestion.")
         user_index = read_user_index(graph.root)
@@ -149,8 +148,9 @@ def _watch(graph: Graph, interval_s: int = 30) -> dg.SensorDefinition:
             except StillWorking:
                 return dg.SkipReason("The map of users is being made, until the next tick.")
             preferences = Preferences.open(graph.root.joinpath(*PREFERENCES))
+        started = time.monotonic()
         for done, user_id in enumerate(changed):
-            if time.monotonic() - started > SECONDS_PER_TICK:
+            if done and time.monotonic() - started > SECONDS_PER_TICK:
                 return dg.SkipReason(f"Reported {done} users; {len(changed) - done} at the next tick.")
             shown = describe_user(graph.root, user_id, preferences)
             context.instance.report_runless_asset_event(  # at once, so that what is done stays done

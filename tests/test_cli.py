@@ -30,7 +30,7 @@ def test_help_answers_at_once():
 
 def test_help_names_every_command_with_what_it_does():
     shown = ppd("--help").stdout
-    commands = "stage personalize sample judge settings times doctor data convert pretrain"
+    commands = "stage personalize sample judge settings times doctor data convert export pretrain studio"
     for command in commands.split():
         assert command in shown
 

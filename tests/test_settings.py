@@ -63,7 +63,7 @@ def test_every_model_inside_the_settings_is_frozen_and_refuses_unknown_keys():
         ("people: {temperature: '1.0'}", 'people.temperature: Input should be a valid number, found "1.0"'),
         ("people: {temperature: 0}", "people.temperature: Input should be greater than 0, found 0"),
         ("finetune: {steps: 1.5}", "finetune.steps: Input should be a valid integer"),
-        ("preferences: {source_format: csv}", "Input should be 'pick-a-pic' or 'folder', found \"csv\""),
+        ("preferences: {source_format: csv}", "Input should be 'pick-a-pic', 'folder' or 'studio', found \"csv\""),
         ("preferences: {n_shards: 100}", "preferences.n_shards: Input should be less than or equal to 64"),
         ("people: 3", "people: Input should be an object, found 3"),
         ("preferences: {validation_user_share: 0.6, test_user_share: 0.6}", "leave some to train on"),

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,11 @@ _UNWRITABLE = {
     errno.EACCES: "it may not be written",
     errno.EPERM: "it may not be written",
 }
+
+
+def content_name(file: str | Path) -> str:
+    """A short name for what is in a file: other content, another name."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 @contextmanager

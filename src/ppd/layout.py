@@ -26,6 +26,7 @@ class Layout:
         self.verdicts = root / "artifacts/verdicts"
         self.reports = root / "reports"
         # The clock: a folder laid out like the repository for each re-evaluation, and a line in the history.
+        self.human_verdicts = root / "evaluations/human.jsonl"
         self.reevaluations = root / "runs/reevaluations"
         self.history = root / "evaluations/history.jsonl"
         # Work in progress, which killed stages go on from, and what is worth keeping between runs.

@@ -71,3 +71,13 @@ def test_a_page_without_people_or_curves_still_renders(tmp_path: Path) -> None:
         example(users=[], interpolations=[], curves={}, win_rates=[], simulated=False), tmp_path / "index.html"
     )
     assert "simulated" not in (tmp_path / "index.html").read_text()
+
+
+def test_what_people_judged_has_a_place_of_its_own(tmp_path: Path) -> None:
+    people = {**ENTRY, "judge": "people", "n_users": 3, "n_comparisons": 24, "win_rate": 0.625, "gain_sd": None}
+    write_report(example(win_rates=[ENTRY, people]), tmp_path / "index.html")
+    page = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", (tmp_path / "index.html").read_text()))
+    assert "Judged by people" in page
+    assert "anyone unseen in training different 3 24 0.62 0.72–0.81" in page
+    write_report(example(), tmp_path / "index.html")
+    assert "Judged by people" not in (tmp_path / "index.html").read_text()

@@ -31,8 +31,8 @@ def write_rates(folder, win_rate, ci_low, ci_high, **changes):
 
 @pytest.mark.parametrize(
     ("rate", "low", "passed", "warn"),
-    [(0.7, 0.6, True, True), (0.58, 0.52, False, True), (0.62, 0.49, False, False)],
-    ids=["clear", "under the goal: a warning", "perhaps chance: an error"],
+    [(0.7, 0.6, True, True), (0.58, 0.52, False, True), (0.62, 0.49, False, False), (0.7, math.nan, False, False)],
+    ids=["clear", "under the goal: a warning", "perhaps chance: an error", "no interval: an error"],
 )
 def test_win_rate_over_base(tmp_path, rate, low, passed, warn):
     found = beats_the_base(write_rates(tmp_path, rate, low, 0.8))
@@ -45,15 +45,69 @@ def test_no_headline_at_all_is_an_error(tmp_path):
     assert (found.passed, found.warn) == (False, False)
 
 
-def test_a_run_is_held_against_the_last_committed_one(tmp_path):
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+AUTHOR = ["-c", "user.name=a", "-c", "user.email=a@b"]
+
+
+@pytest.fixture
+def accepted(tmp_path):
+    """A repository in which a win rate of 0.7 was accepted."""
+    git(tmp_path, "init", "-q")
+    write_rates(tmp_path, 0.7, 0.65, 0.75)
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "accepted")
+    return tmp_path
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", *AUTHOR, *arguments], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_run_is_held_against_the_last_committed_one(accepted, detached):
+    if detached:
+        git(accepted, "checkout", "-q", "--detach")
+    assert no_worse_than_accepted(write_rates(accepted, 0.66, 0.6, 0.71)).passed
+    assert not no_worse_than_accepted(write_rates(accepted, 0.6, 0.5, 0.69)).passed
+    assert not no_worse_than_accepted(write_rates(accepted, 0.6, math.nan, math.nan)).passed
+
+
+def test_in_a_shallow_clone_too(accepted, tmp_path_factory):
+    clone = tmp_path_factory.mktemp("clone") / "shallow"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{accepted}", clone], check=True)
+    assert not no_worse_than_accepted(write_rates(clone, 0.6, 0.5, 0.69)).passed
+
+
+def test_where_nothing_was_accepted_yet_nothing_is_worse(tmp_path):
+    git(tmp_path, "init", "-q")
     path = write_rates(tmp_path, 0.7, 0.65, 0.75)
     assert no_worse_than_accepted(path).numbers == {"accepted": "none committed yet"}
-    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run(["git", *author, "add", "."], cwd=tmp_path, check=True)
-    subprocess.run(["git", *author, "commit", "-qm", "accepted"], cwd=tmp_path, check=True)
-    assert no_worse_than_accepted(write_rates(tmp_path, 0.66, 0.6, 0.71)).passed
-    assert not no_worse_than_accepted(write_rates(tmp_path, 0.6, 0.5, 0.69)).passed
+    git(tmp_path, "commit", "-qm", "another file", "--allow-empty")
+    assert no_worse_than_accepted(path).passed
+
+
+def test_when_git_refuses_it_does_not_pass(accepted, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # as in a container: dubious ownership
+    found = no_worse_than_accepted(accepted / "win_rates.json")
+    assert (found.passed, found.warn) == (False, True)
+    assert "ownership" in found.numbers["accepted"]
+
+
+def test_outside_of_a_repository_it_does_not_pass(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found = no_worse_than_accepted(write_rates(tmp_path, 0.7, 0.65, 0.75))
+    assert (found.passed, found.warn) == (False, True)
+
+
+def test_what_cannot_be_compared_does_not_pass(accepted):
+    path = write_rates(accepted, 0.9, 0.8, 1.0, judge="ground truth")
+    assert no_worse_than_accepted(path).numbers["not comparable"] == ["vlm"]
+    assert not no_worse_than_accepted(path).passed
+    path.write_text("[]")
+    git(accepted, "commit", "-qam", "nothing accepted")
+    assert not no_worse_than_accepted(write_rates(accepted, 0.9, 0.8, 1.0)).passed
+    path.write_text("half of a fi")
+    git(accepted, "commit", "-qam", "broken")
+    assert not no_worse_than_accepted(write_rates(accepted, 0.9, 0.8, 1.0)).passed
 
 
 @pytest.mark.parametrize(
@@ -108,7 +162,8 @@ def test_a_judge_that_said_nothing_is_judged_too(tmp_path, metrics):
     (tmp_path / "win_rates.json").write_text("[]")
     assert not beats_the_base(tmp_path / "win_rates.json").passed
     assert "no comparison" in beats_the_base(tmp_path / "win_rates.json").numbers["win rate"]
-    assert no_worse_than_accepted(tmp_path / "win_rates.json").passed
+    git(tmp_path, "init", "-q")
+    assert no_worse_than_accepted(tmp_path / "win_rates.json").passed, "nothing was accepted yet"
 
 
 def test_what_the_judge_abstained_from_is_told(tmp_path):

@@ -30,8 +30,16 @@ def test_every_output_of_dvc_yaml_is_an_asset():
     with Repo(str(ROOT)) as repo:
         n_outs = sum(len(stage.outs) for stage in repo.index.stages if not stage.addressing.startswith("embed@"))
     graph = defs.resolve_asset_graph()
-    made = [key for key in graph.materializable_asset_keys if graph.get(key).group_name != "parts"]
+    made = [key for key in graph.materializable_asset_keys if not graph.get(key).group_name.endswith("_parts")]
     assert len(made) == n_outs + 1 + 2  # all shards of `embed` are one asset; history and watched users are not DVC's
+
+
+def test_groups_are_listed_as_the_data_flows():
+    graph = defs.resolve_asset_graph()
+    groups = sorted({graph.get(key).group_name for key in graph.get_all_asset_keys()})
+    assert [group.partition("_")[2] for group in groups] == [
+        "inputs", "preferences", "users", "models", "evaluation", "experiments", "parts", "settings", "code",
+    ]  # fmt: skip
 
 
 def test_no_annotations_are_postponed_where_dagster_reads_them():
@@ -50,3 +58,12 @@ def test_the_workspace_file_finds_the_code_location_without_an_installation():
     [entry] = YAML(typ="safe", pure=True).load((ROOT / "workspace.yaml").read_text())["load_from"]
     assert entry["python_module"]["module_name"] == "orchestration.definitions"
     assert (ROOT / entry["python_module"]["working_directory"]).resolve() == ROOT
+
+
+def test_every_stage_that_loads_a_model_takes_its_turn_at_the_accelerator():
+    for file in ("dvc.yaml", "experiments/dvc.yaml"):
+        for name, stage in YAML(typ="safe", pure=True).load((ROOT / file).read_text())["stages"].items():
+            loads = any(dep.startswith(("${models.", "data/models")) for dep in stage["deps"])
+            assert stage["meta"]["dagster"].get("pool") == ("accelerator" if loads else None), name
+    ops = {op.name: op.pool for op in defs.resolve_job_def("reevaluate").graph.iterate_op_defs()}
+    assert ops == {"wait_until_made": None, "evaluate": "accelerator"}

@@ -20,7 +20,7 @@ def test_every_edge_and_hint_of_dvc_yaml_is_in_the_asset_graph(project):
         for key in stage.outputs:
             assert graph.get(dg.AssetKey(key)).parent_keys == {dg.AssetKey(p) for p in project.graph.parents(stage)}
     prepared = graph.get(dg.AssetKey("prepared"))
-    assert (prepared.group_name, prepared.owners) == ("inputs", ["team:data"])
+    assert (prepared.group_name, prepared.owners) == ("1_inputs", ["team:data"])
     assert prepared.kinds == {"dvc", "text"}
     assert prepared.description == "The inputs, cut in shards."
     assert graph.get(dg.AssetKey("embedded")).pools == {"gpu"}
@@ -36,7 +36,7 @@ def test_selections_typed_as_text_mean_what_they_say(project):
         'key:"models/ppd"': {"models/ppd"},
         'key:"users.txt"+': after_users,
         '+key:"prepared"': {"prepared", "data"},
-        "group:inputs": {"prepared", "data"},
+        'group:"1_inputs"': {"prepared", "data"},
         'owner:"team:data" or key:"models/*"': {"prepared", "models/ppd", "models/dpo"},
     }.items():
         found = dg.AssetSelection.from_string(selection).resolve(graph)

@@ -51,7 +51,44 @@ def test_a_step_gets_the_gpus_that_dvc_yaml_says(steps, step, gpus):
 
 def test_other_steps_ask_for_none(steps):
     [container] = pod(steps["prepare"])["containers"]
-    assert container["resources"]["limits"] is None
+    assert container["resources"] is None or not container["resources"]["limits"]
+
+
+def test_a_step_asks_for_the_cpus_and_the_memory_that_dvc_yaml_says(project):
+    text = (project.root / "dvc.yaml").read_text()
+    project.write("dvc.yaml", text.replace("partitions: true", "partitions: true, gpus: 1, cpu: 4, memory: 16Gi"))
+    assets = [asset for asset in build_assets(read_graph(project.root)) if isinstance(asset, dg.AssetsDefinition)]
+    [container] = pod(next(asset for asset in assets if asset.op.name == "embed"))["containers"]
+    assert container["resources"]["requests"] == {"cpu": "4", "memory": "16Gi"}
+    assert container["resources"]["limits"] == {"memory": "16Gi", "nvidia.com/gpu": "1"}
+
+
+@pytest.mark.parametrize("step", ["prepare", "embed"])
+def test_no_step_is_root_or_writes_outside_of_its_volumes(steps, step):
+    found = pod(steps[step])
+    [container] = found["containers"]
+    assert (found["security_context"]["run_as_user"], found["security_context"]["fs_group"]) == (1000, 1000)
+    context = container["security_context"]
+    assert context["run_as_non_root"] and context["read_only_root_filesystem"]
+    assert context["allow_privilege_escalation"] is False
+    assert context["capabilities"]["drop"] == ["ALL"]
+    assert {mount["mount_path"] for mount in container["volume_mounts"]} >= {"/tmp"}
+
+
+def test_services_and_runs_are_not_root_either(values):
+    [deployment] = values["dagster-user-deployments"]["deployments"]
+    for settings in (deployment, values["dagsterWebserver"], values["dagsterDaemon"]):
+        assert settings["podSecurityContext"]["runAsUser"] == 1000
+        assert settings["securityContext"]["runAsNonRoot"] and settings["securityContext"]["readOnlyRootFilesystem"]
+        assert "/tmp" in {mount["mountPath"] for mount in settings["volumeMounts"]}
+    run = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]
+    assert run["podSpecConfig"]["securityContext"]["runAsUser"] == 1000
+    assert run["containerConfig"]["securityContext"]["runAsNonRoot"]
+
+
+def test_the_webserver_is_reached_through_a_login_alone(values):
+    assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP"
+    assert "auth-url" in " ".join(values["ingress"]["annotations"])
 
 
 def test_shards_with_a_gpu_each_are_runs_of_their_own_and_others_share_one(steps, project):

@@ -79,6 +79,12 @@ def test_nothing_is_shown_of_what_has_not_been_made(tmp_path):
     assert describe(tmp_path, "models/ppd") == {}
 
 
+def test_what_cannot_be_shown_keeps_nothing_from_being_reported(tmp_path):
+    (tmp_path / "models/ppd").mkdir(parents=True)
+    (tmp_path / "models/ppd/curve.csv").write_text("half of a f")
+    assert describe(tmp_path, "models/ppd")["not shown"].startswith("KeyError")
+
+
 def test_counts_of_ingestion_are_those_of_its_summary(root):
     shown = describe(root, "artifacts/preferences")
     summary = json.loads((root / "artifacts/preferences/summary.json").read_text())
@@ -186,10 +192,16 @@ def test_five_thousand_users_stay_a_small_event(tmp_path):
 def test_the_trend_has_a_point_for_each_evaluation():
     entry = {"method": "ppd", "opponent": "base", "users": "unseen", "judge": "vlm", "pairing": "independent"}
     lines = [
-        {"date": f"2026-01-0{day}", "win_rates": [entry | {"win_rate": 0.7 + day / 100, "ci_low": 0.6, "ci_high": 0.9}]}
+        {
+            "date": f"2026-01-0{day}",
+            "made_with": {"adapter": str(day // 3), "users": "u"},
+            "win_rates": [entry | {"win_rate": 0.7 + day / 100, "ci_low": 0.6, "ci_high": 0.9}],
+        }
         for day in (1, 2, 3)
     ]
     shown = describe_history(lines, "2026-01-02")
     assert shown["win rate over base, unseen, vlm"] == 0.72
     assert shown["history"].value.count("2026-01-0") == 3
     assert len(pictures(shown["trend"].value)) == 1
+    rows = shown["history"].value.splitlines()[2:]
+    assert [row.split("|")[-2].strip() for row in rows] == ["adapter", "—", "—"], "newest first"

@@ -9,6 +9,7 @@ import pandas as pd
 from ppd.device import this_device
 from ppd.diffusion.sampling.store import read_samples
 from ppd.diffusion.training.curve import read_curves
+from ppd.evaluation.human import human_verdicts
 from ppd.evaluation.metrics import (
     difference_metrics,
     headline_metrics,
@@ -46,7 +47,8 @@ def publish(
     """
     judges = ["ground_truth", "vlm"] if truth is not None else ["vlm"]
     verdicts = {judge: read_frame(layout.verdict(judge)) for judge in judges}
-    compared = pd.concat(verdicts.values(), ignore_index=True)
+    people = human_verdicts(layout, preferences)
+    compared = pd.concat([*verdicts.values(), *([people] if len(people) else [])], ignore_index=True)
     rates = win_rates(compared)
     samples = {model: read_samples(file) for model, file in images.items()}
     metrics = judge_metrics(read_frame(layout.verdict("choices")), verdicts["vlm"])

@@ -18,6 +18,7 @@ from ppd.preferences.pick_a_pic import PickAPic
 from ppd.preferences.rows import Refusal, Source
 from ppd.preferences.schema import PAIRS, SUPPORT_PAIRS
 from ppd.preferences.splits import SUPPORT, Splits, assign, shard_names
+from ppd.preferences.studio import Studio
 from ppd.progress import progress_bar
 from ppd.settings import PreferenceSettings
 from ppd.stored_tables import write_table
@@ -32,6 +33,8 @@ def open_source(settings: PreferenceSettings, source: Path) -> Source:
         raise InputError("there is no such file or folder; expected the log of choices", file=source)
     if settings.source_format == "folder":
         return Folder.open(source, settings.max_image_pixels, settings.columns)
+    if settings.source_format == "studio":
+        return Studio.open(source)
     return PickAPic.open(source)
 
 

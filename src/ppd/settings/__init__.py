@@ -4,10 +4,11 @@ The defaults are what `params.yaml` holds (there is a test): library and pipelin
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from ppd.cron import check_cron
 from ppd.errors import InputError
 from ppd.params import load_model
 from ppd.settings.base import Component, Share
@@ -81,7 +82,7 @@ class LaunchSettings(Component):
 class ReevaluationSettings(Component):
     """The clock: when the current models are evaluated again (`ppd.reevaluation`)."""
 
-    cron: str = Field("0 6 * * 1", pattern=r"^\S+( \S+){4}$")
+    cron: Annotated[str, AfterValidator(check_cron)] = "0 6 * * 1"
     """Minute, hour, day, month, weekday; UTC."""
     captions_per_user: int = Field(4, ge=1)
     """Fewer than there are to evaluate with, so that each date is another choice of them for each person."""

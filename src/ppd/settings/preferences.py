@@ -70,8 +70,9 @@ class ColumnSettings(Component):
 class PreferenceSettings(Component):
     """Reading, cleaning and splitting the log of choices (`ppd.preferences`)."""
 
-    source_format: Literal["pick-a-pic", "folder"] = "pick-a-pic"
-    """pick-a-pic: parquet shards in the schema of Pick-a-Pic v2; folder: a table `choices.*` beside image files."""
+    source_format: Literal["pick-a-pic", "folder", "studio"] = "pick-a-pic"
+    """pick-a-pic: parquet shards in the schema of Pick-a-Pic v2; folder: a table `choices.*` beside image files;
+    studio: what visitors of `ppd studio` chose, after the shards of Pick-a-Pic beside it, if there are any."""
     columns: ColumnSettings = ColumnSettings()
     """Of a folder: what its columns are called."""
     seed: int = 0

@@ -1,0 +1,51 @@
+"""Runs whose process is gone, as after a power cut: Dagster would always show them as running and keep their places."""
+
+import re
+from collections.abc import Sequence
+
+import dagster as dg
+import psutil
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher  # has no public name
+
+_STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
+UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def dead_runs_sensor(interval_s: int = 60) -> dg.SensorDefinition:
+    """Ends runs of this machine whose process is gone. On Kubernetes the launcher knows: it asks for the pod."""
+
+    @dg.sensor(
+        name="dead_runs",
+        minimum_interval_seconds=interval_s,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Marks runs as failed whose process is gone: after a power cut nobody else does.",
+    )
+    def sense(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        dead = end_dead_runs(context.instance)
+        return dg.SkipReason(f"Marked as failed: {', '.join(dead)}." if dead else "All runs under way have a process.")
+
+    return sense
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> Sequence[str]:
+    """Mark runs of this machine as failed whose process is gone; their ids."""
+    if not isinstance(instance.run_launcher, DefaultRunLauncher):
+        return []
+    dead = []
+    for record in instance.get_run_records(dg.RunsFilter(statuses=UNDER_WAY)):
+        run = record.dagster_run
+        said = [_STARTED.search(entry.message) for entry in instance.all_logs(run.run_id)]
+        pids = [int(found.group(1)) for found in said if found]
+        if pids and not _runs(pids[-1], record.create_timestamp.timestamp()):
+            instance.report_run_failed(run, f"The process of this run ({pids[-1]}) is gone.")
+            dead.append(run.run_id)
+    return dead
+
+
+def _runs(pid: int, since: float) -> bool:
+    """Whether that process is there, and is not another one that got its number after a restart of the machine."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() >= since - 1
+    except psutil.Error:
+        return False

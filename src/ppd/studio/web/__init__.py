@@ -1,0 +1,1 @@
+"""The studio over HTTP: one module for each thing a visitor does."""
