@@ -283,3 +283,18 @@ def test_embeddings_of_another_shape_are_refused(project: Path) -> None:
     whitening = Whitening.load(project / "artifacts/whitening.safetensors")
     with pytest.raises(InputError, match="fitted on those of"):
         whitening(torch.zeros(1, 7, whitening.mean.shape[1]))
+
+
+def test_two_shards_embedded_at_once_are_those_embedded_one_after_the_other(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "at-once"
+    shutil.copytree(project, folder, symlinks=True)
+    shutil.rmtree(folder / "artifacts" / "users")
+    with (folder / "params.yaml").open("w") as file:
+        YAML().dump(SETTINGS.model_dump(mode="json"), file)
+    command = [sys.executable, "-c", "from ppd.cli import main; main()", "stage", "embed", "--shard"]
+    running = [subprocess.Popen([*command, shard], cwd=folder) for shard in ("s-00", "s-01")]
+    assert [process.wait(300) for process in running] == [0, 0]
+    for shard in ("s-00", "s-01"):
+        embedded = (folder / "artifacts/users" / shard / "embeddings.parquet").read_bytes()
+        assert embedded == (project / "artifacts/users" / shard / "embeddings.parquet").read_bytes()
+        assert len(list((folder / "artifacts/users" / shard).iterdir())) == 1
