@@ -285,7 +285,8 @@ def _sample(
 
 
 def _image(file: Path, max_pixels: int) -> bytes:
-    from ppd.preferences.images import BadImage, inspect
+    from ppd.preferences.images import BadImage
+    from ppd.preferences.inspection import inspect
 
     try:
         encoded = file.read_bytes()

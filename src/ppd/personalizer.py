@@ -28,7 +28,8 @@ from ppd.diffusion.sampling.sampler import sample as sample_requests
 from ppd.errors import InputError
 from ppd.layout import Layout
 from ppd.preferences.folder import Folder
-from ppd.preferences.images import BadImage, inspect
+from ppd.preferences.images import BadImage
+from ppd.preferences.inspection import inspect
 from ppd.preferences.rows import Position, Refusal
 from ppd.settings import EmbeddingSettings, PreferenceSettings, SamplingSettings
 from ppd.users.embeddings import load_embeddings

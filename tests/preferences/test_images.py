@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ppd.preferences.images import BadImage, GoodImage, digest, inspect
+from ppd.preferences.images import BadImage
+from ppd.preferences.inspection import GoodImage, digest, inspect
 
 LIMIT = 10_000
 

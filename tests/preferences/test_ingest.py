@@ -17,8 +17,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from ppd.errors import InputError
-from ppd.preferences.images import digest
 from ppd.preferences.ingest import ingest
+from ppd.preferences.inspection import digest
 from ppd.preferences.journal import Limits
 from ppd.preferences.leakage import check_leakage
 from ppd.preferences.schema import IMAGES, REFUSED

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image, features
 
 from ppd.errors import InputError
-from ppd.preferences.images import BadImage, GoodImage, as_sent, inspect, open_rgb
+from ppd.preferences.images import BadImage, open_rgb
+from ppd.preferences.inspection import GoodImage, inspect
+from ppd.vlm.sent_images import as_sent
 
 LIMIT = 10_000
 RNG = np.random.default_rng(0)

@@ -8,7 +8,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ppd.preferences.images import BadImage, GoodImage, digest, inspect
+from ppd.preferences.images import BadImage
+from ppd.preferences.inspection import GoodImage, digest, inspect
 from ppd.preferences.rows import RawRow, Refusal
 
 DECIDED = ((1.0, 0.0), (0.0, 1.0))

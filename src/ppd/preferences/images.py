@@ -1,11 +1,10 @@
-"""Images from outside: checked, and opened as they looked to whoever chose between them.
+"""Images from outside, opened as they looked to whoever chose between them.
 
 One function, `open_rgb`, for every stage: turned as EXIF says, alpha over white, 16 bits scaled to 8, CMYK and palettes
 as RGB, of an animation the first frame. A colour profile is left aside: the values are taken as sRGB. What is plain RGB
 or grey already keeps every pixel.
 """
 
-import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,14 +29,6 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _SHOWN = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND"}
 
 
-class GoodImage(NamedTuple):
-    """Width and height in pixels, as shown; `digest` tells two images apart by their encoded bytes."""
-
-    digest: bytes
-    width: int
-    height: int
-
-
 class BadImage(NamedTuple):
     """Why an image is refused: see `ppd.preferences.rows.Refusal`."""
 
@@ -49,67 +40,22 @@ class _TooLarge(Exception):
     pass
 
 
-def digest(encoded: bytes) -> bytes:
-    """16 bytes that stand for the content of an image file."""
-    return hashlib.blake2b(encoded, digest_size=16).digest()
-
-
-def inspect(encoded: bytes | None, max_pixels: int) -> GoodImage | BadImage:
-    """Decode an image to its last byte and throw the pixels away; the size is checked before any is decoded.
-
-    A JPEG is decoded at 1/8 scale: the entropy-coded stream is still read in full, so a truncated file shows, but most
-    of the inverse transform is saved. Pixels of a JPEG whose stream is intact are not judged.
-    """
-    if not encoded:
-        return BadImage("image_missing", "no bytes")
-    try:
-        with _opened(encoded, max_pixels) as image:
-            width, height = image.size
-            if _orientation(image) >= 5:
-                width, height = height, width
-            image.draft(None, (1, 1))
-            image.load()
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise anything when they stumble on hostile bytes
-        return _fault(error, encoded)
-    return GoodImage(digest(encoded), width, height)
-
-
 def open_rgb(encoded: bytes, max_pixels: int = MOST_PIXELS) -> Image.Image:
     """The picture that a browser shows for these bytes, as RGB.
 
     Raises `InputError` for what is no JPEG, PNG or WebP, is damaged, or has more pixels than `max_pixels`.
     """
     try:
-        with _opened(encoded, max_pixels) as image:
-            orientation = _orientation(image)
+        with opened(encoded, max_pixels) as image:
+            orientation = orientation_of(image)
             return _upright(_over_white(image), orientation)
     except Exception as error:
-        fault = _fault(error, encoded)
+        fault = fault_of(error, encoded)
         raise InputError(f"an image of {len(encoded)} bytes cannot be decoded: {fault.detail}") from error
-
-
-def as_sent(encoded: bytes) -> tuple[str, bytes]:
-    """(MIME type, bytes) of an image for a server, which may show it otherwise than a browser does.
-
-    The bytes as they came where there is nothing to interpret, else a PNG of `open_rgb`, whose errors it raises.
-    """
-    try:
-        with _opened(encoded, MOST_PIXELS) as image:
-            still = getattr(image, "n_frames", 1) == 1
-            upright = _orientation(image) == 1
-            plain = image.mode in ("RGB", "L") and image.format in FORMATS and not image.has_transparency_data
-            if plain and still and upright:
-                return f"image/{str(image.format).lower()}", encoded
-    except Exception as error:
-        fault = _fault(error, encoded)
-        raise InputError(f"an image of {len(encoded)} bytes cannot be decoded: {fault.detail}") from error
-    buffer = io.BytesIO()
-    open_rgb(encoded).save(buffer, "PNG")
-    return "image/png", buffer.getvalue()
 
 
 @contextmanager
-def _opened(encoded: bytes, max_pixels: int) -> Iterator[Image.Image]:
+def opened(encoded: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """The image at the frame that is shown first, its size checked, nothing decoded yet."""
     with Image.open(io.BytesIO(_without_metadata(encoded)), formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
@@ -144,7 +90,7 @@ def _without_metadata(encoded: bytes) -> bytes:
     return b"".join([*kept, encoded[start:]]) if kept else encoded
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8. What cannot be read counts as upright, as in a browser."""
     exif = Image.Exif()
     try:
@@ -206,7 +152,8 @@ def _from_16_bits(image: Image.Image, transparent: int | None) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _fault(error: Exception, encoded: bytes) -> BadImage:
+def fault_of(error: Exception, encoded: bytes) -> BadImage:
+    """Why Pillow, or a limit of ours, refuses these bytes."""
     if isinstance(error, _TooLarge | Image.DecompressionBombError | Image.DecompressionBombWarning):
         return BadImage("image_too_large", str(error))
     if isinstance(error, UnidentifiedImageError):  # its own message holds a memory address, which differs in each run

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ppd.files import atomic_path
-from ppd.preferences.images import digest
+from ppd.preferences.inspection import digest
 from ppd.preferences.schema import PICK_A_PIC
 from ppd.settings import LogSettings, PeopleSettings
 from ppd.simulation import seeds

@@ -12,7 +12,6 @@ from pathlib import Path
 from threading import Event, Lock
 
 from ppd.errors import InputError
-from ppd.preferences.images import as_sent
 from ppd.settings import PromptVersion, ServerSettings
 from ppd.users.support import Pair
 from ppd.vlm.answer_cache import AnswerCache, key_of
@@ -22,6 +21,7 @@ from ppd.vlm.complaint import bounded, one_line
 from ppd.vlm.judging import Answer, Verdict
 from ppd.vlm.prompts import IMAGE, Candidates, Conversation, judge_conversation
 from ppd.vlm.reply import Reply
+from ppd.vlm.sent_images import as_sent
 
 VOID_IN_A_ROW = 20
 """So many questions without an answer, one after the other: something is wrong, and asking on only costs."""

@@ -15,7 +15,7 @@ from ppd.diffusion.encoding.pixels import resized, to_tensor
 from ppd.diffusion.encoding.store import CAPTIONS, LATENTS, TEXT, Encoded
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.errors import DamagedFile, InputError
-from ppd.preferences.images import digest
+from ppd.preferences.inspection import digest
 from ppd.preferences.schema import IMAGES
 from ppd.preferences.store import Preferences
 from tests.test_files import room_for
