@@ -93,7 +93,7 @@ class Eyes:
     """What a simulated person sees in an encoded picture; each is looked at once."""
 
     def __init__(self, folder: str) -> None:
-        self._reader = AttributeClassifier.from_pretrained(folder).eval()
+        self._reader = AttributeClassifier.from_pretrained(folder, use_safetensors=True).eval()
         self._seen: dict[bytes, Array] = {}
 
     def __call__(self, pictures: Sequence[bytes]) -> Array:

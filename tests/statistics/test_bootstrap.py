@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ppd.statistics.bootstrap import clustered_mean, clustered_ratio
+from ppd.statistics.bootstrap import Interval, clustered_mean, clustered_ratio
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -30,3 +30,7 @@ def test_a_ratio_is_one_of_means_and_its_interval_holds_it():
     share = clustered_ratio(0.5 * ceiling + 0.1 * rng.normal(size=400), ceiling, np.repeat(np.arange(40), 10))
     assert share.mean == pytest.approx(0.5, abs=0.02)
     assert 0.4 < share.low < share.mean < share.high < 0.6
+
+
+def test_another_unit_changes_the_mean_and_both_ends_alike() -> None:
+    assert Interval(2.0, 1.0, 4.0).scaled(0.5) == Interval(1.0, 0.5, 2.0)

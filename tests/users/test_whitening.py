@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,8 +8,9 @@ from safetensors.torch import save_file
 from ppd.errors import InputError
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
+from ppd.stored_tables import read_frame, write_table
 from ppd.users.embeddings import UserEmbeddings, VlmRef
-from ppd.users.manifest import fit_whitening, whitened
+from ppd.users.manifest import fit_whitening, whitened, write_manifest
 from ppd.users.whitening import Whitening
 
 
@@ -91,3 +93,13 @@ def test_the_whitening_is_that_of_the_training_users_whatever_the_others_are_lik
     assert fit_whitening(log, replace(known, hidden=known.hidden | one), settings).name != white.name
     u = torch.cat([whitened(known, white)[user_id] for user_id in train])
     torch.testing.assert_close(u.mean(dim=0), torch.zeros(1, 3), atol=1e-5, rtol=0)
+
+
+def test_the_manifest_shows_the_profile_of_the_first_group(embeddings, tmp_path):
+    log, known = embeddings
+    keys = [{"user_id": user_id, "key": user_id} for user_id in known.hidden]
+    write_table(pd.DataFrame(keys), tmp_path / "shard.parquet")
+    write_manifest(log, known, [tmp_path / "shard.parquet"], tmp_path / "users.parquet")
+    written = read_frame(tmp_path / "users.parquet")
+    assert set(written.profile) == {"likes ink"}, "and not the empty one of the second group"
+    assert list(written.user_id) == sorted(known.hidden)
