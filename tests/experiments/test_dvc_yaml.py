@@ -66,3 +66,16 @@ def test_the_pipeline_does_not_run_the_experiments():
         check=True,
     )
     assert "ingest" in done.stdout and "experiments" not in done.stdout
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_every_setting_that_a_stage_depends_on_is_there(stage):
+    """DVC says so too, after hours of stages before it."""
+    for entry in PIPELINE[stage].get("params", []):
+        for file, keys in entry.items():
+            settings = YAML(typ="safe", pure=True).load((ROOT / file).read_text())
+            for key in keys:
+                found = settings
+                for part in key.replace("${item.variant}", "default").split("."):
+                    assert part in found, f"{file}: {key}"
+                    found = found[part]
