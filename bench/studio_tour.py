@@ -106,7 +106,8 @@ class Tour:
         until(lambda: self.showing() != before, 60, "the pair stays")
 
     def heading(self) -> str:
-        return str(self.find("h1").text)
+        """In one step: htmx may put another page in place between finding an element and reading it."""
+        return str(self.driver.execute_script("return document.querySelector('h1')?.innerText ?? ''"))
 
     def photograph(self, name: str) -> None:
         """The whole page, and whatever is wrong with it."""
