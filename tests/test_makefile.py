@@ -34,8 +34,10 @@ def clone(tmp_path: Path) -> Path:
 
 
 def make_data(clone: Path) -> str:
-    # With the environment that runs this test, already installed.
-    return run(clone, "make", "data", f"BIN={Path(sys.executable).parent}", "INSTALLED=Makefile")
+    # With the environment that runs this test, already installed; and as if `make test` did not run it.
+    return run(
+        clone, "make", "--no-print-directory", "data", f"BIN={Path(sys.executable).parent}", "INSTALLED=Makefile"
+    )
 
 
 def test_in_a_fresh_clone_everything_is_fetched(clone: Path) -> None:
@@ -58,7 +60,7 @@ def test_files_of_ones_own_stay_and_what_is_missing_is_fetched(clone: Path) -> N
 def test_another_failure_is_told_and_ends_it(clone: Path) -> None:
     (clone / "data.dvc").write_text("outs: [")
     done = subprocess.run(
-        ["make", "data", f"BIN={Path(sys.executable).parent}", "INSTALLED=Makefile"],
+        ["make", "--no-print-directory", "data", f"BIN={Path(sys.executable).parent}", "INSTALLED=Makefile"],
         cwd=clone,
         capture_output=True,
         text=True,
