@@ -30,6 +30,7 @@ def encoded() -> Encoded:
         Text(torch.zeros(1, 1, 1), torch.zeros(1, 1)),
         pd.Series([0], index=["fox"]),
         image_digest=pd.Series([uid.encode() for uid in uids], index=uids),
+        checksum=pd.Series(np.zeros(20, np.uint32), index=uids),
         source="in memory",
     )
 
