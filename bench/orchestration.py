@@ -7,36 +7,33 @@ too, so CPU time stands beside them.
 """
 
 import argparse
-import io
 import json
 import os
 import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
+from served import dagster_dev, graphql, until
+from small_log import ROWS_PER_USER, rows_of
 
 from ppd.preferences.schema import PICK_A_PIC
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "bench/results/orchestration.json"
-N_SHARDS, ROWS_PER_USER, PORT = 32, 12, 3222
+N_SHARDS, PORT = 32, 3222
 REAL = ("ingest", "users")
 STAND_IN = """
 import sys
@@ -65,34 +62,6 @@ else:
 """
 
 
-def rows_of(users: range, first_ranking: int) -> pa.Table:
-    """Sound rows of Pick-a-Pic's schema; two images of their own each, small and of the same bytes everywhere."""
-    jpgs = []
-    for noise in np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8):
-        Image.fromarray(noise).save(buffer := io.BytesIO(), "JPEG")
-        jpgs.append(buffer.getvalue())
-    n = len(users) * ROWS_PER_USER
-    at = np.arange(first_ranking, first_ranking + n)
-    uids = [[f"{number}-{side}" for number in at] for side in "ab"]
-    columns: dict[str, Any] = {
-        "are_different": [True] * n,
-        "best_image_uid": uids[0],
-        "caption": [f"a sticker of thing {number * 7 % 31}" for number in at],
-        "created_at": np.datetime64("2023-02-01", "ns") + at * np.timedelta64(1, "m"),
-        "has_label": [True] * n,
-        "image_0_uid": uids[0],
-        "image_1_uid": uids[1],
-        "jpg_0": [jpgs[0]] * n,
-        "jpg_1": [jpgs[1]] * n,
-        "label_0": [1.0] * n,
-        "label_1": [0.0] * n,
-        "ranking_id": at,
-        "user_id": np.repeat(np.asarray(users), ROWS_PER_USER),
-    }
-    arrays = [pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(n, f.type) for f in PICK_A_PIC]
-    return pa.Table.from_arrays(arrays, schema=PICK_A_PIC)
-
-
 def build(root: Path, n_users: int) -> None:
     """The project, before anything has run."""
     for folder in ("orchestration", "src"):
@@ -117,7 +86,7 @@ def build(root: Path, n_users: int) -> None:
             yaml.dump(content, file)
     (root / "stand_in.py").write_text(STAND_IN)
     (root / "data/choices").mkdir(parents=True)
-    pq.write_table(rows_of(range(n_users), 0), root / "data/choices/a.parquet")
+    pq.write_table(rows_of(range(n_users)), root / "data/choices/a.parquet")
     home = root / ".dagster"
     home.mkdir()
     shutil.copy(ROOT / "orchestration/dagster.yaml", home)
@@ -169,49 +138,6 @@ def behind(root: Path) -> list[str]:
     return sorted(json.loads(run(root, [*DVC, "status", "--json"])))
 
 
-@contextmanager
-def user_interface(root: Path) -> Iterator[Callable[[str], Any]]:
-    """Webserver and daemon; yields a way to ask them by GraphQL."""
-    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(PORT)]
-    with (root / "ui.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=root, env=environment(root), stdout=log, stderr=log, start_new_session=True
-        )
-
-    def ask(query: str) -> Any:
-        body = json.dumps({"query": query}).encode()
-        header = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{PORT}/graphql", body, header)
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)["data"]
-
-    try:
-        wait(lambda: reachable(f"http://127.0.0.1:{PORT}/server_info"), 300)
-        yield ask
-    finally:
-        process.send_signal(signal.SIGINT)  # it ends its children one by one; on a busy machine some do not hear it
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def reachable(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
-
-
-def wait(done: Callable[[], bool], within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.5)
-
-
 VERSION = '{assetNodes(assetKeys: [{path: ["%s"]}]) {assetMaterializations(limit: 1) {timestamp}}}'
 SHARDS_PAGE = """{assetNodeOrError(assetKey: {path: ["artifacts", "users"]}) {... on AssetNode {
   partitionKeys partitionStats {numMaterialized} latestMaterializationByPartition {partition timestamp metadataEntries {
@@ -242,8 +168,9 @@ def measure(n_users: int, rounds: int, log: Callable[[str], None]) -> dict[str, 
         result["no-op stage, materialised"] = median(rounds, lambda: run(root, materialise))
         log(f"{n_users} users: {result}")
         delays, shards, then = [], [], []
-        with user_interface(root) as ask:
-            wait(lambda: last_reported(ask, "reports/metrics.json") > 0, 600)
+        with dagster_dev(root, PORT, environment(root)) as base:
+            ask = partial(graphql, base)
+            until(lambda: last_reported(ask, "reports/metrics.json") > 0, 600, "nothing is reported")
             for page, query in (("asset graph", GRAPH_PAGE), ("page of the shards", SHARDS_PAGE)):
                 started = time.monotonic()
                 ask(query)
@@ -257,7 +184,7 @@ def measure(n_users: int, rounds: int, log: Callable[[str], None]) -> dict[str, 
                 then.append([name for name in behind(root) if name.startswith(("users", "finetune"))])
                 run(root, [*DVC, "repro"])
                 ended = time.time()
-                wait(lambda: all_fresh(ask), 600)
+                until(lambda: all_fresh(ask), 600, "the UI does not follow the shell")
                 delays.append(round(time.time() - ended, 1))
                 log(f"{n_users} users: one changed, {embed}, then {then[-1]}; reported after {delays[-1]} s")
         result["shell to UI"] = {"wall_s": statistics.median(delays), "each_s": delays}

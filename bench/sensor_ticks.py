@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import soak
 from rich.console import Console
+from small_log import rows_of
 
 WATCHED, TICKS = 200, 40
 
@@ -71,7 +72,7 @@ def measure(root: Path, log: soak.Log) -> None:
                 if done in (found.skip_message or ""):
                     break
         arrived = time.monotonic()
-        rows = soak.rows_of(range(len(users) + 1000, len(users) + 1001))
+        rows = rows_of(range(len(users) + 1000, len(users) + 1001))
         soak.pq.write_table(rows, root / "data/choices/new.parquet")
         for _ in range(TICKS):
             found, _ = tick("embed_arrivals")

@@ -9,39 +9,34 @@ line for every evaluation that succeeded, and no process is left.
 """
 
 import argparse
-import io
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from rich.console import Console
 from ruamel.yaml import YAML
-
-from ppd.preferences.schema import PICK_A_PIC
+from served import dagster_dev, graphql, until
+from small_log import rows_of
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "bench/results/soak.json"
 DVC = [sys.executable, "-m", "dvc"]
-ROWS_PER_USER, FIRST_USERS, N_SHARDS = 12, 24, 4
+FIRST_USERS, N_SHARDS = 24, 4
 MODELLED = ("embed", "encode", "finetune@dpo", "finetune@ppd", "sample@ppd", "judge", "report", "users", "ingest")
 STAND_INS = '''
 """Stands for the stages that need a model: the same files, of random numbers, by a worker in its own session."""
@@ -113,34 +108,6 @@ def report(settings, layout):
 '''
 
 
-def rows_of(users: range) -> pa.Table:
-    """Sound rows of Pick-a-Pic's schema; two images of their own each, small and of the same bytes everywhere."""
-    jpgs = []
-    for noise in np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8):
-        Image.fromarray(noise).save(buffer := io.BytesIO(), "JPEG")
-        jpgs.append(buffer.getvalue())
-    n = len(users) * ROWS_PER_USER
-    at = np.arange(users.start * ROWS_PER_USER, users.start * ROWS_PER_USER + n)
-    uids = [[f"{number}-{side}" for number in at] for side in "ab"]
-    columns: dict[str, Any] = {
-        "are_different": [True] * n,
-        "best_image_uid": uids[0],
-        "caption": [f"a sticker of thing {number * 7 % 31}" for number in at],
-        "created_at": np.datetime64("2023-02-01", "ns") + at * np.timedelta64(1, "m"),
-        "has_label": [True] * n,
-        "image_0_uid": uids[0],
-        "image_1_uid": uids[1],
-        "jpg_0": [jpgs[0]] * n,
-        "jpg_1": [jpgs[1]] * n,
-        "label_0": [1.0] * n,
-        "label_1": [0.0] * n,
-        "ranking_id": at,
-        "user_id": np.repeat(np.asarray(users), ROWS_PER_USER),
-    }
-    arrays = [pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(n, f.type) for f in PICK_A_PIC]
-    return pa.Table.from_arrays(arrays, schema=PICK_A_PIC)
-
-
 def environment(root: Path) -> dict[str, str]:
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -191,46 +158,6 @@ def build(root: Path, storage: str | None, first_run: bool = True, users: int = 
         run(root, command)
     if first_run:
         run(root, [*DVC, "repro", "-q"])
-
-
-@contextmanager
-def user_interface(root: Path, port: int) -> Iterator[Callable[..., Any]]:
-    """Webserver and daemon; yields a way to ask them by GraphQL."""
-    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
-    with (root / "ui.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=root, env=environment(root), stdout=log, stderr=log, start_new_session=True
-        )
-
-    def ask(query: str, **variables: object) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)["data"]
-
-    try:
-        until(lambda: _answers(port), 300, "no webserver")
-        yield ask
-    finally:
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5):
-        return True
-    return False
-
-
-def until(done: Callable[[], object], within_s: float, otherwise: str) -> None:
-    deadline = time.monotonic() + within_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(otherwise)
-        time.sleep(1)
 
 
 @contextmanager
@@ -348,7 +275,8 @@ def _processes(root: Path) -> list[psutil.Process]:
 
 def soak(root: Path, minutes: float, seed: int, log: Log, port: int = 3333) -> dict[str, Any]:
     """Let it happen for so long, wait for the end, and find out what was lost. Figures; `lost` should be empty."""
-    with user_interface(root, port) as ask:
+    with dagster_dev(root, port, environment(root)) as base:
+        ask = partial(graphql, base)
         happening = Soak(root, ask, random.Random(seed))
         ask(SCHEDULE % "startSchedule", at=LOCATION | {"scheduleName": "reevaluation"})
         ask(SENSOR, at=LOCATION | {"sensorName": "embed_arrivals"})

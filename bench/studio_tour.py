@@ -15,16 +15,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import served
 from rich.console import Console
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from studio_visitor import studio, until
+from studio_visitor import studio
 
+until = partial(served.until, every_s=0.05)  # some of these waits are measured
 SIZES = {"wide": (1280, 900), "phone": (375, 780)}
 NAMELESS = """
 return [...document.querySelectorAll('a, button, input:not([type=hidden]), select, summary, img')].filter(e => {

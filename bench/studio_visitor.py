@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 import httpx2 as httpx
+from served import reachable, until
 
 PORT = 8931
 _FIELD = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)"')
@@ -121,14 +121,6 @@ def text_of(page: str) -> str:
     return " ".join(unescape(re.sub(r"<(head|script).*?</\1>|<[^>]+>", " ", page, flags=re.S)).split())
 
 
-def until(done: Callable[[], object], within_s: float, otherwise: str) -> None:
-    deadline = time.monotonic() + within_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(otherwise)
-        time.sleep(0.05)
-
-
 @contextmanager
 def studio(project: Path, adapter: Path, folder: Path) -> Iterator[str]:
     """`ppd studio`, ended with the tour."""
@@ -138,18 +130,11 @@ def studio(project: Path, adapter: Path, folder: Path) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=project, env=os.environ, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{PORT}"
     try:
-        until(lambda: _answers(address) or process.poll() is not None, 300, f"no studio; see {folder / 'log.txt'}")
+        missing = f"no studio; see {folder / 'log.txt'}"
+        until(lambda: reachable(address) or process.poll() is not None, 300, missing, every_s=0.05)
         yield address
     finally:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(30)
         process.kill()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False

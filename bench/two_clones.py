@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import soak
 from rich.console import Console
+from served import dagster_dev, graphql, until
 
 S3_PORT, UI_PORT = 3444, 3445
 ACCESS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -71,8 +73,9 @@ def prove(folder: Path) -> dict[str, Any]:
         "send-results, s": round(sent - started, 1),
         "get-results, s": round(got - sent, 1),
     }
-    with soak.user_interface(laptop, UI_PORT) as ask:
-        soak.until(lambda: not soak.stale(ask), 300, "the UI does not show the results")
+    with dagster_dev(laptop, UI_PORT, soak.environment(laptop)) as base:
+        ask = partial(graphql, base)
+        until(lambda: not soak.stale(ask), 300, "the UI does not show the results")
         nodes = ask(SHOWN)["assetNodes"]
     shown = {"/".join(node["assetKey"]["path"]): node for node in nodes}
     wanted = ("models/ppd", "artifacts/preferences", "reports/win_rates.json", "artifacts/users.parquet")

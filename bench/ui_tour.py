@@ -11,15 +11,12 @@ With `--clock` nobody clicks for the re-evaluations: the schedule is turned on a
 
 import argparse
 import io
-import json
 import os
-import signal
-import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from rich.console import Console
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from served import dagster_dev, graphql, until
 
 PORT = 3111
 PIPELINE = 'not (key:"watched_users" or key:"evaluations/history.jsonl" or group:"6_experiments")'
@@ -93,55 +91,19 @@ class Tour:
 
     def ask(self, query: str, **variables: object) -> dict[str, Any]:
         """GraphQL, to learn how far the runs are."""
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(f"{self.base}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            data: dict[str, Any] = json.load(answer)["data"]
+        data: dict[str, Any] = graphql(self.base, query, **variables)
         return data
-
-
-def until(done: Callable[[], object], within_s: float, otherwise: str) -> None:
-    deadline = time.monotonic() + within_s
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError(otherwise)
-        time.sleep(1)
 
 
 @contextmanager
 def user_interface(project: Path) -> Iterator[str]:
-    """What `make ui` runs, ended with all its children."""
+    """What `make ui` runs."""
     home = project / ".dagster"
     home.mkdir(exist_ok=True)
     (home / "dagster.yaml").write_text((project / "orchestration" / "dagster.yaml").read_text())
-    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(PORT)]
-    with (home / "tour.log").open("w") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=project,
-            env=os.environ | {"DAGSTER_HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    base = f"http://127.0.0.1:{PORT}"
-    try:
-        until(lambda: _answers(f"{base}/server_info"), 300, f"no webserver; see {home / 'tour.log'}")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with dagster_dev(project, PORT, os.environ | {"DAGSTER_HOME": str(home), "PATH": path}) as base:
         yield base
-    finally:
-        process.send_signal(signal.SIGINT)  # it ends its children one by one; on a busy machine some do not hear it
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 @contextmanager
