@@ -50,7 +50,9 @@ Captions = Annotated[list[str], typer.Option(help="What to sample; may be given 
 Out = Annotated[Path, typer.Option(help="Where the images go, one PNG each.")]
 ImagesPerCaption = Annotated[int, typer.Option(min=1, help="Images of each caption.")]
 FirstSeed = Annotated[int, typer.Option(min=0, help="The first seed.")]
-Strength = Annotated[float | None, typer.Option(min=0, help="0 samples the base, 1 as trained, more exaggerates.")]
+Strength = Annotated[
+    float | None, typer.Option(min=0, help="0: the base, 1: as trained, more exaggerates; else as the adapter says.")
+]
 Adapter = Annotated[Path, typer.Option(help="A complete adapter: a folder of models/, or what `ppd export` wrote.")]
 Base = Annotated[str | None, typer.Option(help="The base, where it is not where the adapter remembers it.")]
 Vlm = Annotated[str | None, typer.Option(help="The vision-language model, likewise.")]

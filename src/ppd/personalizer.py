@@ -103,7 +103,8 @@ class Personalizer:
     ) -> list[Image.Image]:
         """`n` images of a caption from consecutive seeds; user None samples what the base would.
 
-        strength: guidance on the user; 0 is the base, 1 as trained, beyond 1 exaggerates. None: as the adapter says.
+        strength: guidance on the user; 0 is the base, 1 as trained, beyond 1 exaggerates. None: as the adapter says,
+        which also says at which noise levels the user acts (`sampling.user_interval` of `params.yaml` at training).
         """
         sampling = self.sampling
         if strength is not None:

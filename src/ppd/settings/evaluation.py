@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from ppd.settings.base import Component
+from ppd.settings.base import Component, Share
 from ppd.settings.embedding import PromptVersion, VlmPrecision
 from ppd.settings.training import Precision
 
@@ -21,9 +21,18 @@ class SamplingSettings(Component):
     """ddim: deterministic steps; ddpm: the scheduler's own ancestral steps (Stable Cascade's pipeline)."""
     text_guidance: float = Field(2.0, ge=0)
     user_guidance: float = Field(1.0, ge=0)
-    """Strength of the person: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
+    """Strength of the user: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
+    user_interval: tuple[Share, Share] = (0.0, 1.0)
+    """Noise levels low < t <= high at which the user acts; at the others the base draws, in two forwards for three."""
     precision: Precision = "bf16"
     batch_size: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.user_interval
+        if low > high:
+            raise ValueError(f"user_interval: its low end ({low}) must not be above its high end ({high})")
+        return self
 
 
 class EvaluationSettings(Component):

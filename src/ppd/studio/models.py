@@ -76,8 +76,9 @@ class Models:
         return self.ppd.whitening(read.hidden), read.profiles
 
     def draw(self, wishes: Sequence[Wish], strength: float = 1.0) -> list[bytes]:
-        """PNG files, in the order of the wishes. strength: guidance on the user."""
-        sampling = self.ppd.sampling.model_copy(update={"user_guidance": strength})
+        """PNG files, in the order of the wishes. strength: a multiple of the adapter's own guidance on the user."""
+        guidance = strength * self.ppd.sampling.user_guidance
+        sampling = self.ppd.sampling.model_copy(update={"user_guidance": guidance})
         requests = [Request(wish.caption, wish.seed, wish.user) for wish in wishes]
         with torch.inference_mode():
             images = sample(self.ppd.backbone, requests, sampling, self.ppd.adapter)

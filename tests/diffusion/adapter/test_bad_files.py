@@ -9,11 +9,11 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file, save_file
 
-from ppd.diffusion.adapter.checkpoint import WEIGHTS, adapter_config, load_adapter, save_adapter
+from ppd.diffusion.adapter.checkpoint import WEIGHTS, Inference, adapter_config, load_adapter, save_adapter
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.errors import InputError
-from ppd.settings import UserAttentionSettings
+from ppd.settings import SamplingSettings, UserAttentionSettings
 
 Tensors = dict[str, torch.Tensor]
 
@@ -84,3 +84,11 @@ def test_any_caption_has_an_embedding(backbone: StableCascadeBackbone, caption: 
     text = backbone.encode_captions([caption])
     assert text.tokens.isfinite().all() and text.pooled.isfinite().all()
     assert text.tokens.shape == backbone.encode_captions(["a fox"]).tokens.shape
+
+
+def test_an_adapter_of_before_the_interval_was_a_setting_is_sampled_as_it_was() -> None:
+    older = SamplingSettings().model_dump(mode="json")
+    del older["user_interval"]
+    recipe = {"vlm": "v", "revision": "r", "prompt": "short-1", "read": "prompt-end", "max_new_tokens": 8, "rows": [6]}
+    written = {"embedding": recipe | {"precision": "fp32"}, "sampling": older}
+    assert Inference.model_validate_json(json.dumps(written)).sampling.user_interval == (0.0, 1.0)

@@ -108,6 +108,39 @@ def test_user_strength_extrapolates_in_the_predicted_noise(
         torch.testing.assert_close(one_step(s_c, s_u), expected, rtol=1e-3, atol=1e-3 * base.abs().max().item())
 
 
+def test_the_user_acts_inside_the_interval_alone(
+    backbone: StableCascadeBackbone, adapter: UserAttention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole: as without one, bit for bit. Empty: the base, bit for bit. Between: fewer forwards, another image."""
+    rows: list[int] = []
+    predict_noise = backbone.predict_noise
+
+    def counted(x: Tensor, *rest: object) -> Tensor:
+        rows.append(len(x) // SETTINGS.batch_size)
+        return predict_noise(x, *rest)
+
+    monkeypatch.setattr(backbone, "predict_noise", counted)
+    requests = [Request(FOX, 0, user(0)), Request(TREE, 1, user(1)), Request(FOX, 2)]
+    text, empty = backbone.encode_captions([FOX, TREE, FOX, FOX]), backbone.encode_captions([""])
+
+    def latents(interval: tuple[float, float], adapter: UserAttention | None = adapter) -> tuple[Tensor, list[int]]:
+        rows.clear()
+        settings = SETTINGS.model_copy(update={"user_interval": interval})
+        asked = [*requests, requests[0]]
+        if adapter is None:
+            asked = [Request(request.caption, request.seed) for request in asked]
+        return sample_latents(backbone, asked, text, empty, settings, adapter), list(rows)
+
+    whole, empty_interval, upper = latents((0.0, 1.0)), latents((0.6, 0.6)), latents((0.5, 1.0))
+    base = latents((0.0, 1.0), None)
+    assert torch.equal(empty_interval[0], base[0])
+    assert not torch.equal(whole[0][:2], base[0][:2])
+    assert (whole[1], empty_interval[1], base[1]) == ([3] * 4, [2] * 4, [2] * 4)
+    assert upper[1] == [3, 3, 2, 2], "t = 1, .75, .5, .25, and .5 is not above .5"
+    assert not torch.equal(upper[0][:2], whole[0][:2])
+    assert not torch.equal(upper[0][:2], base[0][:2])
+
+
 def test_ddim_recovers_the_image_when_the_noise_is_known(backbone: StableCascadeBackbone) -> None:
     x_0, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
     signals = backbone.alpha_bar(torch.linspace(0.9, 0.0, 6))

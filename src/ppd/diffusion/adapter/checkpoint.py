@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone
@@ -32,6 +32,12 @@ class Inference(Component):
 
     embedding: EmbeddingRecipe
     sampling: SamplingSettings
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _older_adapters_act_everywhere(cls, sampling: object) -> object:
+        """Adapters of before the setting was there were chosen with the user acting at every t."""
+        return {"user_interval": (0.0, 1.0)} | sampling if isinstance(sampling, dict) else sampling
 
 
 class AdapterConfig(Component):

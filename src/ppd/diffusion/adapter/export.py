@@ -29,7 +29,7 @@ def model_card(config: AdapterConfig, win_rates: Path) -> str:
     """The card, in the form that model hubs read: metadata between dashes, then text."""
     if config.inference is None:
         raise ValueError("only complete adapters have a card")
-    reads = config.inference.embedding
+    reads, sampling = config.inference.embedding, config.inference.sampling
     training = config.training
     lines = [
         "---",
@@ -58,6 +58,9 @@ def model_card(config: AdapterConfig, win_rates: Path) -> str:
         f"| data | {config.data_hash} |",
         f"| training | {training.get('steps')} steps of {training.get('pairs_per_step')} pairs, "
         f"learning rate {training.get('learning_rate')}, loss {json.dumps(training.get('loss'))} |",
+        "",
+        f"It is meant to be sampled with user guidance {sampling.user_guidance:g} at noise levels "
+        f"{sampling.user_interval[0]:g} < t <= {sampling.user_interval[1]:g}, and as the base at all others.",
         "",
         *_win_rate_lines(win_rates),
         "The licences of the base, of the vision-language model and of the choices apply to what is made with it.",

@@ -4,8 +4,9 @@ Guidance with text strength s_c and user strength s_u, where ∅ is the empty ca
 
     ε = ε(∅,∅) + s_c·(ε(c,∅) − ε(∅,∅)) + s_u·(ε(c,u) − ε(c,∅))
 
-s_u = 0 is the base model, 1 is as trained, beyond 1 extrapolates. Only the branches whose coefficient is not zero are
-computed, all in one forward.
+s_u = 0 is the base model, 1 is as trained, beyond 1 extrapolates. Outside `user_interval` s_u is 0: an adapter that was
+trained at high noise has nothing to say at low noise, where the base draws the details (limited-interval guidance,
+arXiv 2404.07724, on the user). Only the branches whose coefficient is not zero are computed, all in one forward.
 """
 
 from collections.abc import Iterator, Sequence
@@ -83,10 +84,13 @@ def sample_latents(
     shape = (backbone.latent_channels, *settings.latent_size)
     randoms = [generator("sample", request.caption, request.seed) for request in requests]
     x = _randn(randoms, shape, backbone.device)
+    base = _Guidance(backbone, text, empty, None, settings, None)
     guided = _Guidance(backbone, text, empty, _users_of(requests, adapter), settings, adapter)
+    low, high = settings.user_interval
     times = torch.linspace(1, 0, settings.steps + 1, device=backbone.device)
     for t, t_next in pairwise(times):
-        noise = guided.predict_noise(x, t.expand(len(x)))
+        at = guided if low < t <= high else base
+        noise = at.predict_noise(x, t.expand(len(x)))
         signal, signal_next = backbone.alpha_bar(t[None]), backbone.alpha_bar(t_next[None])
         if settings.sampler == "ddim":
             x = ddim_step(x, noise, signal, signal_next)
