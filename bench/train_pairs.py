@@ -31,7 +31,8 @@ from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
 from ppd.diffusion.training.loss import denoising_error, margin, preference_loss
 from ppd.diffusion.training.trainer import Trainer, fresh_adapter
-from ppd.pretrain.prior import CAPTIONS, PriorSettings, build_prior, build_text_encoder, caption_tokenizer
+from ppd.pretrain.latent_pool import CAPTIONS
+from ppd.pretrain.prior import PriorSettings, build_prior, build_text_encoder, caption_tokenizer
 from ppd.settings import FinetuneSettings
 
 RESULT = Path(__file__).parent / "results" / "train_pairs.json"

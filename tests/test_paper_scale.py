@@ -14,7 +14,7 @@ from ppd import stages
 from ppd.diffusion.encoding.store import Encoded
 from ppd.diffusion.sampling.store import read_samples
 from ppd.layout import Layout
-from ppd.pretrain.prior import CAPTIONS
+from ppd.pretrain.latent_pool import CAPTIONS
 from ppd.settings import LogSettings, Method, PeopleSettings, Settings, load_settings
 from ppd.simulation.log import simulate
 from ppd.simulation.render import Atlas

@@ -25,7 +25,7 @@ from ppd.errors import InputError
 from ppd.layout import Layout
 from ppd.personalizer import Personalizer, read_pairs
 from ppd.preferences.store import Preferences
-from ppd.pretrain.prior import CAPTIONS
+from ppd.pretrain.latent_pool import CAPTIONS
 from ppd.pretrain.text import caption_tokenizer
 from ppd.settings import (
     EvaluationSettings,

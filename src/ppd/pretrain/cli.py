@@ -34,10 +34,11 @@ def _add_recipe(name: Literal["prior", "vlm", "attribute-classifier", "clip"], w
         device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
         steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
         settings: Annotated[Path | None, typer.Option(help="A settings.json, such as lies beside the weights.")] = None,
+        codec: Annotated[Path | None, typer.Option(help="For the prior: take this codec, train none.")] = None,
     ) -> None:
         from ppd.pretrain import recipes
 
-        recipes.pretrain(name, out, device, settings, steps)
+        recipes.pretrain(name, out, device, settings, steps, codec)
 
     @check.command(name, help=f"Measure it on held-out renders and seeds: {what}")
     def measure(

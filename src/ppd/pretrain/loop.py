@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -79,20 +80,24 @@ def fit(
     `loss_at` must draw its batch and noise from the step alone: then N + M steps equal N, a kill, and M more. All state
     is in `state_file`, written every `checkpoint_every_s`. `publish(curve)` is called with the averaged weights in
     `network`, every `publish_every_s` and at the end. A state of other settings raises InputError (`steps`, the time
-    limits and the decay may change). FloatingPointError at a loss or gradient that is not finite, before the update.
+    limits and the decay may change).
+
+    Losses and gradient norms stay on the device until they are recorded, so that a GPU is never waited for. One that is
+    not finite raises FloatingPointError then: before anything of its steps is saved or published.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
     )
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    update_average = _averaging(average, network)
     curve: Curve = []
     if state_file.exists():
         curve = _load_state(state_file, network, average, optimizer, settings)
     done = curve[-1].step if curve else 0
     seconds_before = curve[-1].seconds if curve else 0.0
     started = checkpointed = published = time.monotonic()
-    recent: list[tuple[float, float]] = []
+    recent: list[Tensor] = []  # [2] each: loss and gradient norm
     console = Console()
     with progress_bar(TimeElapsedColumn(), TextColumn("{task.fields[loss]}"), console=console) as progress:
         bar = progress.add_task(title, total=settings.steps, completed=done, loss="")
@@ -102,20 +107,17 @@ def fit(
             optimizer.zero_grad()
             loss.backward()
             grad_norm = nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-            if not torch.isfinite(loss) or not torch.isfinite(grad_norm):
-                found = f"loss {loss.item()}, gradient norm {grad_norm.item()}"
-                raise FloatingPointError(f"{title}: {found} at step {step}")
             optimizer.param_groups[0]["lr"] = rate = learning_rate_at(step, settings)
             optimizer.step()
-            _update_average(average, network, min(settings.ema_decay, (step + 1) / (step + 10)))
-            recent.append((loss.item(), grad_norm.item()))
+            update_average(min(settings.ema_decay, (step + 1) / (step + 10)))
+            recent.append(torch.stack([loss.detach(), grad_norm.detach()]).float())
             progress.advance(bar)
             if (step + 1) % settings.record_every_steps and step + 1 < settings.steps:
                 continue
-            now = time.monotonic()
-            losses, norms = (sum(column) / len(recent) for column in zip(*recent, strict=True))
-            curve.append(Record(step + 1, losses, norms, rate, round(seconds_before + now - started, 1)))
+            losses, norms = _means(recent, step, title)
             recent.clear()
+            now = time.monotonic()
+            curve.append(Record(step + 1, losses, norms, rate, round(seconds_before + now - started, 1)))
             progress.update(bar, loss=f"loss {losses:.4f}")
             last = step + 1 == settings.steps
             if last or now - checkpointed >= settings.checkpoint_every_s:
@@ -132,18 +134,30 @@ def fit(
     return curve
 
 
-def _update_average(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
-    """average <- decay·average + (1 − decay)·weights; integers and buffers are copied."""
+def _means(recent: list[Tensor], last_step: int, title: str) -> tuple[float, float]:
+    """Mean loss and gradient norm of the latest steps; FloatingPointError names the first that is not finite."""
+    rows: list[list[float]] = torch.stack(recent).tolist()
+    for step, (loss, norm) in enumerate(rows, start=last_step + 1 - len(rows)):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(f"{title}: loss {loss}, gradient norm {norm} at step {step}")
+    losses, norms = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+    return losses, norms
+
+
+def _averaging(average: dict[str, Tensor], network: nn.Module) -> Callable[[float], None]:
+    """What moves `average` towards the weights: average <- decay·average + (1 − decay)·weights; buffers are copied."""
+    weights = network.state_dict()  # views of the weights: they follow them
     trained = {name for name, _ in network.named_parameters()}
-    pairs = network.state_dict().items()
-    torch._foreach_lerp_(
-        [average[name] for name, _ in pairs if name in trained],
-        [value.detach() for name, value in pairs if name in trained],
-        1 - decay,
-    )
-    for name, value in pairs:
-        if name not in trained:
-            average[name].copy_(value)
+    averages = [average[name] for name in weights if name in trained]
+    values = [value.detach() for name, value in weights.items() if name in trained]
+    buffers = [(average[name], value) for name, value in weights.items() if name not in trained]
+
+    def update(decay: float) -> None:
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        for kept, value in buffers:
+            kept.copy_(value)
+
+    return update
 
 
 def _with_weights(network: nn.Module, weights: dict[str, Tensor], act: Callable[[], None]) -> None:

@@ -9,30 +9,26 @@ A caption names the concept only, so the prior learns to draw every style, tone 
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
 from diffusers.models.attention_processor import Attention, AttnProcessor
-from diffusers.models.unets.unet_stable_cascade import SDCascadeTimestepBlock
+from diffusers.models.unets.unet_stable_cascade import SDCascadeAttnBlock, SDCascadeResBlock, SDCascadeTimestepBlock
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
-from ppd.diffusion.model.codec import ImageCodec
+from ppd.diffusion.model.codec import PATCH_PX, ImageCodec
 from ppd.diffusion.training.timesteps import stratified
 from ppd.files import atomic_path
+from ppd.pretrain.ahead import ahead
 from ppd.pretrain.codec import CodecSettings, train_codec
+from ppd.pretrain.latent_pool import CAPTIONS, LatentPool
 from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
-from ppd.pretrain.pictures import render_tensor
 from ppd.pretrain.text import caption_tokenizer, text_config, tokenize
 from ppd.seeding import generator
 from ppd.settings import Component, Share
-from ppd.simulation import seeds
 from ppd.simulation.render import Atlas
-from ppd.simulation.world import CONCEPTS, caption, sample_scenes
-
-CAPTIONS: tuple[str, ...] = (*(caption(concept) for concept in range(len(CONCEPTS))), "")
-EMPTY = len(CONCEPTS)
+from ppd.simulation.world import IMAGE_PX
 
 
 class PriorSettings(Component):
@@ -102,43 +98,39 @@ def velocity(x_0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0
 
 
-class _Latents:
-    """Latents of the renders in the current pool, made anew (from the seed) when the pool changes."""
-
-    def __init__(self, atlas: Atlas, codec: ImageCodec, settings: PriorSettings, device: torch.device) -> None:
-        self.atlas, self.codec, self.settings, self.device = atlas, codec, settings, device
-        self.pool_index = -1
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """x_0 [B, C, h, w] and caption indices [B] of a step; some captions are the empty one."""
-        loop = self.settings.loop
-        if step // self.settings.pool_steps != self.pool_index:
-            self._fill(step // self.settings.pool_steps)
-        rng = seeds.rng("pretrain", "prior", loop.seed, "batch", step)
-        rows = rng.integers(self.settings.pool_size, size=loop.batch_size)
-        concepts = np.where(rng.random(len(rows)) < self.settings.empty_caption_share, EMPTY, self.concepts[rows])
-        return self.latents[torch.from_numpy(rows)].to(self.device).float(), torch.from_numpy(concepts).to(self.device)
-
-    @torch.inference_mode()
-    def _fill(self, pool_index: int) -> None:
-        rng = seeds.rng("pretrain", "prior", self.settings.loop.seed, "pool", pool_index)
-        scenes = sample_scenes(rng, self.settings.pool_size)
-        parts = []
-        for start in range(0, len(scenes), 256):
-            images = render_tensor(self.atlas, scenes[start : start + 256]).to(self.device)
-            parts.append(self.codec.encode(images).half().cpu())
-        self.latents, self.concepts, self.pool_index = torch.cat(parts), scenes.concept, pool_index
+def _compile(unet: StableCascadeUNet, device: torch.device) -> None:
+    """Compile in place: whole for a CPU; block by block for a GPU, where the whole takes minutes and fails in 2.11."""
+    if device.type == "cpu":
+        for attention in unet.modules():
+            if isinstance(attention, Attention):
+                attention.set_processor(AttnProcessor())  # plain products: the compiler fuses them, and not the kernel
+        unet.compile()
+    else:
+        for block in unet.modules():
+            if isinstance(block, SDCascadeResBlock | SDCascadeTimestepBlock | SDCascadeAttnBlock):
+                block.compile(dynamic=False)
 
 
-def train_prior(atlas: Atlas, settings: PriorSettings, out: Path, work: Path, device: torch.device) -> None:
+def train_prior(
+    atlas: Atlas,
+    settings: PriorSettings,
+    out: Path,
+    work: Path,
+    device: torch.device,
+    codec_folder: Path | None = None,
+) -> None:
     """Train the codec, then prior and text encoder together; leaves the whole model folder in `out`.
 
     The loss is the mean squared error of v at uniform, stratified t. Unfinished states lie in `work`; each publication
-    replaces `out` as a whole.
+    replaces `out` as a whole. codec_folder: a codec to take instead of training one.
     """
     loop = settings.loop
-    codec_folder = work / "codec"
-    codec = train_codec(atlas, settings.codec, codec_folder, work / "codec.safetensors", device).to(device)
+    if codec_folder is None:
+        codec_folder = work / "codec"
+        codec = train_codec(atlas, settings.codec, codec_folder, work / "codec.safetensors", device)
+    else:
+        codec = ImageCodec.from_pretrained(codec_folder).eval()
+    codec = codec.to(device)
     tokenizer = caption_tokenizer(CAPTIONS)
     scheduler = DDPMWuerstchenScheduler()
     scheduler.register_to_config(prediction_type="v_prediction")
@@ -147,18 +139,30 @@ def train_prior(atlas: Atlas, settings: PriorSettings, out: Path, work: Path, de
     text_encoder = build_text_encoder(settings, tokenizer)
     network = nn.ModuleDict({"prior": unet, "text_encoder": text_encoder}).to(device)
     if settings.compile:
-        for attention in unet.modules():
-            if isinstance(attention, Attention):
-                attention.set_processor(AttnProcessor())  # plain products: the compiler fuses them, and not the kernel
-        unet.compile()
-    latents = _Latents(atlas, codec, settings, device)
+        _compile(unet, device)
+    pool = LatentPool(
+        atlas,
+        codec,
+        device,
+        name="prior",
+        seed=loop.seed,
+        size=settings.pool_size,
+        steps_each=settings.pool_steps,
+        steps=loop.steps,
+    )
+    shape = (loop.batch_size, settings.codec.latent_channels, IMAGE_PX // PATCH_PX, IMAGE_PX // PATCH_PX)
     tokens = tokenize(tokenizer, CAPTIONS).to(device)
 
-    def loss_at(step: int) -> Tensor:
-        x_0, captions = latents.batch(step)
+    def draw(step: int) -> tuple[Tensor, ...]:
         random = generator("prior", loop.seed, step)
-        t = (1 - stratified(len(x_0), random)).to(device)
-        noise = torch.randn(x_0.shape, generator=random).to(device)
+        t, noise = 1 - stratified(loop.batch_size, random), torch.randn(shape, generator=random)
+        return *pool.rows(step, loop.batch_size, settings.empty_caption_share), t, noise
+
+    draws = ahead(draw, device)
+
+    def loss_at(step: int) -> Tensor:
+        rows, empty, t, noise = draws(step)
+        x_0, captions = pool.batch(step, rows, empty)
         x_t = scheduler.add_noise(x_0, noise, t)
         target = velocity(x_0, noise, scheduler._alpha_cumprod(t, device))
         text = text_encoder(**tokens, output_hidden_states=True)

@@ -52,17 +52,20 @@ def recipe_settings(model: type[Recipe], file: Path | None, steps: int | None) -
     return settings.model_copy(update={name: loop.model_copy(update={"steps": steps}) for name, loop in loops.items()})
 
 
-def pretrain(name: Name, out: Path, device: str, settings_file: Path | None, steps: int | None) -> None:
+def pretrain(
+    name: Name, out: Path, device: str, settings_file: Path | None, steps: int | None, codec: Path | None = None
+) -> None:
     """Train one nano model into `out`.
 
-    A killed run goes on from its state under runs/pretrain/; a finished one leaves none.
+    codec: for the prior, an image codec that is there already, instead of training one. A killed run goes on from its
+    state under runs/pretrain/; a finished one leaves none.
     """
     atlas, where, work = Atlas.load(ATLAS), torch.device(device), UNFINISHED / name
     work.mkdir(parents=True, exist_ok=True)
     state = work / "state.safetensors"
     match name:
         case "prior":
-            train_prior(atlas, recipe_settings(PriorSettings, settings_file, steps), out, work, where)
+            train_prior(atlas, recipe_settings(PriorSettings, settings_file, steps), out, work, where, codec)
         case "vlm":
             train_vlm(atlas, recipe_settings(VlmSettings, settings_file, steps), out, work, where)
         case "attribute-classifier":
