@@ -109,18 +109,22 @@ def test_the_numbers_are_the_librarys_for_images_of_every_shape_and_rows_of_ever
     assert (hidden[0] - hidden[1]).abs().max() > 100 * TOLERANCE, "the numbers do not depend on the conversation"
 
 
+def see(vlm, images):
+    return vlm.vision.see(vlm.vision.prepare(images))
+
+
 def test_an_image_that_is_alone_in_its_batch_is_seen_as_among_others(vlm):
     # Alone, the library would squeeze what is not square and pad it among others.
     wide, other = picture(0, 640, 320), picture(1, 384, 384)
-    torch.testing.assert_close(vlm._see([wide])[0], vlm._see([wide, other])[0], atol=TOLERANCE, rtol=0)
-    assert vlm._see([wide]).shape == (1, POSITIONS, 24)
+    torch.testing.assert_close(see(vlm, [wide])[0], see(vlm, [wide, other])[0], atol=TOLERANCE, rtol=0)
+    assert see(vlm, [wide]).shape == (1, POSITIONS, 24)
 
 
 def test_many_images_are_seen_in_several_forwards(vlm, monkeypatch):
     images = [picture(i, 384, 384) for i in range(5)]
-    at_once = vlm._see(images)
-    monkeypatch.setattr("ppd.vlm.transformers_backend.POSITIONS_AT_ONCE", 2 * POSITIONS)
-    torch.testing.assert_close(vlm._see(images), at_once, atol=TOLERANCE, rtol=0)
+    at_once = see(vlm, images)
+    monkeypatch.setattr("ppd.vlm.vision.PATCHES_AT_ONCE", 2 * POSITIONS)
+    torch.testing.assert_close(see(vlm, images), at_once, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.slow

@@ -57,6 +57,58 @@ def test_the_state_after_writing_is_where_the_last_word_was_read(vlm, pairs):
     torch.testing.assert_close(written.after, torch.stack([h[0, -1] for h in hidden]), atol=TOLERANCE, rtol=0)
 
 
+def test_an_answer_that_another_wrote_leaves_the_states_of_one_that_was_written_here(vlm, pairs):
+    """Whoever writes: reading prompt and answer at once is what generation left, but for rounding by its cache."""
+    conversations = [profile_conversation(pairs(k), "short-1") for k in (1, 4, 2)]
+    written = vlm.write(conversations, max_new_tokens=4)
+    # Nothing ends these texts, so their last word was never read.
+    answers = [vlm.tokens_of(answer.text)[:-1] for answer in written]
+    assert [len(answer) for answer in answers] == [3, 3, 3], "this model's text ends early: take another seed"
+    read = vlm.hidden_at_end(conversations, rows=(3, 1), answers=answers)
+    expected = torch.stack([answer.after[[3, 1]] for answer in written])
+    torch.testing.assert_close(read, expected, atol=TOLERANCE, rtol=0)
+    assert (read - vlm.hidden_at_end(conversations, rows=(3, 1))).abs().max() > 1e-3
+
+
+def test_what_a_server_wrote_holds_no_image(vlm):
+    assert vlm.processor.image_token_id not in vlm.tokens_of("they like <image> of foxes")
+
+
+def test_layers_above_the_highest_row_are_not_run_and_change_no_bit(vlm, pairs, monkeypatch):
+    conversations = [profile_conversation(pairs(k), "short-1") for k in (3, 1)]
+    everything = vlm.hidden_at_end(conversations)
+
+    def never(*args, **options):
+        raise AssertionError("a layer that nothing is read of was run")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vlm.language.layers[2], "forward", never)
+        assert torch.equal(vlm.hidden_at_end(conversations, rows=(2, 0)), everything[:, [2, 0]])
+    assert torch.equal(vlm.hidden_at_end(conversations), everything), "the model is whole again"
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(vlm, pairs, monkeypatch, capsys):
+    conversations = [profile_conversation(pairs(k), "short-1") for k in (1, 4, 2, 3)]
+    expected = vlm.hidden_at_end(conversations)
+    monkeypatch.setattr(vlm, "batch_size", 4)
+    embed, sizes = vlm._embed, []
+
+    def small(tokens, *others):
+        sizes.append(len(tokens))
+        if len(tokens) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much")
+        return embed(tokens, *others)
+
+    monkeypatch.setattr(vlm, "_embed", small)
+    torch.testing.assert_close(vlm.hidden_at_end(conversations), expected, atol=TOLERANCE, rtol=0)
+    assert sizes == [4, 2, 1, 1, 1, 1]
+    assert "from here on 1" in capsys.readouterr().err
+    monkeypatch.setattr(vlm, "batch_size", 1)
+    monkeypatch.setattr(vlm, "_embed", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")))
+    with pytest.raises(torch.OutOfMemoryError):
+        vlm.hidden_at_end(conversations)
+
+
 def test_a_persons_pairs_are_read_once_without_changing_an_answer(vlm, pairs, candidates):
     known = pairs(4)
     for concepts in (
@@ -92,8 +144,8 @@ def test_reuse_reads_the_pairs_once(vlm, pairs, candidates, monkeypatch):
     known = pairs(4)
     conversations = [judge_conversation(known, candidates(c), "short-1") for c in range(6)]
     seen = []
-    see = vlm._see
-    monkeypatch.setattr(vlm, "_see", lambda images: seen.extend(images) or see(images))
+    prepare = vlm.vision.prepare
+    monkeypatch.setattr(vlm.vision, "prepare", lambda images: seen.extend(images) or prepare(images))
     vlm.answers_about_one(conversations, ANSWERS)
     assert len(seen) == 8 + 6 * 2
 
@@ -130,6 +182,10 @@ def test_the_revision_names_what_the_checkpoint_says(checkpoint, vlm, tmp_path):
     assert TransformersVlm.load(changed).ref.revision != vlm.ref.revision
 
 
+def see(vlm, images):
+    return vlm.vision.see(vlm.vision.prepare(images))
+
+
 def saved(image: Image.Image, **how) -> bytes:
     image.save(buffer := io.BytesIO(), "PNG", **how)
     return buffer.getvalue()
@@ -149,5 +205,5 @@ def test_the_model_sees_a_picture_as_people_do(vlm, picture):
         (saved(ground), saved(white)),
         (saved(Image.new("I;16", (64, 64), 40_000)), saved(Image.new("L", (64, 64), 40_000 >> 8))),
     ):
-        torch.testing.assert_close(vlm._see([shown]), vlm._see([same]), atol=0, rtol=0)
-        assert (vlm._see([shown]) - vlm._see([picture()])).abs().max() > 1e-3
+        torch.testing.assert_close(see(vlm, [shown]), see(vlm, [same]), atol=0, rtol=0)
+        assert (see(vlm, [shown]) - see(vlm, [picture()])).abs().max() > 1e-3

@@ -26,14 +26,13 @@ class Embedded:
 def embed(vlm: TransformersVlm, supports: Sequence[Sequence[Pair]], settings: EmbeddingSettings) -> Embedded:
     """Embed each group of pairs. A group's embedding does not depend on the other groups."""
     conversations = [profile_conversation(pairs, settings.prompt) for pairs in supports]
+    rows = kept_rows(vlm, settings)
     if settings.max_new_tokens:
         written = vlm.write(conversations, max_new_tokens=settings.max_new_tokens)
         profiles = tuple(answer.text for answer in written)
         hidden = torch.stack([a.before if settings.read == "prompt-end" else a.after for a in written])
-    else:
-        profiles = ("",) * len(conversations)
-        hidden = vlm.hidden_at_end(conversations)
-    return Embedded(hidden[:, list(kept_rows(vlm, settings))], profiles)
+        return Embedded(hidden[:, list(rows)], profiles)
+    return Embedded(vlm.hidden_at_end(conversations, rows), ("",) * len(conversations))
 
 
 def kept_rows(vlm: TransformersVlm, settings: EmbeddingSettings) -> tuple[int, ...]:

@@ -4,7 +4,7 @@
 in `generate` every step beside it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -13,24 +13,34 @@ from transformers import LogitsProcessor, Qwen2Model
 
 
 @contextmanager
-def states_at(language: Qwen2Model, position: Tensor | None = None) -> Iterator[Callable[[], Tensor]]:
-    """Watch the forwards of `language`; the yielded function gives the latest one's states: [N, layers + 1, width].
+def states_at(
+    language: Qwen2Model, position: Tensor | None = None, rows: Sequence[int] | None = None
+) -> Iterator[Callable[[], Tensor]]:
+    """Watch the forwards of `language`; the yielded function gives the latest one's states: [N, rows, width].
 
-    position: which position of each row, [N]; None is the last. Row 0 is the input embedding, the last is normed, as in
-    the library's own `hidden_states`.
+    position: which position of each row, [N]; None is the last. rows: which layers, all if None; row 0 is the input
+    embedding, the last (their number) is normed, as in the library's own `hidden_states`. Layers above the highest row
+    are not run inside, so what `language` returns is of no use there.
     """
+    layers = language.layers
+    kept = range(len(layers) + 1) if rows is None else rows
+    top = max(kept)
     states: dict[int, Tensor] = {}
 
     def keep(row: int, hidden: Tensor) -> None:
-        states[row] = hidden[:, -1].clone() if position is None else hidden[torch.arange(len(hidden)), position]
+        if row in kept:
+            states[row] = hidden[:, -1].clone() if position is None else hidden[torch.arange(len(hidden)), position]
 
-    with ExitStack() as hooks:
-        for row, layer in enumerate(language.layers):
+    with ExitStack() as undo:
+        for row, layer in enumerate(layers[:top]):
             hook = layer.register_forward_pre_hook(lambda _, inputs, row=row: keep(row, inputs[0]))
-            hooks.callback(hook.remove)
-        last = language.norm.register_forward_hook(lambda _, inputs, output: keep(len(language.layers), output))
-        hooks.callback(last.remove)
-        yield lambda: torch.stack([states[row] for row in range(len(language.layers) + 1)], dim=1)
+            undo.callback(hook.remove)
+        normed = top == len(layers)
+        last = language.norm.register_forward_hook(lambda _, inputs, output: keep(top, output if normed else inputs[0]))
+        undo.callback(last.remove)
+        language.layers = layers[:top]
+        undo.callback(setattr, language, "layers", layers)
+        yield lambda: torch.stack([states[row] for row in kept], dim=1)
 
 
 class BeforeAndAfter(LogitsProcessor):

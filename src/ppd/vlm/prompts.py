@@ -69,12 +69,12 @@ _WORDINGS: dict[PromptVersion, _Wording] = {
 
 def _tell_pairs(pairs: Sequence[Pair], wording: _Wording) -> tuple[str, tuple[bytes, ...]]:
     text = wording.introduction + "".join(
-        wording.pair.format(number=i, caption=_plain(pair.caption)) for i, pair in enumerate(pairs, start=1)
+        wording.pair.format(number=i, caption=plain(pair.caption)) for i, pair in enumerate(pairs, start=1)
     )
     return text, tuple(image for pair in pairs for image in (pair.preferred, pair.rejected))
 
 
-def _plain(caption: str) -> str:
+def plain(caption: str) -> str:
     """A caption that cannot be taken for an image mark or for control tokens of a chat.
 
     Until nothing changes: what is left of `<<image>>` when one mark is gone would be another.
@@ -97,5 +97,5 @@ def judge_conversation(pairs: Sequence[Pair], candidates: Candidates, prompt: Pr
     """Ask which of two candidates the person who made these choices would prefer; the answer is one of `ANSWERS`."""
     wording = _WORDINGS[prompt]
     text, images = _tell_pairs(pairs, wording)
-    question = wording.candidates.format(caption=_plain(candidates.caption))
+    question = wording.candidates.format(caption=plain(candidates.caption))
     return Conversation(text + question, (*images, candidates.first, candidates.second))

@@ -1,27 +1,29 @@
 """LLaVA-OneVision of any size through transformers: hidden states, probabilities of answers, text."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from huggingface_hub.errors import HFValidationError
+from rich.console import Console
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LlavaOnevisionForConditionalGeneration
 from transformers.utils import cached_file
 
 from ppd.errors import InputError
-from ppd.preferences.images import open_rgb
 from ppd.settings import VlmPrecision
 from ppd.users.embeddings import VlmRef
 from ppd.vlm.last_position import BeforeAndAfter, states_at
 from ppd.vlm.processor import ImageTextProcessor
-from ppd.vlm.prompts import IMAGE, Conversation
+from ppd.vlm.prompts import IMAGE, Conversation, plain
+from ppd.vlm.revision import folder_hash
+from ppd.vlm.vision import Prepared, Vision
 
+Read = TypeVar("Read")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-POSITIONS_AT_ONCE = 1 << 15
-"""The vision tower sees so many patches in one forward: 44 images of 27 x 27."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class TransformersVlm:
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.language = model.model.language_model
+        self.vision = Vision(self.model, processor)
         self.processor = processor
         self.ref = ref
         self.batch_size = batch_size
@@ -94,7 +97,7 @@ class TransformersVlm:
             ) from error
         # In the hub's cache a checkpoint lies in a folder that is named by its commit.
         local = Path(checkpoint).is_dir()
-        revision = _folder_hash(Path(checkpoint)) if local else Path(cached_file(checkpoint, "config.json")).parent.name
+        revision = folder_hash(Path(checkpoint)) if local else Path(cached_file(checkpoint, "config.json")).parent.name
         return TransformersVlm(
             model.to(device), processor, ref=VlmRef(str(checkpoint), revision), batch_size=batch_size
         )
@@ -110,23 +113,71 @@ class TransformersVlm:
         return int(self.model.config.text_config.hidden_size)
 
     @torch.inference_mode()
-    def hidden_at_end(self, conversations: Sequence[Conversation]) -> Tensor:
-        """Hidden states of the last position of each prompt, where an answer would begin: [N, layers + 1, width]."""
-        states = []
-        for part in self._parts(conversations):
-            batch = self._batch(part, padding_side="right")
-            with states_at(self.language, batch.last) as latest:
-                self.language(inputs_embeds=batch.embedded, attention_mask=batch.mask, use_cache=False)
-            states.append(latest().float().cpu())
-        return torch.cat(states)
+    def hidden_at_end(
+        self,
+        conversations: Sequence[Conversation],
+        rows: Sequence[int] | None = None,
+        answers: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Hidden states of the last position of each prompt, where an answer would begin: [N, rows, width].
+
+        rows: which layers, from 0, the input embedding; all `n_rows` of them if None. Layers above the highest are not
+        run. answers: tokens of an answer to each prompt; the states are then those where its last token was read.
+        """
+
+        def read(part: slice, images: Prepared) -> Tensor:
+            tokens = self._tokens(conversations[part])
+            if answers is not None:
+                tokens = [[*prompt, *answer] for prompt, answer in zip(tokens, answers[part], strict=True)]
+            batch = self._embed(tokens, [conversation.images for conversation in conversations[part]], "right", images)
+            with states_at(self.language, batch.last, rows) as latest:
+                # Causal, and padded on the right: without a mask the same positions are read, by faster kernels.
+                self.language(inputs_embeds=batch.embedded, use_cache=False)
+            return latest().float().cpu()
+
+        return torch.cat(self._in_parts(conversations, read))
 
     @torch.inference_mode()
     def write(self, conversations: Sequence[Conversation], *, max_new_tokens: int) -> list[Written]:
         """Greedy answer to each prompt, and the hidden states before and after it."""
-        return [written for part in self._parts(conversations) for written in self._write(part, max_new_tokens)]
 
-    def _write(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Written]:
-        batch = self._batch(conversations, padding_side="left")
+        def read(part: slice, images: Prepared) -> list[Written]:
+            return self._write(conversations[part], max_new_tokens, images)
+
+        return [written for part in self._in_parts(conversations, read) for written in part]
+
+    def tokens_of(self, answer: str) -> list[int]:
+        """The tokens of an answer, as it would be read back; what looks like an image mark is none."""
+        return list(self.processor.tokenizer(plain(answer), add_special_tokens=False).input_ids)
+
+    def _in_parts(self, conversations: Sequence[Conversation], read: Callable[[slice, Prepared], Read]) -> list[Read]:
+        """What `read` gives of each batch. The images of the next one are prepared meanwhile.
+
+        A batch that does not fit in the device's memory is halved, and so are those after it.
+        """
+        results: list[Read] = []
+        start, ahead = 0, self._prepare(conversations[: self.batch_size])
+        while start < len(conversations):
+            images, end = ahead, start + self.batch_size
+            ahead = self._prepare(conversations[end : end + self.batch_size])
+            try:
+                results.append(read(slice(start, end), images))
+                start = end
+            except RuntimeError as error:
+                if self.batch_size == 1 or not should_reduce_batch_size(error):
+                    raise
+                self.batch_size = (self.batch_size + 1) // 2
+                words = f"a batch does not fit in the memory of {self.model.device}: from here on {self.batch_size}"
+                Console(stderr=True).print(words, soft_wrap=True)
+                ahead = self._prepare(conversations[start : start + self.batch_size])
+        return results
+
+    def _prepare(self, conversations: Sequence[Conversation]) -> Prepared:
+        return self.vision.prepare(_different(conversation.images for conversation in conversations))
+
+    def _write(self, conversations: Sequence[Conversation], max_new_tokens: int, images: Prepared) -> list[Written]:
+        shown = [conversation.images for conversation in conversations]
+        batch = self._embed(self._tokens(conversations), shown, "left", images)
         with states_at(self.language) as latest:
             riding = BeforeAndAfter(latest, self._ends)
             written = self.model.generate(
@@ -164,12 +215,14 @@ class TransformersVlm:
 
         Answers are told apart by their first token; InputError where these coincide.
         """
-        probabilities = []
-        for part in self._parts(conversations):
-            batch = self._batch(part, padding_side="right")
-            output = self.language(inputs_embeds=batch.embedded, attention_mask=batch.mask, use_cache=False)
-            probabilities.append(self._answers(_at(output.last_hidden_state, batch.last), answers))
-        return torch.cat(probabilities)
+
+        def read(part: slice, images: Prepared) -> Tensor:
+            shown = [conversation.images for conversation in conversations[part]]
+            batch = self._embed(self._tokens(conversations[part]), shown, "right", images)
+            output = self.language(inputs_embeds=batch.embedded, use_cache=False)
+            return self._answers(_at(output.last_hidden_state, batch.last), answers)
+
+        return torch.cat(self._in_parts(conversations, read))
 
     @torch.inference_mode()
     def answers_about_one(self, conversations: Sequence[Conversation], answers: Sequence[str]) -> Tensor:
@@ -212,24 +265,15 @@ class TransformersVlm:
             raise InputError(f"this tokenizer begins {', '.join(answers)} with the same token")
         return self.model.lm_head(hidden)[:, firsts].float().softmax(dim=-1).cpu()
 
-    def _parts(self, conversations: Sequence[Conversation]) -> list[Sequence[Conversation]]:
-        return [conversations[i : i + self.batch_size] for i in range(0, len(conversations), self.batch_size)]
-
     def prompt(self, conversation: Conversation) -> str:
         """The text that the model reads, its answer to follow; `<image>` stands for an image."""
         turn = [{"role": "user", "content": [{"type": "text", "text": conversation.text}]}]
         return str(self.processor.apply_chat_template(turn, add_generation_prompt=True))
 
-    @property
-    def _positions_per_image(self) -> int:
-        """Several images a conversation: each is its base patches and a newline."""
-        default = self.processor.vision_feature_select_strategy == "default"  # drops the class token
-        return int(self.processor.num_image_tokens) + 1 - int(default)
-
     def _tokens(self, conversations: Sequence[Conversation]) -> list[list[int]]:
         """Token ids of each; many of one text, such as both orders of two candidates, cost one."""
         prompts = {conversation.text: self.prompt(conversation) for conversation in conversations}
-        shown = [prompt.replace(IMAGE, IMAGE * self._positions_per_image) for prompt in prompts.values()]
+        shown = [prompt.replace(IMAGE, IMAGE * self.vision.positions_per_image) for prompt in prompts.values()]
         tokens = dict(zip(prompts, self.processor.tokenizer(shown).input_ids, strict=True))
         return [tokens[conversation.text] for conversation in conversations]
 
@@ -237,46 +281,38 @@ class TransformersVlm:
         """How many tokens, holding how many whole images, all of these begin with; each keeps a token to itself."""
         alike = _common_prefix([conversation.images for conversation in conversations])
         images = [i for i, token in enumerate(tokens[0]) if token == self.processor.image_token_id]
-        starts = [*images[:: self._positions_per_image], len(tokens[0])]
+        starts = [*images[:: self.vision.positions_per_image], len(tokens[0])]
         shared = min(_common_prefix(tokens), min(map(len, tokens)) - 1, starts[alike])
-        whole = sum(start + self._positions_per_image <= shared for start in starts[:-1])
+        whole = sum(start + self.vision.positions_per_image <= shared for start in starts[:-1])
         return min(shared, starts[whole]), whole
 
-    def _batch(self, conversations: Sequence[Conversation], padding_side: str) -> _Batch:
-        tokens = self._tokens(conversations)
-        return self._embed(tokens, [conversation.images for conversation in conversations], padding_side)
-
-    def _embed(self, tokens: Sequence[list[int]], images: Sequence[Sequence[bytes]], padding_side: str) -> _Batch:
-        """Tokens and the images they stand for, as input embeddings."""
+    def _embed(
+        self,
+        tokens: Sequence[list[int]],
+        images: Sequence[Sequence[bytes]],
+        padding_side: str,
+        prepared: Prepared | None = None,
+    ) -> _Batch:
+        """Tokens and the images they stand for, as input embeddings. prepared: of these images, each once."""
         padded = self.processor.tokenizer.pad(
             {"input_ids": list(tokens)}, padding_side=padding_side, return_tensors="pt"
         ).to(self.model.device)
         embedded = self.language.embed_tokens(padded.input_ids)
-        shown = [image for row in images for image in row]
-        if shown:
-            number = {image: i for i, image in enumerate(dict.fromkeys(shown))}
-            seen = self._see(list(number))[[number[image] for image in shown]]
+        if any(images):
+            different = _different(images)
+            number = {image: i for i, image in enumerate(different)}
+            shown = [number[image] for row in images for image in row]
+            seen = self.vision.see(prepared or self.vision.prepare(different))[shown]
             places = (padded.input_ids == self.processor.image_token_id).unsqueeze(-1)
             if int(places.sum()) != seen.shape[0] * seen.shape[1]:
                 raise InputError(f"{len(shown)} images for {int(places.sum()) // seen.shape[1]} {IMAGE} marks")
             embedded = embedded.masked_scatter(places, seen.to(embedded.dtype))
         return _Batch(embedded, padded.attention_mask)
 
-    def _see(self, images: Sequence[bytes]) -> Tensor:
-        """What the language model gets of each image: [N, positions, width]."""
-        at_once = max(2, POSITIONS_AT_ONCE // self._positions_per_image)
-        seen: list[Tensor] = []
-        for start in range(0, len(images), at_once):
-            pictures = [open_rgb(image) for image in images[start : start + at_once]]
-            # Nested, as of one conversation. Alone, an image would be cut into high-resolution patches, and squeezed
-            # where it is not square instead of padded; so it is never alone.
-            shown = pictures if len(pictures) > 1 else pictures * 2
-            inputs = self.processor.image_processor([shown], return_tensors="pt").to(self.model.device)
-            features = self.model.model.get_image_features(
-                inputs["pixel_values"].to(self.model.dtype), inputs["image_sizes"], batch_num_images=[len(shown)]
-            )
-            seen += features.pooler_output[: len(pictures)]
-        return torch.stack(seen)
+
+def _different(images: Iterable[Sequence[bytes]]) -> list[bytes]:
+    """Every image once, in the order in which they come."""
+    return list(dict.fromkeys(image for row in images for image in row))
 
 
 def _at(hidden: Tensor, last: Tensor) -> Tensor:
@@ -292,23 +328,3 @@ def _common_prefix(rows: Sequence[Sequence[object]]) -> int:
             break
         length += 1
     return length
-
-
-def _folder_hash(folder: Path) -> str:
-    """A hash of everything in a checkpoint's folder that can change what the model says."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in {".safetensors", ".jinja"} or file.name in _MEANINGFUL:
-            digest.update(file.name.encode())
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()[:16]
-
-
-_MEANINGFUL = {
-    "config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "preprocessor_config.json",
-}
