@@ -189,7 +189,9 @@ def embedding(way: str, args: argparse.Namespace, device: torch.device) -> tuple
     vlm = random_vlm(args.size, device, args.people)
     written = {"read": "answer-end", "max_new_tokens": 64 if args.size == "tiny" else 1024}
     settings = EmbeddingSettings(
-        prompt="full-1", **(written if way == "embed, profile written" else {"max_new_tokens": 0})
+        prompt="full-1",
+        rows=(-4, -3, -2, -1),
+        **(written if way == "embed, profile written" else {"max_new_tokens": 0}),
     )
     supports = [[Pair(CAPTIONS[0], picture(), picture()) for _ in range(4)] for _ in range(args.people)]
 

@@ -32,7 +32,8 @@ def embed(vlm: TransformersVlm, supports: Sequence[Sequence[Pair]], settings: Em
         profiles = tuple(answer.text for answer in written)
         hidden = torch.stack([a.before if settings.read == "prompt-end" else a.after for a in written])
         return Embedded(hidden[:, list(rows)], profiles)
-    return Embedded(vlm.hidden_at_end(conversations, rows), ("",) * len(conversations))
+    hidden = vlm.hidden_at_end(conversations, rows).clone()  # a tensor like any other, not one of inference mode
+    return Embedded(hidden, ("",) * len(conversations))
 
 
 def kept_rows(vlm: TransformersVlm, settings: EmbeddingSettings) -> tuple[int, ...]:
