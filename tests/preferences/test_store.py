@@ -3,6 +3,7 @@
 import io
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,38 @@ def test_any_images_in_any_order_also_twice(data, preferences, rows):
     sent = {row[f"image_{side}_uid"]: row[f"jpg_{side}"] for row in rows for side in (0, 1)}
     uids = data.draw(st.lists(st.sampled_from(sorted(sent)), max_size=20))
     assert preferences.image_bytes(uids) == [sent[uid] for uid in uids]
+
+
+@given(data=st.data())
+def test_stored_images_come_in_the_order_of_the_disk_and_each_row_group_is_read_once(data, preferences, rows):
+    sent = {row[f"image_{side}_uid"]: row[f"jpg_{side}"] for row in rows for side in (0, 1)}
+    uids = data.draw(st.lists(st.sampled_from(sorted(sent)), min_size=1, max_size=60))
+    on_disk = preferences.digests.index.tolist()
+    group_of = [f"{part} {group}" for part, group, n in groups(preferences) for _ in range(n)]
+    read = []
+
+    def counted(file, number, **options):
+        read.append(number)
+        return read_row_group(file, number, **options)
+
+    read_row_group = pq.ParquetFile.read_row_group
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "read_row_group", counted)
+        images = list(preferences.stored_images(uids))
+    assert [image for _, image in images] == [sent[uids[place]] for place, _ in images]
+    assert sorted(place for place, _ in images) == list(range(len(uids)))
+    places = [on_disk.index(uids[place]) for place, _ in images]
+    assert places == sorted(places)
+    assert len(read) == len({group_of[place] for place in places})
+
+
+def groups(preferences):
+    """(part, number, images in it) of every row group on disk."""
+    for part in sorted((preferences.folder / "images").iterdir()):
+        metadata = pq.read_metadata(part)
+        yield from (
+            (part.name, number, metadata.row_group(number).num_rows) for number in range(metadata.num_row_groups)
+        )
 
 
 def test_decoded_images_come_lazily_as_rgb(preferences, rows):

@@ -47,24 +47,28 @@ class Preferences:
             raise InputError(f"no shard is called {shard!r}; there are {known}", file=self.folder)
         return read_frame(file)
 
-    def image_bytes(self, uids: Sequence[str]) -> list[bytes]:
-        """The encoded images with these uids, in this order. Each row group that is touched is read once.
+    def stored_images(self, uids: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+        """(i, the encoded image uids[i]) for each i, in the order in which they are stored, as asked for.
 
-        Raises `KeyError` for a uid that is not there.
+        Each row group that is touched is read once, and one is in memory at a time. Raises `KeyError` for a uid that is
+        not there.
         """
         at = self._index.get_indexer(pd.Index(uids))
         if (at < 0).any():
             raise KeyError(f"no image has the uid {uids[int(np.argmin(at))]!r}")
-        group = np.searchsorted(self._group_starts, at, side="right") - 1
-        row = at - self._group_starts[group]
-        images: dict[int, bytes] = {}
-        for wanted in np.unique(group).tolist():
+        order = np.argsort(at, kind="stable")
+        group = np.searchsorted(self._group_starts, at[order], side="right") - 1
+        for wanted, places in zip(*_runs(group, order), strict=True):
             part, number = self._groups[wanted]
             with reading(part), pq.ParquetFile(part, page_checksum_verification=True) as file:
                 column = file.read_row_group(number, columns=["image"])["image"]
-            for position in np.flatnonzero(group == wanted).tolist():
-                images[position] = column[int(row[position])].as_py()
-        return [images[position] for position in range(len(uids))]
+            for place in places.tolist():
+                yield place, column[int(at[place] - self._group_starts[wanted])].as_py()
+
+    def image_bytes(self, uids: Sequence[str]) -> list[bytes]:
+        """The encoded images with these uids, in this order; see `stored_images`."""
+        images = dict(self.stored_images(uids))
+        return [images[place] for place in range(len(uids))]
 
     def images(self, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
         """RGB images with these uids as `open_rgb` shows them, in this order, read `chunk` at a time as asked for."""
@@ -102,3 +106,9 @@ class Preferences:
             for group in range(metadata.num_row_groups)
         ]
         return np.cumsum([0, *sizes[:-1]])
+
+
+def _runs(values: np.ndarray, items: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
+    """Of equal neighbours in `values`: each value once, and the items beside it."""
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.empty(0, np.int64)
+    return values[starts].tolist(), np.split(items, starts[1:]) if len(values) else []

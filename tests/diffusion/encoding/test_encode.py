@@ -1,6 +1,9 @@
 import io
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +23,7 @@ from ppd.preferences.schema import IMAGES
 from ppd.preferences.store import Preferences
 from tests.test_files import room_for
 
+ROOT = Path(__file__).parents[3]
 PX = 8  # what the tiny codec takes
 
 
@@ -109,38 +113,72 @@ def test_other_encoders_or_another_size_encode_everything_again(
     assert encode(preferences, backbone, out, tmp_path / "work", image_px=2 * PX, batch_size=50).kept_captions == 0
 
 
-class Killed(Exception):
-    pass
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ppd.diffusion.encoding.encode import encode
+from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.preferences.store import Preferences
+from tests.diffusion.conftest import FlatCodec
+
+log, base, out, work, method, calls = sys.argv[1:]
+backbone, made = StableCascadeBackbone.from_pretrained(base, codec=FlatCodec()), []
+through = getattr(backbone, method)
+
+def dying(batch):
+    if len(made) == int(calls):
+        os.kill(os.getpid(), signal.SIGKILL)
+    made.append(batch)
+    return through(batch)
+
+setattr(backbone, method, dying)
+encode(Preferences.open(Path(log)), backbone, Path(out), Path(work), image_px=8, batch_size=50)
+"""
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(
-    preferences: Preferences, backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "calls"), [("encode_captions", 1), ("encode_images", 2)])
+def test_what_a_killed_run_finished_is_kept_and_the_result_is_the_same(
+    preferences: Preferences,
+    backbone: StableCascadeBackbone,
+    tiny_folder: Path,
+    encode_to: Encode,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    calls: int,
 ) -> None:
-    encode(preferences, backbone, tmp_path / "whole", tmp_path / "work", image_px=PX, batch_size=50)
-    read: list[int] = []
-    images = Preferences.images
-
-    def dying(self: Preferences, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
-        for i, image in enumerate(images(self, uids, chunk)):
-            if i == 130:
-                raise Killed
-            yield image
-
-    monkeypatch.setattr(Preferences, "images", dying)
-    with pytest.raises(Killed):
-        encode(preferences, backbone, tmp_path / "latents", tmp_path / "work", image_px=PX, batch_size=50)
+    """kill -9 in the middle of the captions, and of the images."""
+    monkeypatch.setattr("ppd.diffusion.encoding.encode.CAPTION_BATCH", 8)
+    script = "import ppd.diffusion.encoding.encode as e; e.CAPTION_BATCH = 8\n" + KILLED
+    places = [preferences.folder, tiny_folder, tmp_path / "latents", tmp_path / "work"]
+    command = [sys.executable, "-c", script, *map(str, places), method, str(calls)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "latents").exists()
+    encoded = {"encode_captions": 0, "encode_images": 0}
 
-    def counting(self: Preferences, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
-        for image in images(self, uids, chunk):
-            read.append(1)
-            yield image
+    def counted(name: str) -> Callable[..., object]:
+        through = getattr(backbone, name)
 
-    monkeypatch.setattr(Preferences, "images", counting)
-    encode(preferences, backbone, tmp_path / "latents", tmp_path / "work", image_px=PX, batch_size=50)
-    whole = Encoded.open(tmp_path / "whole")
-    assert len(read) == len(whole.latents) - 100, "two batches were kept"
-    assert (tmp_path / "latents" / LATENTS).read_bytes() == (tmp_path / "whole" / LATENTS).read_bytes()
+        def counting(batch: object) -> object:
+            encoded[name] += 1
+            return through(batch)
+
+        return counting
+
+    with monkeypatch.context() as patch:
+        for name in encoded:
+            patch.setattr(backbone, name, counted(name))
+        count = encode_to(tmp_path / "latents")
+    captions, images = -(-count.captions // 8), -(-count.images // 50)
+    kept = {"encode_captions": calls, "encode_images": 0} if calls == 1 else {"encode_captions": captions} | {method: 2}
+    assert encoded == {
+        "encode_captions": captions - kept["encode_captions"],
+        "encode_images": images - kept["encode_images"],
+    }
+    encode_to(tmp_path / "whole")
+    assert contents(tmp_path / "latents") == contents(tmp_path / "whole")
 
 
 def test_a_wide_image_gives_its_centre() -> None:
@@ -158,7 +196,7 @@ def test_a_full_disk_is_a_sentence_before_anything_is_encoded_and_room_lets_it_g
     encode_to: Encode, tmp_path: Path
 ) -> None:
     """Not the death of the process, which writing to a map of a file without room is."""
-    with pytest.raises(InputError, match=r"latents.npy: .*nothing was changed"), room_for(4096):
+    with pytest.raises(InputError, match=r"npy: .*nothing was changed"), room_for(4096):
         encode_to(tmp_path / "latents")
     assert not (tmp_path / "latents").exists()
     encode_to(tmp_path / "latents")
@@ -189,35 +227,46 @@ def test_damaged_latents_are_never_trained_on_and_are_encoded_again(
         assert f"{name}: damaged" in capsys.readouterr().err
 
 
+class Killed(Exception):
+    pass
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_what_a_killed_run_left_is_checked_before_it_is_gone_on_from(
     encode_to: Encode,
+    backbone: StableCascadeBackbone,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     damage: str,
 ) -> None:
-    images = Preferences.images
+    through, batches = backbone.encode_images, []
 
-    def dying(self: Preferences, uids: Iterable[str], chunk: int = 64) -> Iterator[Image.Image]:
-        for i, image in enumerate(images(self, uids, chunk)):
-            if i == 130:
-                raise Killed
-            yield image
+    def dying(images: torch.Tensor) -> torch.Tensor:
+        if len(batches) == 2:
+            raise Killed
+        batches.append(images)
+        return through(images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Preferences, "images", dying)
+        patch.setattr(backbone, "encode_images", dying)
         with pytest.raises(Killed):
             encode_to(tmp_path / "latents")
-    (part,) = (tmp_path / "work").glob(f"*/{LATENTS}")
-    content = part.read_bytes()
-    row = (len(content) - 128) // (len(content) // 128 - 1)  # 64 fp16 numbers a latent, after the header
-    broken = content[:3000] if damage == "cut" else content[:128] + flipped(content[128:], 60 * row)
-    part.write_bytes(broken)
-    encode_to(tmp_path / "latents")
+    (part,) = (tmp_path / "work").glob(f"*/images/{LATENTS}")
+    content = bytearray(part.read_bytes())
+    written = next(place for place in range(128, len(content)) if content[place])
+    part.write_bytes(content[:3000] if damage == "cut" else flipped(bytes(content), written))
+    batches.clear()
+    monkeypatch.setattr(backbone, "encode_images", lambda images: (batches.append(images), through(images))[1])
+    n_images = encode_to(tmp_path / "latents").images
     said = capsys.readouterr().err
     assert "damaged" in said
-    assert ("starts over" if damage == "cut" else "goes on after 50 images") in said
+    if damage == "cut":
+        assert "Encoding of images starts over" in said
+        assert len(batches) == -(-n_images // 50)
+    else:
+        assert "1 of 100 rows are not as they were written" in " ".join(said.split())
+        assert len(batches) == -(-(n_images - 99) // 50), "the other rows of the two batches are kept"
     encode_to(tmp_path / "whole")
     assert contents(tmp_path / "latents") == contents(tmp_path / "whole")
 

@@ -1,7 +1,7 @@
 """Latents and text embeddings on disk, as `ppd.diffusion.encoding.encode` leaves them."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
@@ -16,13 +16,14 @@ from ppd.stored_tables import read_frame
 from ppd.stored_tensors import load_tensors
 
 LATENTS, IMAGES, TEXT, CAPTIONS = "latents.npy", "images.parquet", "text.safetensors", "captions.parquet"
+LATENTS_ROWS = LATENTS.removesuffix(".npy")
 SOURCE = "source.json"
 ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What `encode` left: latents [I, C, h, w] in fp16, memory-mapped, and text by caption."""
+    """What `encode` left: latents [I, C, h, w] in fp16 and text by caption, both memory-mapped."""
 
     latents: Tensor
     image_row: pd.Series
@@ -38,16 +39,17 @@ class Encoded:
     """Names the encoders, by content, and the size of the images."""
 
     @classmethod
-    def open(cls, folder: Path, *, check_latents: bool = True) -> Self:
+    def open(cls, folder: Path, *, check_text: bool = True, check_latents: bool = True) -> Self:
         """Raises InputError when `folder` is not one that `encode` finished, DamagedFile if it is not as it was left.
 
-        check_latents: read all latents once and compare them with their checksums.
+        A file that was cut is always noticed. check_text, check_latents: read all of it once and compare it with its
+        checksums, which takes a second or two a GB; of several processes on one machine one is enough.
         """
         if not (folder / SOURCE).is_file():
             raise InputError("no latents here", file=folder, fix="Run `ppd stage encode` first")
         images = read_frame(folder / IMAGES)
         captions = read_frame(folder / CAPTIONS).caption
-        text = Text(**load_tensors(folder / TEXT))
+        text = Text(**load_tensors(folder / TEXT, check=check_text))
         try:
             # Copy-on-write keeps torch content with a read-only file; nothing ever writes.
             latents = torch.from_numpy(np.load(folder / LATENTS, mmap_mode="c"))
@@ -69,9 +71,19 @@ class Encoded:
         return encoded
 
 
-def row_checksums(latents: np.ndarray) -> np.ndarray:
-    """CRC-32 of each row's bytes: uint32 [I]."""
-    return np.array([zlib.crc32(np.ascontiguousarray(row).data) for row in latents], np.uint32)
+def text_arrays(text: Text) -> dict[str, np.ndarray]:
+    """The parts of N captions by name, each [N, ...]; on the CPU."""
+    parts = {field.name: getattr(text, field.name) for field in fields(text)}
+    return {name: part.cpu().numpy() for name, part in parts.items() if part is not None}
+
+
+def row_checksums(*arrays: np.ndarray) -> NDArray[np.uint32]:
+    """CRC-32 of each row's bytes, over all arrays in their order: uint32 [N]."""
+    sums = np.zeros(len(arrays[0]), np.uint32)
+    for array in arrays:
+        for row, values in enumerate(array):
+            sums[row] = zlib.crc32(np.ascontiguousarray(values).data, int(sums[row]))
+    return sums
 
 
 def damaged_rows(encoded: Encoded) -> np.ndarray:
