@@ -77,7 +77,7 @@ def text_arrays(text: Text) -> dict[str, np.ndarray]:
     return {name: part.cpu().numpy() for name, part in parts.items() if part is not None}
 
 
-def row_checksums(*arrays: np.ndarray) -> NDArray[np.uint32]:
+def row_checksums(*arrays: np.ndarray) -> np.ndarray:
     """CRC-32 of each row's bytes, over all arrays in their order: uint32 [N]."""
     sums = np.zeros(len(arrays[0]), np.uint32)
     for array in arrays:
