@@ -38,6 +38,12 @@ def codec() -> FlatCodec:
     return FlatCodec()
 
 
+@pytest.fixture(params=["fp32", "bf16"])
+def in_either_precision(tiny_folder: Path, codec: FlatCodec, request: pytest.FixtureRequest) -> StableCascadeBackbone:
+    """For what must hold to the last bit in both."""
+    return StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec, precision=request.param)
+
+
 @pytest.fixture
 def backbone(tiny_folder: Path, codec: FlatCodec) -> StableCascadeBackbone:
     return StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec)

@@ -20,7 +20,7 @@ def inputs(backbone: StableCascadeBackbone) -> tuple:
 
 def fresh(backbone: StableCascadeBackbone) -> UserAttention:
     torch.manual_seed(5)
-    return UserAttention.beside(backbone, (ROWS, DIM), SMALL)
+    return UserAttention.beside(backbone, (ROWS, DIM), SMALL).eval()
 
 
 def trained(backbone: StableCascadeBackbone) -> UserAttention:
@@ -37,7 +37,10 @@ def people(n: int = N) -> Tensor:
 
 
 @torch.inference_mode()
-def test_before_training_every_user_is_the_base_bit_for_bit(backbone: StableCascadeBackbone, inputs: tuple) -> None:
+def test_before_training_every_user_is_the_base_bit_for_bit(
+    in_either_precision: StableCascadeBackbone, inputs: tuple
+) -> None:
+    backbone = in_either_precision
     base = backbone.predict_noise(*inputs)
     adapter = fresh(backbone)
     adapter.attach(backbone)
@@ -46,7 +49,10 @@ def test_before_training_every_user_is_the_base_bit_for_bit(backbone: StableCasc
 
 
 @torch.inference_mode()
-def test_after_training_zero_and_none_are_the_base_bit_for_bit(backbone: StableCascadeBackbone, inputs: tuple) -> None:
+def test_after_training_zero_and_none_are_the_base_bit_for_bit(
+    in_either_precision: StableCascadeBackbone, inputs: tuple
+) -> None:
+    backbone = in_either_precision
     base = backbone.predict_noise(*inputs)
     adapter = trained(backbone)
     with adapter.users(people()):

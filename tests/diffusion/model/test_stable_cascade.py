@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMWuerstchenScheduler
+from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
 
 from ppd.diffusion.model.backbone import Codec, add_noise
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
@@ -73,6 +73,31 @@ def test_bf16_keeps_the_timestep_in_fp32(tiny_folder: Path, codec: Codec, backbo
     error = (in_bf16.predict_noise(x_t, t, text) - exact).norm() / exact.norm()
     assert error < 0.03 < (rounded - exact).norm() / exact.norm()
     assert in_bf16.fingerprint == backbone.fingerprint
+
+
+def test_wholly_in_bf16_it_is_as_exact_as_under_autocast(
+    tiny_folder: Path, codec: Codec, backbone: StableCascadeBackbone
+) -> None:
+    """The library's way to keep t exact is autocast over fp32 inputs; ours needs none, and has no fp32 inside."""
+    ours = StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec, precision="bf16")
+    library = StableCascadeUNet.from_pretrained(tiny_folder, subfolder="prior", torch_dtype=torch.bfloat16).eval()
+    x_t, t = noisy()
+    text = backbone.encode_captions(CAPTIONS)
+    seen: set[torch.dtype] = set()
+    hooks = [
+        block.register_forward_hook(lambda *call: seen.add(call[2].dtype))
+        for block in ours.unet.modules()
+        if not list(block.children())
+    ]
+    with torch.inference_mode():
+        exact, found = backbone.predict_noise(x_t, t, text), ours.predict_noise(x_t, t, text)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            cast = library(x_t, t, text.pooled[:, None], text.tokens, torch.zeros(3, 1, 8), return_dict=False)[0]
+    for hook in hooks:
+        hook.remove()
+    error, its_error = ((y.float() - exact).norm() / exact.norm() for y in (found, cast))
+    assert seen == {torch.bfloat16}
+    assert 0 < error < 1.2 * its_error < 0.03
 
 
 def test_what_cannot_work_is_refused(tiny_folder: Path, codec: Codec, tmp_path: Path) -> None:

@@ -89,10 +89,10 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("method", ["ppd", "dpo"])
 def test_the_first_loss_is_ln_2_and_no_margin_is_there(
-    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method
+    in_either_precision: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method
 ) -> None:
     """To the last bit: dropout is off (the checkpoint has .1), and the branch is a no-op before training."""
-    _, rows = run(backbone, data, tmp_path, method, loss=LossSettings(beta=5000))
+    _, rows = run(in_either_precision, data, tmp_path, method, loss=LossSettings(beta=5000))
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
     assert rows[0]["margin"] == 0
     assert rows[0]["accuracy"] == rows[0]["seen_accuracy"] == rows[0]["held_out_accuracy"] == 0.5
@@ -157,8 +157,13 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 @pytest.mark.parametrize("method", ["ppd", "sft"])
 def test_n_plus_m_steps_are_n_steps_resumed_for_m_bit_for_bit(
-    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method, ema_decay: float
+    in_either_precision: StableCascadeBackbone,
+    data: TrainingData,
+    tmp_path: Path,
+    method: Method,
+    ema_decay: float,
 ) -> None:
+    backbone = in_either_precision
     whole, _ = run(backbone, data, tmp_path / "whole", method, ema_decay=ema_decay)
 
     killed = Trainer(backbone, data, changed(ema_decay=ema_decay), method)

@@ -8,26 +8,18 @@ the base.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from ppd.diffusion.model.backbone import Backbone
 from ppd.errors import InputError
 from ppd.settings import UserAttentionSettings
-
-
-@dataclass
-class CurrentUsers:
-    """The user tokens [B, n, width] that the processors of one adapter attend to; None switches the branch off."""
-
-    tokens: Tensor | None = None
 
 
 class UserKeyValue(nn.Module):
@@ -61,7 +53,8 @@ class UserAttention(nn.Module):
         # Set for a pooled method: the one embedding [rows, dim] that stands for all users.
         self.pooled_embedding: Tensor | None
         self.register_buffer("pooled_embedding", None)
-        self._current = CurrentUsers()
+        self._processors = {name: UserAttnProcessor() for name in block_dims}
+        self._dtype = torch.float32  # of the backbone that it is attached to
         self._detached: dict[str, tuple[Attention, AttnProcessor2_0]] = {}
 
     @classmethod
@@ -92,18 +85,40 @@ class UserAttention(nn.Module):
         tokens = torch.einsum("brd,rdw->brw", users, self.to_tokens)
         return tokens.reshape(len(users), -1, self.settings.token_dim)
 
+    def keys_and_values(self, users: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """K' and V' of each block for u [B, rows, dim]: [B, n, inner] each, in the order of `blocks`.
+
+        All blocks at once: one product in the fp32 of the weights, rounded once to what the backbone computes in. Block
+        by block it would be hundreds of launches of kernels too small for a GPU.
+        """
+        tokens = self.user_tokens(users)
+        blocks = [cast(UserKeyValue, block) for block in self.blocks.values()]
+        maps = [weight for block in blocks for weight in (block.to_k.weight, block.to_v.weight)]
+        parts = linear(tokens, torch.cat(maps)).to(self._dtype).split([len(weight) for weight in maps], dim=-1)
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
     @contextmanager
     def users(self, users: Tensor | None) -> Iterator[None]:
         """Draw for these people inside the block: u [B, rows, dim], a row of zeros for nobody; None for the bare base.
 
         Keep the block open until `backward` is done: gradient checkpointing runs the forward again there.
         """
-        before = self._current.tokens
-        self._current.tokens = None if users is None else self.user_tokens(users)
+        before = [processor.user for processor in self._processors.values()]
+        self._set([None] * len(before) if users is None else self.keys_and_values(users))
         try:
             yield
         finally:
-            self._current.tokens = before
+            self._set(before)
+
+    def train(self, mode: bool = True) -> Self:
+        """In training mode a CPU computes attention in bf16 its own way (`_attend`)."""
+        for processor in self._processors.values():
+            processor.training = mode
+        return super().train(mode)
+
+    def _set(self, users: Sequence[tuple[Tensor, Tensor] | None]) -> None:
+        for processor, user in zip(self._processors.values(), users, strict=True):
+            processor.user = user
 
     def attach(self, backbone: Backbone) -> None:
         """Put the user branch beside the backbone's attention blocks. Only one adapter at a time."""
@@ -111,9 +126,10 @@ class UserAttention(nn.Module):
         for name in self.blocks:
             if not isinstance(blocks[name].processor, AttnProcessor2_0):
                 raise InputError(f"attention block {name} already has an adapter attached", fix="Detach it first")
-        for name, key_value in self.blocks.items():
+        for name, processor in self._processors.items():
             self._detached[name] = (blocks[name], blocks[name].processor)
-            blocks[name].set_processor(UserAttnProcessor(self._current, cast(UserKeyValue, key_value)))
+            blocks[name].set_processor(processor)
+        self._dtype = blocks[name].to_q.weight.dtype
 
     def detach(self) -> None:
         """Give the backbone its own processors back: it is bit for bit what it was."""
@@ -130,9 +146,10 @@ class UserAttnProcessor:
     UNet2DConditionModel (no norms of q and k, no residual, no mask).
     """
 
-    def __init__(self, current: CurrentUsers, key_value: UserKeyValue) -> None:
-        self.current = current
-        self.key_value = key_value
+    def __init__(self) -> None:
+        self.user: tuple[Tensor, Tensor] | None = None
+        """K' and V' [B, n, inner] of the users of now; None switches the branch off."""
+        self.training = True
 
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **unused: None
@@ -141,11 +158,11 @@ class UserAttnProcessor:
         x = hidden_states.flatten(2).transpose(1, 2) if hidden_states.ndim == 4 else hidden_states  # [B, L, C]
         context = x if encoder_hidden_states is None else encoder_hidden_states
         query = _split_heads(attn.to_q(x), attn.heads)
-        z = _attend(query, _split_heads(attn.to_k(context), attn.heads), _split_heads(attn.to_v(context), attn.heads))
-        if self.current.tokens is not None:
-            key = _split_heads(self.key_value.to_k(self.current.tokens), attn.heads)
-            value = _split_heads(self.key_value.to_v(self.current.tokens), attn.heads)
-            z = z + _attend(query, key, value)
+        key, value = _split_heads(attn.to_k(context), attn.heads), _split_heads(attn.to_v(context), attn.heads)
+        z = _attend(query, key, value, training=self.training)
+        if self.user is not None:
+            key, value = (_split_heads(part, attn.heads) for part in self.user)
+            z = z + _attend(query, key, value, training=self.training)
         out = attn.to_out[1](attn.to_out[0](z.transpose(1, 2).flatten(2)))
         return out.transpose(1, 2).reshape(hidden_states.shape) if hidden_states.ndim == 4 else out
 
@@ -155,10 +172,13 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q·Kᵀ/√d)·V over [B, heads, L, d]."""
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        # The library's fused kernel takes eight times as long backwards in bf16 on a CPU as these two products.
+def _attend(query: Tensor, key: Tensor, value: Tensor, *, training: bool) -> Tensor:
+    """softmax(Q·Kᵀ/√d)·V over [B, heads, L, d].
+
+    By the library's fused kernel, so that without users the backbone's output is the base's to the last bit; but
+    backwards in bf16 on a CPU that takes up to six times as long as two products, which stand in while training.
+    """
+    if training and query.device.type == "cpu" and query.dtype == torch.bfloat16:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return scores.softmax(dim=-1).to(value.dtype) @ value
+        return scores.softmax(dim=-1) @ value
     return scaled_dot_product_attention(query, key, value)
