@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from ppd.evaluation.plan import POOLED, image_requests, plan_comparisons, plan_requests
+from ppd.evaluation.plan import POOLED, evaluation_captions, image_requests, plan_comparisons, plan_requests
 from ppd.preferences.store import Preferences
 from ppd.settings import EvaluationSettings
 
@@ -26,6 +27,23 @@ def test_nothing_that_was_trained_on_is_asked_for(preferences: Preferences, requ
     split = preferences.users.set_index("user_id").split
     assert set(requests[requests.users == "unseen"].user_id.map(split)) == {"test"}
     assert set(requests[requests.users == "seen"].user_id.map(split)) == {"train"}
+
+
+def test_no_caption_of_a_result_serves_to_choose_settings(preferences: Preferences, requests: pd.DataFrame) -> None:
+    chosen_on = plan_requests(preferences, SETTINGS.model_copy(update={"unseen_split": "validation"}))
+    assert set(chosen_on.caption)
+    assert not set(chosen_on.caption) & set(requests.caption)
+    assert not set(chosen_on[chosen_on.users == "unseen"].user_id) & set(requests.user_id)
+    held_out = set(preferences.captions.caption[preferences.captions.split == "eval"])
+    assert set(chosen_on.caption) | set(requests.caption) <= held_out
+
+
+def test_a_single_held_out_caption_serves_both(preferences: Preferences) -> None:
+    captions = preferences.captions[preferences.captions.split == "eval"].iloc[:1]
+    single = replace(preferences, captions=captions)
+    for split in ("validation", "test"):
+        settings = SETTINGS.model_copy(update={"unseen_split": split})
+        assert evaluation_captions(single, settings) == captions.caption.tolist()
 
 
 def test_every_image_that_meets_is_drawn(requests: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ def test_win_rates_are_grouped_and_ties_count_half() -> None:
             "judge": ["ground-truth"] * 4 + ["vlm"] * 2,
             "pairing": "independent",
             "user_id": ["a", "a", "b", "b", "a", "b"],
+            "caption": ["x", "y", "x", "y", "x", "x"],
             "outcome": [1, 0.5, 1, 0, 1, 1],
             "gain_sd": [1.0, 0.0, 2.0, -1.0, np.nan, np.nan],
         }
@@ -27,6 +28,17 @@ def test_win_rates_are_grouped_and_ties_count_half() -> None:
     assert dpo["opponent"] == "dpo"
     assert dpo["win_rate"] == 1
     assert dpo["gain_sd"] is None
+
+
+def test_trainings_that_differ_widen_the_interval() -> None:
+    users, captions, seeds = (index.ravel() for index in np.indices((30, 5, 3)))
+    rows = pd.DataFrame({"user_id": users, "caption": captions, "training_seed": seeds, "gain_sd": np.nan})
+    rows = rows.assign(method="ppd", opponent="base", users="unseen", judge="vlm", pairing="independent")
+    (alike,) = win_rates(rows.assign(outcome=(users % 2).astype(float)))
+    (differing,) = win_rates(rows.assign(outcome=np.where(seeds == 0, 1.0, users % 2)))
+    assert differing["ci_high"] - differing["ci_low"] > 1.5 * (alike["ci_high"] - alike["ci_low"])
+    (fixed,) = win_rates(rows.assign(outcome=np.where(seeds == 0, 1.0, users % 2)).drop(columns="training_seed"))
+    assert fixed["ci_high"] - fixed["ci_low"] < 0.7 * (differing["ci_high"] - differing["ci_low"])
 
 
 def test_a_paired_difference_cancels_what_both_share() -> None:

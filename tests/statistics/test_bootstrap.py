@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ppd.statistics.bootstrap import Interval, clustered_mean, clustered_ratio
+from ppd.statistics.bootstrap import Interval, clustered_mean, clustered_ratio, crossed_mean, crossed_ratio
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -22,6 +22,33 @@ def test_answers_of_one_person_count_as_one_witness() -> None:
     assert one_voice.high == 1
     crowd = clustered_mean(np.repeat([1.0, 0.0], 100), np.arange(200))
     assert crowd.high - crowd.low < 0.2
+
+
+def test_an_interval_over_users_and_captions_covers_the_truth_at_least_as_often_as_it_says() -> None:
+    """Both differ: an interval over users alone would take the captions for all there are, and cover far less."""
+    rng = np.random.default_rng(0)
+    covered = {"crossed": 0, "users alone": 0}
+    users, captions = (index.ravel() for index in np.indices((30, 8)))
+    for trial in range(60):
+        values = rng.normal(size=30)[users] + rng.normal(size=8)[captions] + rng.normal(size=240)
+        found = {
+            "crossed": crossed_mean(values, [users, captions], seed=trial),
+            "users alone": clustered_mean(values, users, seed=trial),
+        }
+        for name, interval in found.items():
+            covered[name] += interval.low <= 0 <= interval.high
+    assert covered["crossed"] / 60 >= 0.85
+    assert covered["users alone"] / 60 <= 0.75
+
+
+def test_with_one_factor_and_others_held_fixed_it_is_the_clustered_one() -> None:
+    rng = np.random.default_rng(1)
+    users, values = np.repeat(np.arange(20), 6), rng.normal(size=120)
+    alone = clustered_mean(values, users)
+    crossed = crossed_mean(values, [users, np.zeros(120)])
+    assert (crossed.mean, crossed.low, crossed.high) == pytest.approx((alone.mean, alone.low, alone.high))
+    ratio = crossed_ratio(2 * values, values, [users, np.arange(120) % 3])
+    assert (ratio.low, ratio.high) == pytest.approx((2, 2))
 
 
 def test_a_ratio_is_one_of_means_and_its_interval_holds_it():

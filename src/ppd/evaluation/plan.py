@@ -41,17 +41,13 @@ def _order(*key: object) -> int:
 def plan_requests(preferences: Preferences, settings: EvaluationSettings) -> pd.DataFrame:
     """What is sampled for each user: `tables.REQUESTS`.
 
-    Only captions that nothing was trained on. A user keeps one seed per caption; users with the same seed are each
-    other's same-seed opponents when users are shuffled. A `resample_key` picks the users, and each user's own captions,
-    by its name alone. Where there are fewer users or captions than asked for, all of them are taken;
-    where there are none, InputError.
+    Only captions that nothing was trained on (`evaluation_captions`). A user keeps one seed per caption; users with the
+    same seed are each other's same-seed opponents when users are shuffled. A `resample_key` picks the users, and each
+    user's own captions, by its name alone. Where there are fewer users or captions than asked for, all of them are
+    taken; where there are none, InputError.
     """
     resample_key = [settings.resample_key] if settings.resample_key else []
-    captions = sorted(
-        preferences.captions.caption[preferences.captions.split == "eval"], key=lambda c: _order("caption", c)
-    )
-    if not captions:
-        raise InputError("no caption is held out to evaluate with", fix="Ingest a log with at least 2 captions")
+    captions = evaluation_captions(preferences, settings)
     rows = []
     for users, split, n in (
         ("unseen", settings.unseen_split, settings.n_unseen_users),
@@ -71,6 +67,21 @@ def plan_requests(preferences: Preferences, settings: EvaluationSettings) -> pd.
                 seed = settings.first_seed + (place + number) % settings.n_seeds
                 rows.append((users, user_id, caption, seed))
     return pd.DataFrame(rows, columns=list(REQUESTS))
+
+
+def evaluation_captions(preferences: Preferences, settings: EvaluationSettings) -> list[str]:
+    """The held-out captions of results, or those of `unseen_split: validation`, which settings are chosen with.
+
+    The two share none, but for a log that holds out a single caption. Raises InputError where it holds out none.
+    """
+    held_out = preferences.captions.caption[preferences.captions.split == "eval"]
+    captions = sorted(held_out, key=lambda c: _order("caption", c))
+    if not captions:
+        raise InputError("no caption is held out to evaluate with", fix="Ingest a log with at least 2 captions")
+    n_validation = min(settings.n_validation_captions, len(captions) // 2)
+    if settings.unseen_split == "test" or n_validation == 0:
+        return captions[n_validation:]
+    return captions[:n_validation]
 
 
 def image_requests(requests: pd.DataFrame, method: str, settings: EvaluationSettings) -> pd.DataFrame:

@@ -1,20 +1,25 @@
-"""How often one method's pictures are preferred over another's, with an interval that respects who judged.
+"""How often one method's pictures are preferred over another's, with an interval that respects what was sampled.
 
-Comparisons of one user are not independent, so users are what the bootstrap resamples.
+Neither comparisons of one user are independent, nor those on one caption, nor those of one training: the bootstrap
+resamples the levels of all three (`ppd.statistics.bootstrap.crossed_mean`).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from ppd.statistics.bootstrap import Interval, clustered_mean
+from ppd.statistics.bootstrap import Interval, crossed_mean
 
 KEYS: tuple[str, ...] = ("method", "opponent", "users", "judge", "pairing")
 """What a win rate is of: two methods, seen or unseen users, who judged, and how the two images' seeds relate."""
 
 CEILING = "ceiling"
 """The method that stands for exact inference from the same support pairs, where a truth is known."""
+
+SAMPLED = ("user_id", "caption", "training_seed")
 
 Entry = Mapping[str, Any]
 """A row of win_rates.json."""
@@ -23,14 +28,14 @@ Entry = Mapping[str, Any]
 def win_rates(comparisons: pd.DataFrame) -> list[dict[str, object]]:
     """`reports/win_rates.json`: one entry for each combination of `KEYS` among the comparisons, in order of appearance.
 
-    comparisons: `tables.COMPARISONS` with `tables.VERDICT`; one without an outcome counts in nothing.
+    comparisons: `tables.COMPARISONS` with `tables.VERDICT`; one without an outcome counts in nothing. A column
+    `training_seed` says which of several trainings drew the method's image; without it the one training is held fixed.
     """
     entries: list[dict[str, object]] = []
     for key, group in comparisons[comparisons.outcome.notna()].groupby(list(KEYS), sort=False):
-        users = group.user_id.to_numpy()
-        rate = clustered_mean(group.outcome.to_numpy(dtype=float), users)
+        rate = crossed_mean(group.outcome.to_numpy(dtype=float), sampled_factors(group))
         known = group[group.gain_sd.notna()]
-        gain = clustered_mean(known.gain_sd.to_numpy(dtype=float), known.user_id.to_numpy()) if len(known) else None
+        gain = crossed_mean(known.gain_sd.to_numpy(dtype=float), sampled_factors(known)) if len(known) else None
         entries.append(
             {
                 **dict(zip(KEYS, key, strict=True)),
@@ -45,6 +50,11 @@ def win_rates(comparisons: pd.DataFrame) -> list[dict[str, object]]:
             }
         )
     return entries
+
+
+def sampled_factors(comparisons: pd.DataFrame) -> list[NDArray[np.generic]]:
+    """What the comparisons are a sample of: users, captions and, where there are several, trainings; [N] each."""
+    return [comparisons[name].to_numpy() for name in SAMPLED if name in comparisons]
 
 
 PAIRED_BY = ["users", "judge", "pairing", "user_id", "caption", "method_seed", "opponent_seed"]
@@ -63,9 +73,9 @@ def paired_differences(comparisons: pd.DataFrame, method: str = "ppd", opponent:
     for other, rows in met[met.method != method].groupby("method", sort=False):
         both = pd.concat([ours, rows.set_index(PAIRED_BY).outcome], axis=1, join="inner", keys=["ours", "theirs"])
         for (users, judge), part in both.groupby(level=["users", "judge"], sort=False):
-            users_of = part.index.get_level_values("user_id").to_numpy()
             gap = (part.ours - part.theirs).to_numpy(dtype=float)
-            differences[f"{method}-{other}.{users}.{judge}"] = clustered_mean(gap, users_of)
+            factors = sampled_factors(part.index.to_frame())
+            differences[f"{method}-{other}.{users}.{judge}"] = crossed_mean(gap, factors)
     return differences
 
 

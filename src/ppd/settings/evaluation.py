@@ -39,10 +39,12 @@ class EvaluationSettings(Component):
     """Who is drawn for, what, and which images meet (`ppd.evaluation.plan`)."""
 
     unseen_split: Literal["validation", "test"] = "test"
-    """Whose unseen users: settings are chosen on validation, results are reported on test."""
+    """Whose unseen users and captions: settings are chosen on validation, results are reported on test."""
     n_unseen_users: int = Field(96, ge=2)
     n_seen_users: int = Field(48, ge=2)
-    captions_per_user: int = Field(8, ge=1)
+    captions_per_user: int = Field(5, ge=1)
+    n_validation_captions: int = Field(3, ge=1)
+    """So many of the held-out captions (at most half) are those of `validation`, and no result is on them."""
     n_seeds: int = Field(16, ge=2)
     """Noises that images start from; people are spread over them."""
     first_seed: int = Field(0, ge=0)

@@ -1,5 +1,6 @@
 """Means with an interval that respects who was asked: comparisons of one user are not independent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,40 @@ def clustered_mean(values: NDArray[np.floating], clusters: NDArray[np.generic], 
     Every draw weighs a comparison alike, so users with more comparisons count more, as they do in the mean itself.
     """
     return clustered_ratio(values, np.ones(len(values)), clusters, seed)
+
+
+def crossed_mean(values: NDArray[np.floating], factors: Sequence[NDArray[np.generic]], seed: int = 0) -> Interval:
+    """The mean of values [N] and its interval where several things were sampled at once: users, captions, trainings.
+
+    factors: the level of each factor for each value, [N] each. The pigeonhole bootstrap (Owen 2007, Annals of Applied
+    Statistics 1(2)): the levels of every factor are resampled by themselves, and a value counts as often as the product
+    of its levels does. It errs on the side of a wider interval. A factor of one level is held fixed; with three levels,
+    such as three trainings, its share is a rough guess.
+    """
+    return crossed_ratio(values, np.ones(len(values)), factors, seed)
+
+
+def crossed_ratio(
+    above: NDArray[np.floating], below: NDArray[np.floating], factors: Sequence[NDArray[np.generic]], seed: int = 0
+) -> Interval:
+    """mean(above) / mean(below), both [N], with the interval of `crossed_mean`."""
+    levels = [np.unique(factor, return_inverse=True)[1] for factor in factors]
+    shape = tuple(int(index.max()) + 1 for index in levels)
+    cell = np.ravel_multi_index(tuple(levels), shape)
+    sums = [_crossed_totals(np.bincount(cell, part, np.prod(shape)).reshape(shape), seed) for part in (above, below)]
+    with np.errstate(invalid="ignore"):  # a draw may hold no value at all where few cells are filled
+        low, high = np.nanquantile(sums[0] / sums[1], [0.025, 0.975])
+    return Interval(float(above.mean() / below.mean()), float(low), float(high))
+
+
+def _crossed_totals(cells: NDArray[np.floating], seed: int) -> NDArray[np.floating]:
+    """The total of `cells`, one axis a factor, in each draw: [N_RESAMPLES]."""
+    first = resampled_weights(cells.shape[0], seed) if cells.shape[0] > 1 else np.ones((N_RESAMPLES, 1))
+    totals = (first @ cells.reshape(cells.shape[0], -1)).reshape(N_RESAMPLES, *cells.shape[1:])
+    for axis, n in enumerate(cells.shape[1:], start=1):
+        weights = resampled_weights(n, seed + axis) if n > 1 else np.ones((N_RESAMPLES, 1))
+        totals = np.einsum("rn,rn...->r...", weights, totals)
+    return np.asarray(totals)
 
 
 def clustered_ratio(
