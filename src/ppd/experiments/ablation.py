@@ -62,7 +62,7 @@ def summary(folders: dict[int, Path]) -> dict[str, object]:
     gain_by_user: each user's mean gain over the base, in SD: what a paired comparison of two variants needs, since all
     variants sample with the same noises and meet the same opponents.
     """
-    verdicts = {seed: pd.read_parquet(folder / VERDICTS) for seed, folder in folders.items()}
+    verdicts = {seed: pd.read_parquet(folder / VERDICTS).assign(training_seed=seed) for seed, folder in folders.items()}
     together = pd.concat(verdicts.values(), ignore_index=True)
     against_base = together[(together.opponent == "base") & (together.pairing == "independent")]
     gains = against_base.groupby("user_id").gain_sd.mean()

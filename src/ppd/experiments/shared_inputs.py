@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ppd.diffusion.sampling.run import sample_images
+from ppd.diffusion.sampling.store import read_samples
 from ppd.evaluation.plan import image_requests
 from ppd.evaluation.tables import Pixels
 from ppd.experiments.models import base_model, embedding_model
@@ -44,8 +45,9 @@ def prepare_shared_inputs(settings: Settings, experiments: ExperimentSettings, l
             every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})
             groups = support_groups(log, log.users.user_id)
             refresh(work / f"{read}.parquet", groups, vlm, every_layer, work / f"{read}.unfinished")
-        requests, plan = requests_of(log, "validation", settings.evaluation, experiments.trial)
-        requests, sampling = image_requests(requests, "base", plan), sampling_of(settings.sampling, experiments.trial)
+        planned = [requests_of(log, split, settings.evaluation, experiments.trial) for split in ("validation", "test")]
+        requests = pd.concat([image_requests(requests, "base", plan) for requests, plan in planned], ignore_index=True)
+        requests, sampling = requests.drop_duplicates(), sampling_of(settings.sampling, experiments.trial)
         backbone = base_model(settings, settings.sampling.precision)
         sample_images(requests, backbone, sampling, work / BASE, work / "base.unfinished")
         clip = ClipScorer.from_pretrained(settings.models.clip)
@@ -54,6 +56,13 @@ def prepare_shared_inputs(settings: Settings, experiments: ExperimentSettings, l
             save_file({"features": torch.as_tensor(clip.embed_images(real)).contiguous()}, fresh)
         with atomic_path(layout.shared_inputs) as fresh:
             shutil.copytree(work, fresh)
+
+
+def base_samples(layout: Layout, requests: pd.DataFrame) -> tuple[pd.DataFrame, Pixels]:
+    """The base's images that are there for the captions of these requests, as `read_samples` gives them."""
+    sampled, images = read_samples(layout.shared_inputs / BASE)
+    asked = sampled.caption.isin(requests.caption.unique()).to_numpy()
+    return sampled[asked].reset_index(drop=True), images[asked]
 
 
 @dataclass(frozen=True)

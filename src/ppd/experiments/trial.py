@@ -20,7 +20,7 @@ from ppd.experiments.models import base_model
 from ppd.experiments.plan import comparisons_of_ppd, requests_of, sampling_of
 from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings, Variant, changed
-from ppd.experiments.shared_inputs import BASE, ImageMeasures
+from ppd.experiments.shared_inputs import ImageMeasures, base_samples
 from ppd.experiments.whole_network import finetune_whole, load_network
 from ppd.files import atomic_path, write_json
 from ppd.layout import Layout
@@ -106,7 +106,7 @@ def evaluate(
         identity=adapter_identity(folder / ADAPTER),
     )
     measures = ImageMeasures.load(settings, layout)
-    samples = {"base": read_samples(layout.shared_inputs / BASE), "ppd": read_samples(file)}
+    samples = {"base": base_samples(layout, requests), "ppd": read_samples(file)}
     measured = {model: measures(model, *sampled) for model, sampled in samples.items()}
     planned = comparisons_of_ppd(requests, plan, OPPONENTS)
     readings = pd.concat([readings for readings, _ in measured.values()])

@@ -49,7 +49,10 @@ def write_users(settings: Settings, experiments: ExperimentSettings, layout: Lay
         run_side_by_side(_sample_supports, supports, work / "logs" / "supports", n_workers=experiments.n_workers)
         files = {seed: [work / f"seed-{seed}" / f"by_{judge}.parquet" for judge in ("truth", "vlm")] for seed in others}
         files[settings.finetune.seed] = [layout.verdict(judge) for judge in ("ground_truth", "vlm")]
-        by_seed = {seed: pd.concat(map(pd.read_parquet, files[seed]), ignore_index=True) for seed in experiments.seeds}
+        by_seed = {
+            seed: pd.concat(map(pd.read_parquet, files[seed]), ignore_index=True).assign(training_seed=seed)
+            for seed in experiments.seeds
+        }
         everything = pd.concat(by_seed.values(), ignore_index=True)
         everything = pd.concat([everything[everything.users == users] for users in ("unseen", "seen")])
         result = {

@@ -61,7 +61,10 @@ def crossed_ratio(
     levels = [np.unique(factor, return_inverse=True)[1] for factor in factors]
     shape = tuple(int(index.max()) + 1 for index in levels)
     cell = np.ravel_multi_index(tuple(levels), shape)
-    sums = [_crossed_totals(np.bincount(cell, part, np.prod(shape)).reshape(shape), seed) for part in (above, below)]
+    sums = [
+        _crossed_totals(np.bincount(cell, part.astype(float), int(np.prod(shape))).reshape(shape), seed)
+        for part in (above, below)
+    ]
     with np.errstate(invalid="ignore"):  # a draw may hold no value at all where few cells are filled
         low, high = np.nanquantile(sums[0] / sums[1], [0.025, 0.975])
     return Interval(float(above.mean() / below.mean()), float(low), float(high))
