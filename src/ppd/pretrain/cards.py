@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ppd.files import atomic_path
+from ppd.pretrain.loop import HARDWARE
 from ppd.pretrain.quality import Measure, as_markdown
 
 COMMON = """Trained from scratch on renders of the sticker world (`ppd.simulation`): emoji art of Noto Emoji
@@ -24,6 +25,17 @@ ABOUT = {
         "empty caption for a tenth of the images; the codec before them. The figures are those of the attribute "
         "classifier, at 20 DDIM steps.",
         "Without text guidance many subjects stay blobs; at 2 they are clearer, larger and duller than the world's. "
+        "Words outside the 32 captions are unknown to it. "
+        "The figures are as good as the classifier that they come from.",
+    ),
+    "flow-prior": (
+        "Nano Z-Image",
+        "A text-to-image base that learned by flow matching, in the layout of Z-Image: `transformer/` "
+        "(ZImageTransformer2DModel), `scheduler/` (FlowMatchEulerDiscreteScheduler), `text_encoder/` (Qwen3Model), "
+        "`tokenizer/` (whole words), and in place of an autoencoder `codec/`, the nano Stable Cascade's "
+        "(`ppd.diffusion.model.codec.ImageCodec`, 64 px to 8 x 16 x 16). Captions name the concept only, so it draws "
+        "all styles, tones and layouts. Transformer and text encoder were trained together, with the empty caption for "
+        "a tenth of the images. The figures are those of the attribute classifier, at 20 Euler steps.",
         "Words outside the 32 captions are unknown to it. "
         "The figures are as good as the classifier that they come from.",
     ),
@@ -59,12 +71,18 @@ ABOUT = {
 }
 
 
-def write_card(name: str, folder: Path, measures: Sequence[Measure], command: str, *, pictured: bool = False) -> None:
-    """`README.md` and `quality.json` beside the weights in `folder`; training time is read from its loss curve."""
+def write_card(
+    name: str, folder: Path, measures: Sequence[Measure], recipe: str, command: str, *, pictured: bool = False
+) -> None:
+    """`README.md` and `quality.json` beside the weights in `folder`; training time is read from its loss curve.
+
+    recipe, command: what trains the model, and what measured it.
+    """
     title, what, limits = ABOUT[name]
     with (folder / "loss_curve.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
     settings = json.loads((folder / "settings.json").read_text())
+    trained_on = (folder / HARDWARE).read_text() if (folder / HARDWARE).exists() else "a CPU core"
     planned = settings["loop"]["steps"]
     steps = last["step"] if int(last["step"]) == planned else f"Stopped after {last['step']} of {planned}"
     picture = "![Samples, one column a caption](samples.png)\n\n" if pictured else ""
@@ -76,8 +94,8 @@ def write_card(name: str, folder: Path, measures: Sequence[Measure], command: st
 {COMMON}
 
 ## Compute
-{steps} steps, in {float(last["seconds"]) / 60:.0f} minutes of wall time on a CPU core. Loss: `loss_curve.csv`
-and `loss_curve.png`. Again, from the settings beside it: `ppd pretrain {name} --settings settings.json`.
+{steps} steps, in {float(last["seconds"]) / 60:.0f} minutes of wall time on {trained_on}. Loss: `loss_curve.csv`
+and `loss_curve.png`. Again, from the settings beside it: `{recipe} --settings settings.json`.
 
 ## Quality
 `{command}` prints these again. Intervals: Wilson for shares, normal for means, bootstrap for spreads,

@@ -25,33 +25,73 @@ def simulate_log(params: Annotated[Path, typer.Option(help="The settings file.")
     simulate(settings.log, settings.people, Atlas.load(layout.stickers), layout.choices, layout.given_truth)
 
 
-def _add_recipe(name: Literal["prior", "vlm", "attribute-classifier", "clip"], what: str) -> None:
+MODELS = Path("data/models")
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")]
+SettingsFile = Annotated[Path | None, typer.Option(help="A settings.json, such as lies beside the weights.")]
+HowMany = Annotated[int, typer.Option(min=32, help="How many images.")]
+Kind = Annotated[
+    Literal["cascade", "flow"],
+    typer.Option(help="A small Stable Cascade, or a small Z-Image, which learns by flow matching and wants a GPU."),
+]
+PRIORS: dict[str, Literal["prior", "flow-prior"]] = {"cascade": "prior", "flow": "flow-prior"}
+
+
+@pretrain.command("prior")
+def train_prior(
+    kind: Kind = "cascade",
+    out: Annotated[
+        Path | None, typer.Option(help="The model's folder; data/models/prior or data/models/flow-prior.")
+    ] = None,
+    device: Device = "cpu",
+    steps: Steps = None,
+    settings: SettingsFile = None,
+    codec: Annotated[
+        Path | None, typer.Option(help="Take this image codec. Else cascade trains one, and flow takes cascade's.")
+    ] = None,
+) -> None:
+    """The text-to-image base (cascade: an hour and a half on one core; flow: minutes on a GPU)."""
+    from ppd.pretrain import recipes
+
+    recipes.pretrain(PRIORS[kind], out or MODELS / PRIORS[kind], device, settings, steps, codec)
+
+
+@check.command("prior")
+def check_prior(
+    kind: Kind = "cascade",
+    folder: Annotated[Path | None, typer.Option(help="The model's folder, if it is another than train's.")] = None,
+    n: HowMany = 1024,
+    text_guidance: Annotated[float, typer.Option(min=0, help="Of its samples.")] = 1.0,
+) -> None:
+    """Measure the text-to-image base on held-out seeds."""
+    from ppd.pretrain import recipes
+
+    recipes.check(PRIORS[kind], folder or MODELS / PRIORS[kind], n, text_guidance)
+
+
+def _add_recipe(name: Literal["vlm", "attribute-classifier", "clip"], what: str) -> None:
     """`ppd pretrain NAME`."""
 
     @pretrain.command(name, help=what)
     def train(
-        out: Annotated[Path, typer.Option(help="The model's folder.")] = Path("data/models") / name,
-        device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-        steps: Annotated[int | None, typer.Option(min=1, help="Train for so many steps instead.")] = None,
-        settings: Annotated[Path | None, typer.Option(help="A settings.json, such as lies beside the weights.")] = None,
-        codec: Annotated[Path | None, typer.Option(help="For the prior: take this codec, train none.")] = None,
+        out: Annotated[Path, typer.Option(help="The model's folder.")] = MODELS / name,
+        device: Device = "cpu",
+        steps: Steps = None,
+        settings: SettingsFile = None,
     ) -> None:
         from ppd.pretrain import recipes
 
-        recipes.pretrain(name, out, device, settings, steps, codec)
+        recipes.pretrain(name, out, device, settings, steps)
 
     @check.command(name, help=f"Measure it on held-out renders and seeds: {what}")
     def measure(
-        folder: Annotated[Path, typer.Option(help="The model's folder.")] = Path("data/models") / name,
-        n: Annotated[int, typer.Option(min=32, help="How many images.")] = 1024,
-        text_guidance: Annotated[float, typer.Option(min=0, help="Of the prior's samples.")] = 1.0,
+        folder: Annotated[Path, typer.Option(help="The model's folder.")] = MODELS / name, n: HowMany = 1024
     ) -> None:
         from ppd.pretrain import recipes
 
-        recipes.check(name, folder, n, text_guidance)
+        recipes.check(name, folder, n)
 
 
-_add_recipe("prior", "The text-to-image base, a small Stable Cascade (an hour and a half on one core).")
 _add_recipe("vlm", "The vision-language model that knows people, a small LLaVA-OneVision (45 minutes on one core).")
 _add_recipe("attribute-classifier", "What evaluation reads stickers with (ten minutes).")
 _add_recipe("clip", "The small CLIP behind the caption score (ten minutes).")

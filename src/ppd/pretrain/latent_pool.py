@@ -1,5 +1,6 @@
 """What a prior is trained on: the latents of fresh renders, a pool at a time, and which of them a step sees."""
 
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import numpy as np
@@ -7,12 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppd.diffusion.model.codec import ImageCodec
-from ppd.pretrain.ahead import side_processes
+from ppd.diffusion.model.codec import PATCH_PX, ImageCodec
+from ppd.diffusion.training.timesteps import stratified
+from ppd.pretrain.ahead import ahead, side_processes
 from ppd.pretrain.pictures import to_tensor
+from ppd.seeding import generator
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas, render
-from ppd.simulation.world import CONCEPTS, Scenes, caption, sample_scenes
+from ppd.simulation.world import CONCEPTS, IMAGE_PX, Scenes, caption, sample_scenes
 
 CAPTIONS: tuple[str, ...] = (*(caption(concept) for concept in range(len(CONCEPTS))), "")
 EMPTY = len(CONCEPTS)
@@ -80,6 +83,24 @@ class LatentPool:
 
     def _scenes(self, index: int) -> Scenes:
         return sample_scenes(seeds.rng("pretrain", self.name, self.seed, "pool", index), self.size)
+
+
+def training_draws(
+    pool: LatentPool, batch_size: int, empty_caption_share: float, latent_channels: int
+) -> Callable[[int], tuple[Tensor, ...]]:
+    """What a step draws, on the pool's device: rows and withheld captions (`LatentPool.rows`), noise level, noise.
+
+    Noise levels [B] are uniform in (0, 1], stratified; noise is [B, C, h, w].
+    """
+    px = IMAGE_PX // PATCH_PX
+
+    def draw(step: int) -> tuple[Tensor, ...]:
+        random = generator(pool.name, pool.seed, step)
+        level = 1 - stratified(batch_size, random)
+        noise = torch.randn(batch_size, latent_channels, px, px, generator=random)
+        return *pool.rows(step, batch_size, empty_caption_share), level, noise
+
+    return ahead(draw, pool.device)
 
 
 _atlas: Atlas

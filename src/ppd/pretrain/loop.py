@@ -56,6 +56,13 @@ class Record:
 
 
 Curve = list[Record]
+HARDWARE = "hardware.txt"
+"""Beside weights: what they were trained on, for the card."""
+
+
+def hardware(device: torch.device) -> str:
+    """A device by its name, such as "one NVIDIA H100 80GB HBM3"."""
+    return f"one {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "a CPU core"
 
 
 def learning_rate_at(step: int, settings: LoopSettings) -> float:

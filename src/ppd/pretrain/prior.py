@@ -17,18 +17,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
-from ppd.diffusion.model.codec import PATCH_PX, ImageCodec
-from ppd.diffusion.training.timesteps import stratified
+from ppd.diffusion.model.codec import ImageCodec
 from ppd.files import atomic_path
-from ppd.pretrain.ahead import ahead
 from ppd.pretrain.codec import CodecSettings, train_codec
-from ppd.pretrain.latent_pool import CAPTIONS, LatentPool
-from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
+from ppd.pretrain.latent_pool import CAPTIONS, LatentPool, training_draws
+from ppd.pretrain.loop import HARDWARE, Curve, LoopSettings, fit, hardware, save_curve
 from ppd.pretrain.text import caption_tokenizer, text_config, tokenize
-from ppd.seeding import generator
 from ppd.settings import Component, Share
 from ppd.simulation.render import Atlas
-from ppd.simulation.world import IMAGE_PX
 
 
 class PriorSettings(Component):
@@ -150,15 +146,8 @@ def train_prior(
         steps_each=settings.pool_steps,
         steps=loop.steps,
     )
-    shape = (loop.batch_size, settings.codec.latent_channels, IMAGE_PX // PATCH_PX, IMAGE_PX // PATCH_PX)
+    draws = training_draws(pool, loop.batch_size, settings.empty_caption_share, settings.codec.latent_channels)
     tokens = tokenize(tokenizer, CAPTIONS).to(device)
-
-    def draw(step: int) -> tuple[Tensor, ...]:
-        random = generator("prior", loop.seed, step)
-        t, noise = 1 - stratified(loop.batch_size, random), torch.randn(shape, generator=random)
-        return *pool.rows(step, loop.batch_size, settings.empty_caption_share), t, noise
-
-    draws = ahead(draw, device)
 
     def loss_at(step: int) -> Tensor:
         rows, empty, t, noise = draws(step)
@@ -184,6 +173,7 @@ def train_prior(
             tokenizer.save_pretrained(fresh / "tokenizer")
             scheduler.save_pretrained(fresh / "scheduler")
             shutil.copytree(codec_folder, fresh / "codec")
+            (fresh / HARDWARE).write_text(hardware(device))
             (fresh / "settings.json").write_text(settings.model_dump_json(indent=2))
             save_curve(curve, fresh, title="prior: mean squared error of v")
 

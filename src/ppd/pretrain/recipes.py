@@ -14,6 +14,7 @@ from ppd.params import load_model
 from ppd.pretrain.attribute_classifier import AttributeClassifierSettings, train_attribute_classifier
 from ppd.pretrain.cards import write_card
 from ppd.pretrain.clip import ClipSettings, train_clip
+from ppd.pretrain.flow_prior import FlowPriorSettings, train_flow_prior
 from ppd.pretrain.loop import LoopSettings
 from ppd.pretrain.prior import PriorSettings, train_prior
 from ppd.pretrain.quality import (
@@ -33,11 +34,13 @@ from ppd.simulation.render import Atlas
 from ppd.simulation.world import CONCEPTS
 from ppd.vlm.transformers_backend import TransformersVlm
 
-Name = Literal["prior", "vlm", "attribute-classifier", "clip"]
-Recipe = TypeVar("Recipe", PriorSettings, VlmSettings, AttributeClassifierSettings, ClipSettings)
+Name = Literal["prior", "flow-prior", "vlm", "attribute-classifier", "clip"]
+Recipe = TypeVar("Recipe", PriorSettings, FlowPriorSettings, VlmSettings, AttributeClassifierSettings, ClipSettings)
 ATLAS = Path("data/stickers")
 MODELS = Path("data/models")
+CODEC = MODELS / "prior" / "codec"
 UNFINISHED = Path("runs/pretrain")
+SAMPLES = "samples.png"
 
 
 def recipe_settings(model: type[Recipe], file: Path | None, steps: int | None) -> Recipe:
@@ -57,8 +60,8 @@ def pretrain(
 ) -> None:
     """Train one nano model into `out`.
 
-    codec: for the prior, an image codec that is there already, instead of training one. A killed run goes on from its
-    state under runs/pretrain/; a finished one leaves none.
+    codec: for a prior, an image codec that is there already: the prior's then trains none, the flow prior's would be
+    data/models/prior/codec. A killed run goes on from its state under runs/pretrain/; a finished one leaves none.
     """
     atlas, where, work = Atlas.load(ATLAS), torch.device(device), UNFINISHED / name
     work.mkdir(parents=True, exist_ok=True)
@@ -66,35 +69,40 @@ def pretrain(
     match name:
         case "prior":
             train_prior(atlas, recipe_settings(PriorSettings, settings_file, steps), out, work, where, codec)
+        case "flow-prior":
+            recipe = recipe_settings(FlowPriorSettings, settings_file, steps)
+            train_flow_prior(atlas, _there(codec or CODEC), recipe, out, work, where)
         case "vlm":
             train_vlm(atlas, recipe_settings(VlmSettings, settings_file, steps), out, work, where)
         case "attribute-classifier":
-            recipe = recipe_settings(AttributeClassifierSettings, settings_file, steps)
-            train_attribute_classifier(atlas, _codec(), recipe, out, state, where)
+            reader = recipe_settings(AttributeClassifierSettings, settings_file, steps)
+            train_attribute_classifier(atlas, _codec(), reader, out, state, where)
         case "clip":
             train_clip(atlas, _codec(), recipe_settings(ClipSettings, settings_file, steps), out, state, where)
     for finished in work.glob("*.safetensors"):
         finished.unlink()
 
 
-def check(name: Name, folder: Path, n: int, text_guidance: float) -> list[Measure]:
+def check(name: Name, folder: Path, n: int, text_guidance: float = 1.0) -> list[Measure]:
     """Measure a nano model on about `n` held-out cases and write its card; prints and returns the figures."""
     atlas = Atlas.load(ATLAS)
-    command = f"ppd pretrain check {name} --n {n}"
+    called = "prior --kind flow" if name == "flow-prior" else name
+    command = f"ppd pretrain check {called} --n {n}"
     match name:
-        case "prior":
+        case "prior" | "flow-prior":
             command += f" --text-guidance {text_guidance:g}"
             sampling = SamplingSettings(precision="fp32", steps=20, text_guidance=text_guidance)
             each = max(1, n // len(CONCEPTS))
             measures, images = prior_quality(_there(folder), _attribute_classifier(), atlas, sampling, each)
-            _save_samples(images, folder / "samples.png")
+            _save_samples(images, folder / SAMPLES)
         case "vlm":
             measures = vlm_measures(TransformersVlm.load(_there(folder)), atlas, PeopleSettings(), n)
         case "attribute-classifier":
             measures = attribute_classifier_measures(_attribute_classifier(folder), _codec(), atlas, n)
         case "clip":
             measures = clip_measures(ClipScorer.from_pretrained(_there(folder)), atlas, n)
-    write_card(name, folder, measures, command, pictured=name == "prior")
+    pictured = (folder / SAMPLES).exists()
+    write_card(name, folder, measures, f"ppd pretrain {called}", command, pictured=pictured)
     Console().print(table(f"{name}, {folder}", measures))
     return measures
 
@@ -114,7 +122,7 @@ def _there(folder: Path) -> Path:
 
 
 def _codec() -> ImageCodec:
-    return ImageCodec.from_pretrained(_there(MODELS / "prior" / "codec")).eval()
+    return ImageCodec.from_pretrained(_there(CODEC)).eval()
 
 
 def _attribute_classifier(folder: Path = MODELS / "attribute-classifier") -> AttributeClassifier:

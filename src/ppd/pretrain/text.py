@@ -32,6 +32,13 @@ def caption_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
+def chat_tokenizer(captions: Sequence[str]) -> PreTrainedTokenizerFast:
+    """The same with a chat template that is the bare message: Z-Image's pipeline asks for one."""
+    tokenizer = caption_tokenizer(captions)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return tokenizer
+
+
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: Sequence[str]) -> BatchEncoding:
     """input_ids and attention_mask [N, MAX_TOKENS], padded and cut as `StableCascadeBackbone.encode_captions` does."""
     return tokenizer(
