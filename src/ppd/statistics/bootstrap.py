@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,14 +71,14 @@ def crossed_ratio(
     return Interval(float(above.mean() / below.mean()), float(low), float(high))
 
 
-def _crossed_totals(cells: NDArray[np.floating], seed: int) -> NDArray[np.floating]:
+def _crossed_totals(cells: NDArray[Any], seed: int) -> NDArray[np.floating]:
     """The total of `cells`, one axis a factor, in each draw: [N_RESAMPLES]."""
     first = resampled_weights(cells.shape[0], seed) if cells.shape[0] > 1 else np.ones((N_RESAMPLES, 1))
     totals = (first @ cells.reshape(cells.shape[0], -1)).reshape(N_RESAMPLES, *cells.shape[1:])
     for axis, n in enumerate(cells.shape[1:], start=1):
         weights = resampled_weights(n, seed + axis) if n > 1 else np.ones((N_RESAMPLES, 1))
         totals = np.einsum("rn,rn...->r...", weights, totals)
-    return np.asarray(totals)
+    return np.asarray(totals, float)
 
 
 def clustered_ratio(
