@@ -18,6 +18,7 @@ from ppd.settings.preferences import ChoiceWords, ColumnSettings, PreferenceSett
 from ppd.settings.simulation import LogSettings, PeopleSettings
 from ppd.settings.training import (
     FinetuneSettings,
+    LoraSettings,
     LossSettings,
     Method,
     Precision,
@@ -36,6 +37,7 @@ __all__ = [
     "JudgeSettings",
     "LaunchSettings",
     "LogSettings",
+    "LoraSettings",
     "LossSettings",
     "Method",
     "ModelSettings",

@@ -24,6 +24,19 @@ class UserAttentionSettings(Component):
     """Regular expression over the names of the backbone's attention blocks: which ones see the user."""
 
 
+class LoraSettings(Component):
+    """Low-rank weights of the base itself, trained beside the attention to the user (`ppd.diffusion.adapter.lora`)."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(16, ge=1)
+    """The update of a layer is (alpha / rank)·B·A."""
+    targets: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), min_length=1)
+    """Ends of the names of the linear layers that take an update, as peft's `target_modules`."""
+    alone: bool = False
+    """The pooled methods (dpo, sft) train these weights and no attention beside them. ppd always keeps its attention:
+    without it nothing would know the user."""
+
+
 class TimestepSettings(Component):
     """t = high − (high − low)·r^power with r uniform: power 1 is uniform, above 1 dwells at high noise."""
 
@@ -85,6 +98,8 @@ class FinetuneSettings(Component):
     """At most so many pairs of seen people, and of held-out ones, with noise of their own that never changes."""
     checkpoint_every_steps: int = Field(150, ge=1)
     attention: UserAttentionSettings = UserAttentionSettings()
+    lora: LoraSettings | None = None
+    """Null: of the base nothing is trained."""
     timesteps: TimestepSettings = TimestepSettings()
     loss: LossSettings = LossSettings()
 

@@ -20,7 +20,7 @@ from ppd.diffusion.training.start import learning_rate
 from ppd.diffusion.training.trainer import Trainer
 from ppd.diffusion.training.validation import HeldOutEvaluation
 from ppd.errors import InputError
-from ppd.settings import FinetuneSettings, LossSettings, Method, UserAttentionSettings
+from ppd.settings import FinetuneSettings, LoraSettings, LossSettings, Method, UserAttentionSettings
 
 SETTINGS = FinetuneSettings(
     precision="fp32",
@@ -83,16 +83,23 @@ def run(backbone: StableCascadeBackbone, data: TrainingData, work: Path, method:
     return trainer, rows
 
 
+BESIDE, ALONE = LoraSettings(rank=2, alpha=4), LoraSettings(rank=2, alpha=4, alone=True)
+
+
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("method", ["ppd", "dpo"])
+@pytest.mark.parametrize(("method", "lora"), [("ppd", None), ("dpo", None), ("ppd", BESIDE), ("dpo", ALONE)])
 def test_the_first_loss_is_ln_2_and_no_margin_is_there(
-    in_either_precision: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method
+    in_either_precision: StableCascadeBackbone,
+    data: TrainingData,
+    tmp_path: Path,
+    method: Method,
+    lora: LoraSettings | None,
 ) -> None:
     """To the last bit: dropout is off (the checkpoint has .1), and the branch is a no-op before training."""
-    _, rows = run(in_either_precision, data, tmp_path, method, loss=LossSettings(beta=5000))
+    _, rows = run(in_either_precision, data, tmp_path, method, loss=LossSettings(beta=5000), lora=lora)
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
     assert rows[0]["margin"] == 0
     assert rows[0]["accuracy"] == rows[0]["seen_accuracy"] == rows[0]["held_out_accuracy"] == 0.5
@@ -101,14 +108,15 @@ def test_the_first_loss_is_ln_2_and_no_margin_is_there(
     assert rows[1]["loss"] != rows[0]["loss"]
 
 
+@pytest.mark.parametrize("lora", [None, BESIDE])
 def test_training_changes_the_adapter_and_nothing_else(
-    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, lora: LoraSettings | None
 ) -> None:
     before = {name: weight.clone() for name, weight in backbone.unet.state_dict().items()}
-    fresh = Trainer(backbone, data, SETTINGS, "ppd")
+    fresh = Trainer(backbone, data, changed(lora=lora), "ppd")
     initial = {name: weight.clone() for name, weight in fresh.adapter.state_dict().items()}
     fresh.adapter.detach()
-    trainer, _ = run(backbone, data, tmp_path)
+    trainer, _ = run(backbone, data, tmp_path, lora=lora)
     assert same(backbone.unet.state_dict(), before)
     assert all(weight.grad is None for weight in backbone.unet.parameters())
     assert all(not torch.equal(initial[name], weight) for name, weight in trainer.adapter.state_dict().items())
@@ -154,25 +162,25 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
     assert cut_stats == pytest.approx(stats, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize("change", [{"ema_decay": 0.0}, {"ema_decay": 0.9}, {"lora": ALONE}])
 @pytest.mark.parametrize("method", ["ppd", "sft"])
 def test_n_plus_m_steps_are_n_steps_resumed_for_m_bit_for_bit(
     in_either_precision: StableCascadeBackbone,
     data: TrainingData,
     tmp_path: Path,
     method: Method,
-    ema_decay: float,
+    change: dict[str, object],
 ) -> None:
     backbone = in_either_precision
-    whole, _ = run(backbone, data, tmp_path / "whole", method, ema_decay=ema_decay)
+    whole, _ = run(backbone, data, tmp_path / "whole", method, **change)
 
-    killed = Trainer(backbone, data, changed(ema_decay=ema_decay), method)
+    killed = Trainer(backbone, data, changed(**change), method)
     for row in killed.train(tmp_path / "cut"):
         if row["step"] == 4:  # the last checkpoint is that of 4 steps: one row of the curve is ahead of it
             break
     killed.adapter.detach()
     set_seed(123)  # whatever the global generators do in between
-    resumed = Trainer(backbone, data, changed(ema_decay=ema_decay), method)
+    resumed = Trainer(backbone, data, changed(**change), method)
     steps = [row["step"] for row in resumed.train(tmp_path / "cut")]
     assert steps == [4, 5]
     assert same(resumed.state_dict(), whole.state_dict())
@@ -285,11 +293,11 @@ def test_the_curve_is_a_row_a_step_with_numbers_where_they_were_measured(
     assert [bool(row["held_out_accuracy"]) for row in rows] == [True, False, False, True, False, True]
 
 
-@pytest.mark.parametrize("method", ["ppd", "dpo"])
+@pytest.mark.parametrize(("method", "lora"), [("ppd", None), ("dpo", None), ("ppd", BESIDE), ("dpo", ALONE)])
 def test_an_adapter_is_the_same_after_saving_and_loading(
-    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method
+    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method, lora: LoraSettings | None
 ) -> None:
-    trainer, _ = run(backbone, data, tmp_path / "work", method, ema_decay=0.5)
+    trainer, _ = run(backbone, data, tmp_path / "work", method, ema_decay=0.5, lora=lora)
     config = adapter_config(
         trainer.adapter, backbone, method, whitening="w1", training=SETTINGS.model_dump(), data_hash=data.content_hash
     )
@@ -350,6 +358,9 @@ def test_the_run_explains_itself(backbone: StableCascadeBackbone, data: Training
     assert said["steps"].startswith("6 from 0: 2.40 epochs of 20 pairs")
     assert said["trained parameters"].startswith(f"{2 * 6 * 16 + 8 * 2 * (16 + 24 + 24 + 16):,} beside 4")
     assert trainer.step == 0
+    trainer.adapter.detach()
+    said = Trainer(backbone, data, changed(lora=BESIDE), "ppd").describe()
+    assert said["trained parameters"].endswith("beside 4 attention blocks and in 16 linear layers at rank 2")
 
 
 def test_what_does_not_fit_says_what_to_change(

@@ -7,12 +7,13 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from ppd.diffusion.adapter.lora import LowRank
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone
 from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.provenance import code_commit
-from ppd.settings import Component, Method, SamplingSettings, UserAttentionSettings
+from ppd.settings import Component, LoraSettings, Method, SamplingSettings, UserAttentionSettings
 from ppd.stored_tensors import load_tensors, save_tensors
 from ppd.users.whitening import EmbeddingRecipe
 
@@ -49,6 +50,7 @@ class AdapterConfig(Component):
     blocks: dict[str, int]
     """Attention blocks with a user branch, and their inner widths."""
     attention: UserAttentionSettings
+    lora: LoraSettings | None = None
     embedding_shape: tuple[int, int]
     """(rows, dim) of a user's embedding."""
     whitening: str = ""
@@ -68,6 +70,7 @@ def adapter_config(adapter: UserAttention, backbone: Backbone, method: Method, *
         base=BaseModelRef(id=backbone.base_id, revision=backbone.revision, fingerprint=backbone.fingerprint),
         blocks=adapter.block_dims,
         attention=adapter.settings,
+        lora=None if adapter.lora is None else adapter.lora.settings,
         embedding_shape=adapter.embedding_shape,
         **origin,
     )
@@ -112,7 +115,8 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> UserAttention:
             file=path / CONFIG,
             fix="Load the base that it was trained on, or train it again",
         )
-    adapter = UserAttention(config.embedding_shape, config.blocks, config.attention)
+    lora = None if config.lora is None else LowRank(backbone.network, config.lora)
+    adapter = UserAttention(config.embedding_shape, config.blocks, config.attention, lora)
     weights = load_tensors(path / WEIGHTS)
     adapter.pooled_embedding = weights.get("pooled_embedding")
     problems = [

@@ -9,7 +9,7 @@ the base.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self, cast
 
 import torch
@@ -17,6 +17,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from ppd.diffusion.adapter.lora import LowRank
 from ppd.diffusion.model.backbone import Backbone
 from ppd.errors import InputError
 from ppd.settings import UserAttentionSettings
@@ -37,10 +38,16 @@ class UserAttention(nn.Module):
 
     embedding_shape: (rows, dim) of a person's embedding. block_dims: inner width of each attention block that takes a
     user, by name. The module holds nothing of the backbone: `attach` plugs it in, `detach` gives the bare base back.
+    lora: low-rank weights of the base that act where there is a user. With them there may be no block at all: then
+    every user is the same, and only whether there is one matters.
     """
 
     def __init__(
-        self, embedding_shape: tuple[int, int], block_dims: Mapping[str, int], settings: UserAttentionSettings
+        self,
+        embedding_shape: tuple[int, int],
+        block_dims: Mapping[str, int],
+        settings: UserAttentionSettings,
+        lora: LowRank | None = None,
     ) -> None:
         super().__init__()
         rows, dim = embedding_shape
@@ -48,11 +55,14 @@ class UserAttention(nn.Module):
         self.block_dims = dict(block_dims)
         self.settings = settings
         # One map a row: the rows are layers of a language model and share no basis.
-        self.to_tokens = nn.Parameter(torch.randn(rows, dim, settings.tokens_per_row * settings.token_dim) * dim**-0.5)
+        to_tokens = torch.randn(rows, dim, settings.tokens_per_row * settings.token_dim) * dim**-0.5
+        self.to_tokens: Tensor | None
+        self.register_parameter("to_tokens", nn.Parameter(to_tokens) if block_dims else None)
         self.blocks = nn.ModuleDict({name: UserKeyValue(settings.token_dim, d) for name, d in block_dims.items()})
         # Set for a pooled method: the one embedding [rows, dim] that stands for all users.
         self.pooled_embedding: Tensor | None
         self.register_buffer("pooled_embedding", None)
+        self.lora: LowRank | None = lora
         self._processors = {name: UserAttnProcessor() for name in block_dims}
         self._dtype = torch.float32  # of the backbone that it is attached to
         self._detached: dict[str, tuple[Attention, AttnProcessor2_0]] = {}
@@ -76,13 +86,10 @@ class UserAttention(nn.Module):
 
         A pooled adapter reads every u but zero as the one embedding that stands for everybody.
         """
-        if users.shape[1:] != self.embedding_shape:
-            raise InputError(
-                f"user embeddings of (rows, dim) {tuple(users.shape[1:])}; this adapter reads {self.embedding_shape}"
-            )
+        self._check(users)
         if self.pooled_embedding is not None:
             users = (users != 0).any(dim=(1, 2), keepdim=True) * self.pooled_embedding
-        tokens = torch.einsum("brd,rdw->brw", users, self.to_tokens)
+        tokens = torch.einsum("brd,rdw->brw", users, cast(Tensor, self.to_tokens))
         return tokens.reshape(len(users), -1, self.settings.token_dim)
 
     def keys_and_values(self, users: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -104,9 +111,10 @@ class UserAttention(nn.Module):
         Keep the block open until `backward` is done: gradient checkpointing runs the forward again there.
         """
         before = [processor.user for processor in self._processors.values()]
-        self._set([None] * len(before) if users is None else self.keys_and_values(users))
+        self._set([None] * len(before) if users is None or not before else self.keys_and_values(users))
         try:
-            yield
+            with self._low_rank(users):
+                yield
         finally:
             self._set(before)
 
@@ -120,6 +128,20 @@ class UserAttention(nn.Module):
         for processor, user in zip(self._processors.values(), users, strict=True):
             processor.user = user
 
+    def _low_rank(self, users: Tensor | None) -> AbstractContextManager[None]:
+        if self.lora is None:
+            return nullcontext()
+        if users is None:
+            return self.lora.resting()
+        self._check(users)
+        return self.lora.acting(users)
+
+    def _check(self, users: Tensor) -> None:
+        if users.shape[1:] != self.embedding_shape:
+            raise InputError(
+                f"user embeddings of (rows, dim) {tuple(users.shape[1:])}; this adapter reads {self.embedding_shape}"
+            )
+
     def attach(self, backbone: Backbone) -> None:
         """Put the user branch beside the backbone's attention blocks. Only one adapter at a time."""
         blocks = backbone.attention_blocks()
@@ -129,7 +151,7 @@ class UserAttention(nn.Module):
         for name, processor in self._processors.items():
             self._detached[name] = (blocks[name], blocks[name].processor)
             blocks[name].set_processor(processor)
-        self._dtype = blocks[name].to_q.weight.dtype
+            self._dtype = blocks[name].to_q.weight.dtype
 
     def detach(self) -> None:
         """Give the backbone its own processors back: it is bit for bit what it was."""

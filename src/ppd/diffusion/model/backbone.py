@@ -6,7 +6,7 @@ from typing import Protocol, Self
 
 import torch
 from diffusers.models.attention_processor import Attention
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ class Backbone(Protocol):
     @property
     def encoders_fingerprint(self) -> str:
         """Names what encodes captions and images, by content."""
+        ...
+
+    @property
+    def network(self) -> nn.Module:
+        """The denoising network: frozen, in eval mode."""
         ...
 
     @property

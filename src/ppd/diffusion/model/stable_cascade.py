@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_stable_cascade import SDCascadeAttnBlock
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from ppd.diffusion.model.backbone import Codec, Text
@@ -114,6 +114,10 @@ class StableCascadeBackbone:
             base_id=str(folder),
             revision=revision or "local",
         )
+
+    @property
+    def network(self) -> nn.Module:
+        return self.unet
 
     @property
     def device(self) -> torch.device:

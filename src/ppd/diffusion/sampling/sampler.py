@@ -85,7 +85,7 @@ def sample_latents(
     randoms = [generator("sample", request.caption, request.seed) for request in requests]
     x = _randn(randoms, shape, backbone.device)
     base = _Guidance(backbone, text, empty, None, settings, None)
-    guided = _Guidance(backbone, text, empty, _users_of(requests, adapter), settings, adapter)
+    guided = _Guidance(backbone, text, empty, _users_of(requests, adapter, backbone.device), settings, adapter)
     low, high = settings.user_interval
     times = torch.linspace(1, 0, settings.steps + 1, device=backbone.device)
     for t, t_next in pairwise(times):
@@ -158,7 +158,7 @@ class _Guidance:
         return self.backbone.predict_noise(x.repeat(n, 1, 1, 1), t.repeat(n), self.text).chunk(n)
 
 
-def _users_of(requests: Sequence[Request], adapter: UserAttention | None) -> Tensor | None:
+def _users_of(requests: Sequence[Request], adapter: UserAttention | None, device: torch.device) -> Tensor | None:
     """The embeddings [B, rows, dim] of a batch, zeros for nobody; None without an adapter."""
     users = [request.user for request in requests]
     if adapter is None:
@@ -167,7 +167,7 @@ def _users_of(requests: Sequence[Request], adapter: UserAttention | None) -> Ten
         return None
     nobody = torch.zeros(adapter.embedding_shape)
     stacked = torch.stack([nobody if user is None else user.cpu() for user in users])
-    return stacked.to(adapter.to_tokens.device)
+    return stacked.to(device)
 
 
 def _randn(randoms: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ppd.diffusion.adapter.lora import LowRank
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.training.dataset import TrainingData
@@ -28,10 +29,16 @@ def fresh_adapter(backbone: Backbone, data: TrainingData, settings: FinetuneSett
     embeddings are on average, so all methods train one adapter at one scale.
     """
     rows, dim = data.embeddings.shape[1:]
+    alone = settings.lora is not None and settings.lora.alone and method != "ppd"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        adapter = UserAttention.beside(backbone, (rows, dim), settings.attention)
-    if method != "ppd":
+        if alone:
+            adapter = UserAttention((rows, dim), {}, settings.attention)
+        else:
+            adapter = UserAttention.beside(backbone, (rows, dim), settings.attention)
+        if settings.lora is not None:
+            adapter.lora = LowRank(backbone.network, settings.lora).to(backbone.device)
+    if method != "ppd" and not alone:
         direction = torch.randn(rows, dim, generator=generator("everybody", settings.seed))  # the key decides the draw
         adapter.pooled_embedding = (direction * data.embeddings.square().mean().sqrt()).to(backbone.device)
     return adapter

@@ -231,10 +231,12 @@ class Trainer:
         accumulated = s.pairs_per_step // s.micro_batch_pairs // self.n_processes
         seconds, peak_gb = self._try_micro_batch()
         trained = sum(weight.numel() for weight in self.adapter.parameters())
+        lora = self.adapter.lora
+        low_rank = "" if lora is None else f" and in {len(lora.layers)} linear layers at rank {lora.settings.rank}"
         return {
             "method": self.method,
             "base": f"{self.backbone.base_id} ({self.backbone.fingerprint}), {s.precision}",
-            "trained parameters": f"{trained:,} beside {len(self.adapter.blocks)} attention blocks",
+            "trained parameters": f"{trained:,} beside {len(self.adapter.blocks)} attention blocks{low_rank}",
             "pairs a step": f"{s.pairs_per_step} = {s.micro_batch_pairs} at once x {accumulated} accumulated "
             f"x {self.n_processes} processes",
             "steps": f"{s.steps} from {self.step}: {s.steps * s.pairs_per_step / n_pairs:.2f} epochs of {n_pairs:,} "
