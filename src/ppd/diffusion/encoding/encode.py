@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -29,11 +28,9 @@ from ppd.diffusion.encoding.store import (
     CAPTIONS,
     IMAGES,
     LATENTS,
-    LATENTS_ROWS,
     SOURCE,
     TEXT,
     Encoded,
-    damaged_rows,
     text_arrays,
 )
 from ppd.diffusion.model.backbone import Backbone
@@ -44,9 +41,10 @@ from ppd.preferences.store import Preferences
 from ppd.progress import progress_bar
 from ppd.resumable import work_folder
 from ppd.stored_tables import write_table
-from ppd.stored_tensors import save_tensors
 
 CAPTION_BATCH = 64
+
+LATENTS_NAME = LATENTS.removesuffix(".npy")
 
 Encoding = tuple[NDArray[np.int64], Mapping[str, np.ndarray]]
 """Which rows, and their arrays by name: [len(rows), ...]."""
@@ -79,9 +77,9 @@ def encode(
     clear_leftovers(out_dir)
     source = json.dumps({"encoders": backbone.encoders_fingerprint, "image_px": image_px, "images": READING})
     known = _known(out_dir, source)
-    damaged = None if known is None else damaged_rows(known)
-    image_rows = _rows_of(digests, None if known is None else pd.Index(known.image_digest), damaged)
-    caption_rows = _rows_of(pd.Series(captions), None if known is None else known.caption_row.index)
+    damaged = {} if known is None else known.damaged()
+    image_rows = _rows_of(digests, None if known is None else pd.Index(known.image_digest), damaged.get(LATENTS))
+    caption_rows = _rows_of(pd.Series(captions), None if known is None else known.caption_row.index, damaged.get(TEXT))
     content = hashlib.sha256(b"".join(digests)).hexdigest()
     work = work_folder(unfinished, [source, batch_size, uids, content, captions])
     # Captions first: afterwards the text encoder has nothing left to do.
@@ -95,19 +93,18 @@ def encode(
     images = _filled(
         work / "images",
         len(uids),
-        None if known is None else {LATENTS_ROWS: known.latents.numpy()},
+        None if known is None else {LATENTS_NAME: known.latents.numpy()},
         image_rows,
         lambda missing: _encoded_images(preferences, backbone, uids, missing, image_px, batch_size),
     )
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
-        shutil.move(images.file(LATENTS_ROWS), fresh / LATENTS)
+        shutil.move(images.file(LATENTS_NAME), fresh / LATENTS)
         table = {"image_uid": uids, "digest": digests.to_numpy(), "checksum": images.checksums}
         write_table(pd.DataFrame(table), fresh / IMAGES)
-        write_table(pd.DataFrame({"caption": captions}), fresh / CAPTIONS)
-        save_tensors(
-            {name: torch.from_numpy(np.load(text.file(name), mmap_mode="c")) for name in text.names}, fresh / TEXT
-        )
+        write_table(pd.DataFrame({"caption": captions, "checksum": text.checksums}), fresh / CAPTIONS)
+        for name in text.names:
+            shutil.move(text.file(name), fresh / TEXT.format(name))
         (fresh / SOURCE).write_text(source, encoding="utf-8")
     shutil.rmtree(unfinished)
     kept_images, kept_captions = int((image_rows >= 0).sum()), int((caption_rows >= 0).sum())
@@ -120,7 +117,7 @@ def _known(folder: Path, source: str) -> Encoded | None:
     if not file.is_file() or file.read_bytes() != source.encode():
         return None
     try:
-        return Encoded.open(folder, check_latents=False)
+        return Encoded.open(folder, check=False)
     except InputError as error:
         Console(stderr=True).print(f"{error}\nEverything is encoded again.", soft_wrap=True, markup=False)
         return None
@@ -212,7 +209,7 @@ def _encoded_images(
                     file=preferences.folder,
                     fix="The batches before it are kept. Look at the image, and at the encoder's precision",
                 )
-            yield missing[places], {LATENTS_ROWS: latents}
+            yield missing[places], {LATENTS_NAME: latents}
 
 
 def _squares(

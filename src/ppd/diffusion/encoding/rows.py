@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ppd.diffusion.encoding.store import row_checksums
+from ppd.diffusion.encoding.store import mapped, portions, row_checksums, wrong_rows
 from ppd.errors import DamagedFile
 from ppd.files import writing
 
 CHECKSUMS = "rows.crc32"
-BYTES_AT_ONCE = 64 << 20
 
 
 class Rows:
@@ -28,8 +27,10 @@ class Rows:
     def __init__(self, folder: Path) -> None:
         """What `create` made. Raises FileNotFoundError where nothing was, DamagedFile where a file was cut."""
         self.folder = folder
-        self._checksums = _mapped(folder / CHECKSUMS)  # made last: where they are, the others are
-        self._arrays = {file.stem: _mapped(file) for file in sorted(folder.glob("*.npy"))}
+        if not (folder / CHECKSUMS).exists():  # made last: where they are, the arrays are
+            raise FileNotFoundError(folder / CHECKSUMS)
+        self._checksums = mapped(folder / CHECKSUMS, "r")
+        self._arrays = {file.stem: mapped(file, "r") for file in sorted(folder.glob("*.npy"))}
         if any(len(array) != len(self._checksums) for array in self._arrays.values()):
             raise DamagedFile("arrays of different lengths", folder)
 
@@ -66,17 +67,13 @@ class Rows:
         stored = {name: np.asarray(values[name], self[name].dtype) for name in self.names}
         for name, array in stored.items():
             _write(self.file(name), self[name], rows, array)
-        _write(self.folder / CHECKSUMS, self._checksums, rows, row_checksums(*stored.values()))
+        _write(self.folder / CHECKSUMS, self._checksums, rows, row_checksums([*stored.values()]))
 
     def missing(self) -> NDArray[np.int64]:
         """The rows that were not written, or are not as they were written, which is said."""
         checksums = self.checksums
         written = np.flatnonzero(checksums)
-        wrong = [
-            some[row_checksums(*(self[name][some] for name in self.names)) != checksums[some]]
-            for some in _chunks(written, self._rows_at_once)
-        ]
-        damaged = np.concatenate([np.empty(0, np.int64), *wrong])
+        damaged = wrong_rows([*self._arrays.values()], checksums, written)
         if len(damaged):
             words = DamagedFile(f"{len(damaged)} of {len(written)} rows are not as they were written", self.folder)
             Console(stderr=True).print(f"{words}\nThey are encoded again.", soft_wrap=True, markup=False)
@@ -84,35 +81,8 @@ class Rows:
 
     def copy(self, rows: NDArray[np.int64], source: Mapping[str, np.ndarray], source_rows: NDArray[np.int64]) -> None:
         """Take rows over from other arrays, some MB at a time."""
-        for some in _chunks(np.arange(len(rows)), self._rows_at_once):
+        for some in portions(np.arange(len(rows)), [*self._arrays.values()]):
             self.put(rows[some], {name: source[name][source_rows[some]] for name in self.names})
-
-    @property
-    def _rows_at_once(self) -> int:
-        return max(1, BYTES_AT_ONCE // max(1, sum(self[name][:1].nbytes for name in self.names)))
-
-
-def _chunks(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _mapped(file: Path) -> np.ndarray:
-    try:
-        return np.load(file, mmap_mode="r")
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DamagedFile(error, file) from error
-
-
-def _write(file: Path, array: np.ndarray, rows: NDArray[np.integer], values: np.ndarray) -> None:
-    """To the file that `array` maps, not to the map: without room that is an error, in a map the process would die."""
-    size = array[:1].nbytes
-    start = file.stat().st_size - array.nbytes
-    with writing(file), file.open("r+b") as target:
-        for row, value in zip(rows.tolist(), values, strict=True):
-            target.seek(start + row * size)
-            target.write(np.ascontiguousarray(value).data)
 
 
 def _take_room(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -124,3 +94,13 @@ def _take_room(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(written.fileno(), 0, length)
         written.truncate(length)
+
+
+def _write(file: Path, array: np.ndarray, rows: NDArray[np.integer], values: np.ndarray) -> None:
+    """To the file that `array` maps, not to the map: without room that is an error, in a map the process would die."""
+    size = array[:1].nbytes
+    start = file.stat().st_size - array.nbytes
+    with writing(file), file.open("r+b") as target:
+        for row, value in zip(rows.tolist(), values, strict=True):
+            target.seek(start + row * size)
+            target.write(np.ascontiguousarray(value).data)

@@ -1,9 +1,10 @@
 """Latents and text embeddings on disk, as `ppd.diffusion.encoding.encode` leaves them."""
 
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,11 @@ from torch import Tensor
 from ppd.diffusion.model.backbone import Text
 from ppd.errors import DamagedFile, InputError
 from ppd.stored_tables import read_frame
-from ppd.stored_tensors import load_tensors
 
-LATENTS, IMAGES, TEXT, CAPTIONS = "latents.npy", "images.parquet", "text.safetensors", "captions.parquet"
-LATENTS_ROWS = LATENTS.removesuffix(".npy")
-SOURCE = "source.json"
-ROWS_AT_ONCE = 4096
+LATENTS, IMAGES, CAPTIONS, SOURCE = "latents.npy", "images.parquet", "captions.parquet", "source.json"
+TEXT = "text-{}.npy"
+"""Of each part of `Text`, by its name."""
+BYTES_AT_ONCE = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -33,51 +33,70 @@ class Encoded:
     """caption -> row of text"""
     image_digest: pd.Series
     """image_uid -> digest of the bytes that were encoded"""
-    checksum: pd.Series
-    """image_uid -> checksum of its latent"""
+    image_checksum: np.ndarray
+    text_checksum: np.ndarray
+    """Of each row of the latents and of the text, as they were written: uint32."""
     source: str
     """Names the encoders, by content, and the size of the images."""
 
     @classmethod
-    def open(cls, folder: Path, *, check_text: bool = True, check_latents: bool = True) -> Self:
+    def open(cls, folder: Path, *, check: bool = True) -> Self:
         """Raises InputError when `folder` is not one that `encode` finished, DamagedFile if it is not as it was left.
 
-        A file that was cut is always noticed. check_text, check_latents: read all of it once and compare it with its
-        checksums, which takes a second or two a GB; of several processes on one machine one is enough.
+        A file that was cut is always noticed. check: read all latents and text once and compare them with their
+        checksums, a quarter of a second a GB; of several processes on one machine one is enough.
         """
         if not (folder / SOURCE).is_file():
             raise InputError("no latents here", file=folder, fix="Run `ppd stage encode` first")
-        images = read_frame(folder / IMAGES)
-        captions = read_frame(folder / CAPTIONS).caption
-        text = Text(**load_tensors(folder / TEXT, check=check_text))
-        try:
-            # Copy-on-write keeps torch content with a read-only file; nothing ever writes.
-            latents = torch.from_numpy(np.load(folder / LATENTS, mmap_mode="c"))
-        except (OSError, ValueError) as error:
-            raise DamagedFile(error, folder / LATENTS) from error
-        if "checksum" not in images or len(images) != len(latents) or len(captions) != len(text):
-            raise DamagedFile("tables and latents do not belong together", folder)
+        images, captions = read_frame(folder / IMAGES), read_frame(folder / CAPTIONS)
+        latents = mapped(folder / LATENTS)
+        prefix, suffix = TEXT.split("{}")
+        files = {file.name[len(prefix) : -len(suffix)]: file for file in sorted(folder.glob(TEXT.format("*")))}
+        parts = {name: mapped(file) for name, file in files.items()}
+        for table, arrays in ((images, [latents]), (captions, [*parts.values()])):
+            if "checksum" not in table or "tokens" not in parts or any(len(array) != len(table) for array in arrays):
+                raise DamagedFile("tables and arrays do not belong together", folder)
         encoded = cls(
-            latents=latents,
+            latents=torch.from_numpy(latents),
             image_row=pd.Series(range(len(images)), index=images.image_uid),
-            text=text,
-            caption_row=pd.Series(range(len(captions)), index=captions),
+            text=Text(**{name: torch.from_numpy(part) for name, part in parts.items()}),
+            caption_row=pd.Series(range(len(captions)), index=captions.caption),
             image_digest=images.set_index("image_uid").digest,
-            checksum=images.set_index("image_uid").checksum,
+            image_checksum=images.checksum.to_numpy(),
+            text_checksum=captions.checksum.to_numpy(),
             source=(folder / SOURCE).read_text(encoding="utf-8"),
         )
-        if check_latents and len(wrong := damaged_rows(encoded)):
-            raise DamagedFile(f"{len(wrong)} of {len(latents)} latents are not as they were written", folder / LATENTS)
+        for name, wrong in (encoded.damaged() if check else {}).items():
+            if len(wrong):
+                raise DamagedFile(f"{len(wrong)} rows are not as they were written", folder / name.format("*"))
         return encoded
+
+    def damaged(self) -> dict[str, np.ndarray]:
+        """The rows that are not as they were written, of LATENTS and of TEXT: int64 each. Reads all of them."""
+        return {
+            LATENTS: wrong_rows([self.latents.numpy()], self.image_checksum),
+            TEXT: wrong_rows([*text_arrays(self.text).values()], self.text_checksum),
+        }
+
+
+def mapped(file: Path, mode: Literal["r", "c"] = "c") -> np.ndarray:
+    """The array in a .npy file, its pages read from there when they are used. Raises DamagedFile for one that was cut.
+
+    mode: as of `numpy.memmap`; copy-on-write keeps torch content with a file that nothing ever writes to.
+    """
+    try:
+        return np.load(file, mmap_mode=mode)
+    except (OSError, ValueError) as error:
+        raise DamagedFile(error, file) from error
 
 
 def text_arrays(text: Text) -> dict[str, np.ndarray]:
-    """The parts of N captions by name, each [N, ...]; on the CPU."""
+    """The parts of N captions by name, in the order of their names: each [N, ...], on the CPU."""
     parts = {field.name: getattr(text, field.name) for field in fields(text)}
-    return {name: part.cpu().numpy() for name, part in parts.items() if part is not None}
+    return {name: part.cpu().numpy() for name, part in sorted(parts.items()) if part is not None}
 
 
-def row_checksums(*arrays: np.ndarray) -> np.ndarray:
+def row_checksums(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """CRC-32 of each row's bytes, over all arrays in their order: uint32 [N]."""
     sums = np.zeros(len(arrays[0]), np.uint32)
     for array in arrays:
@@ -86,11 +105,16 @@ def row_checksums(*arrays: np.ndarray) -> np.ndarray:
     return sums
 
 
-def damaged_rows(encoded: Encoded) -> np.ndarray:
-    """The rows of the latents that are not as they were written: int64."""
-    written = encoded.checksum.to_numpy()
-    wrong = [
-        start + np.flatnonzero(row_checksums(part.numpy()) != written[start : start + ROWS_AT_ONCE])
-        for start, part in zip(range(0, len(written), ROWS_AT_ONCE), encoded.latents.split(ROWS_AT_ONCE), strict=False)
+def wrong_rows(arrays: Sequence[np.ndarray], checksums: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """Those of `rows` (all, if not given) whose checksum is another: int64. Reads some MB at a time."""
+    rows = np.arange(len(checksums)) if rows is None else rows
+    found = [
+        some[row_checksums([array[some] for array in arrays]) != checksums[some]] for some in portions(rows, arrays)
     ]
-    return np.concatenate([np.empty(0, np.int64), *wrong])
+    return np.concatenate([np.empty(0, np.int64), *found])
+
+
+def portions(rows: np.ndarray, arrays: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """`rows` in portions of which the arrays hold about `BYTES_AT_ONCE`."""
+    size = max(1, BYTES_AT_ONCE // max(1, sum(array[:1].nbytes for array in arrays)))
+    return (rows[start : start + size] for start in range(0, len(rows), size))
