@@ -150,7 +150,7 @@ def floor_flops(backbone: StableCascadeBackbone, data: TrainingData) -> int:
     """FLOPs of a forward and a backward through activations of one image: twice the forward."""
     x_t, t = data.latents[:1].float().to(backbone.device), torch.ones(1, device=backbone.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        backbone.predict_noise(x_t, t, data.text[:1].to(backbone.device))
+        backbone.predict(x_t, t, data.text[:1].to(backbone.device))
     return 2 * counter.get_total_flops()
 
 

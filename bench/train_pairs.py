@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ppd.diffusion.model.backbone import add_noise
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
@@ -106,14 +105,14 @@ def plain_step(
         text = backbone.encode_captions([captions[row] for row in pairs.caption.tolist()])
         users = data.embeddings_of(pairs.user, draw.group).to(backbone.device)
         noise, t = draw.noise.to(backbone.device), draw.t.to(backbone.device)
-        scale = 1 / backbone.alpha_bar(t)
 
         def errors(rows: Tensor) -> tuple[Tensor, Tensor]:
-            x_t = add_noise(backbone, backbone.encode_images(images[rows]), noise, t)
-            error = denoising_error(backbone.predict_noise(x_t, t, text), noise)
+            x_0, process = backbone.encode_images(images[rows]), backbone.process
+            x_t, target = process.add_noise(x_0, noise, t), process.target(x_0, noise, t)
+            error = denoising_error(backbone.predict(x_t, t, text), target)
             with torch.no_grad():
-                known = denoising_error(reference.predict_noise(x_t, t, text), noise)
-            return error * scale, known * scale
+                known = denoising_error(reference.predict(x_t, t, text), target)
+            return error, known
 
         with adapter.users(users):
             error_w, reference_w = errors(pairs.chosen)

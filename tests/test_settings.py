@@ -67,6 +67,8 @@ def test_every_model_inside_the_settings_is_frozen_and_refuses_unknown_keys():
         ("preferences: {n_shards: 100}", "preferences.n_shards: Input should be less than or equal to 64"),
         ("people: 3", "people: Input should be an object, found 3"),
         ("preferences: {validation_user_share: 0.6, test_user_share: 0.6}", "leave some to train on"),
+        ("finetune: {timesteps: {distribution: logit-normal}}", "write power: 1"),
+        ("finetune: {timesteps: {shift: 3.0, importance_weighted: true}}", "with shift: 1 alone"),
         ("finetune: {pairs_per_step: 10, micro_batch_pairs: 3}", "must be a multiple of micro_batch_pairs"),
         ("people: {}\npeople: {}", 'duplicate key "people"'),
         ("people: [1, 2", "is no valid YAML"),
@@ -135,6 +137,12 @@ def test_a_setting_of_before_is_answered_with_its_new_name(tmp_path: Path, old: 
     with pytest.raises(InputError, match=re.escape(f"{old}: is called {new} now")):
         load_settings(file)
     assert new in set(dotted_keys(Settings))
+
+
+def test_a_setting_that_is_gone_is_answered_with_why(params):
+    assert "finetune.loss.error: is gone: errors are those of what the base's network predicts" in complaint(
+        params("finetune: {loss: {error: noise}}")
+    )
 
 
 def test_the_id_of_a_model_on_a_hub_is_refused_with_what_to_do(params):

@@ -17,13 +17,13 @@ from ppd.errors import InputError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_model(path: str | Path, model: type[Model], renamed: Mapping[str, str] = MappingProxyType({})) -> Model:
+def load_model(path: str | Path, model: type[Model], advice: Mapping[str, str] = MappingProxyType({})) -> Model:
     """The `model` that the YAML file at `path` describes.
 
     YAML 1.2, read by the parser that DVC reads it with, so that both see the same values (`1e-4` is a number).
     Validated strictly: no text is taken for a number. Raises InputError listing every wrong key at once: where it is,
-    what is wrong with it and, for a misspelt one, the key that was probably meant. renamed: keys of an earlier version,
-    which are answered with the new name.
+    what is wrong with it and, for a misspelt one, the key that was probably meant. advice: what to do about keys of an
+    earlier version.
     """
     path = Path(path)
     try:
@@ -39,7 +39,7 @@ def load_model(path: str | Path, model: type[Model], renamed: Mapping[str, str] 
         # By way of JSON, where strict validation still takes a list for a tuple and text for a path.
         return model.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        problems = [_explain(details, model, renamed) for details in error.errors()]
+        problems = [_explain(details, model, advice) for details in error.errors()]
         raise InputError("\n  ".join(["settings that cannot be used:", *problems]), file=path) from error
 
 
@@ -51,11 +51,11 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from dotted_keys(inner, f"{prefix}{name}.")
 
 
-def _explain(details: ErrorDetails, model: type[BaseModel], renamed: Mapping[str, str]) -> str:
+def _explain(details: ErrorDetails, model: type[BaseModel], advice: Mapping[str, str]) -> str:
     key = ".".join(str(part) for part in details["loc"])
     match details["type"]:
-        case "extra_forbidden" if key in renamed:
-            return f"{key}: is called {renamed[key]} now. Write that instead."
+        case "extra_forbidden" if key in advice:
+            return f"{key}: {advice[key]}"
         case "extra_forbidden":
             return f"{key}: no such setting. {_suggestion(key, list(dotted_keys(model)))}"
         case "missing":

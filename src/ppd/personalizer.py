@@ -22,7 +22,8 @@ from ppd.device import this_device
 from ppd.diffusion.adapter.checkpoint import load_adapter, read_config
 from ppd.diffusion.adapter.complete import read_complete
 from ppd.diffusion.adapter.user_attention import UserAttention
-from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.backbone import Backbone
+from ppd.diffusion.model.load import load_backbone
 from ppd.diffusion.sampling.sampler import Request, interpolate
 from ppd.diffusion.sampling.sampler import sample as sample_requests
 from ppd.errors import InputError
@@ -45,7 +46,7 @@ __all__ = ["Personalizer", "interpolate", "read_pairs"]
 class Personalizer:
     """The base with an adapter attached, and the vision-language model that reads users."""
 
-    backbone: StableCascadeBackbone
+    backbone: Backbone
     adapter: UserAttention
     vlm: TransformersVlm
     whitening: Whitening
@@ -64,9 +65,7 @@ class Personalizer:
         folder = Path(adapter)
         config, (inference, whitening) = read_config(folder), read_complete(folder)
         recipe, device = inference.embedding, this_device()
-        backbone = StableCascadeBackbone.from_pretrained(
-            base or config.base.id, precision=inference.sampling.precision, device=device
-        )
+        backbone = load_backbone(base or config.base.id, precision=inference.sampling.precision, device=device)
         reader = TransformersVlm.load(vlm or recipe.vlm, device=device, precision=recipe.precision)
         if reader.ref.revision != recipe.revision:
             raise InputError(

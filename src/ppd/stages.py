@@ -38,11 +38,11 @@ def encode(settings: Settings, layout: Layout) -> None:
     """Latents of all images and text embeddings of all captions, once; later only of what is new."""
     from ppd.device import this_device
     from ppd.diffusion.encoding.encode import encode
-    from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.model.load import load_backbone
     from ppd.preferences.store import Preferences
 
     # The network itself is only named here, so it may be small.
-    backbone = StableCascadeBackbone.from_pretrained(settings.models.prior, precision="bf16", device=this_device())
+    backbone = load_backbone(settings.models.prior, precision="bf16", device=this_device())
     done = encode(
         Preferences.open(layout.preferences),
         backbone,
@@ -96,7 +96,7 @@ def finetune(settings: Settings, layout: Layout, method: Method) -> None:
     """Train one method's adapter, in as many processes as started this one (`launch` in params.yaml)."""
     from ppd.device import this_device
     from ppd.diffusion.encoding.store import Encoded
-    from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.model.load import load_backbone
     from ppd.diffusion.training.assemble import training_data
     from ppd.diffusion.training.run import finetune
     from ppd.preferences.store import Preferences
@@ -104,9 +104,7 @@ def finetune(settings: Settings, layout: Layout, method: Method) -> None:
 
     preferences = Preferences.open(layout.preferences)
     data = training_data(preferences, Encoded.open(layout.latents), _embeddings(layout, preferences))
-    backbone = StableCascadeBackbone.from_pretrained(
-        settings.models.prior, precision=settings.finetune.precision, device=this_device()
-    )
+    backbone = load_backbone(settings.models.prior, precision=settings.finetune.precision, device=this_device())
     finetune(
         backbone,
         data,
@@ -130,16 +128,14 @@ def sample(settings: Settings, layout: Layout, method: str) -> None:
     """Sample a method's images for the evaluation; method base samples without an adapter."""
     from ppd.device import this_device
     from ppd.diffusion.adapter.checkpoint import adapter_identity, load_adapter
-    from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+    from ppd.diffusion.model.load import load_backbone
     from ppd.diffusion.sampling.run import sample_images
     from ppd.evaluation.plan import plan_images, plan_requests
     from ppd.preferences.store import Preferences
 
     preferences = Preferences.open(layout.preferences)
     requests = plan_requests(preferences, settings.evaluation)
-    backbone = StableCascadeBackbone.from_pretrained(
-        settings.models.prior, precision=settings.sampling.precision, device=this_device()
-    )
+    backbone = load_backbone(settings.models.prior, precision=settings.sampling.precision, device=this_device())
     base = method == "base"
     adapter = None if base else load_adapter(layout.models / method, backbone)
     embeddings = {} if base else _embeddings(layout, preferences)

@@ -84,7 +84,7 @@ def test_the_prior_loads_as_a_backbone_and_draws(prior_folder: Path) -> None:
     }
     assert not [path for path in prior_folder.rglob("*") if path.suffix in {".bin", ".pt", ".pkl"}]
     backbone = StableCascadeBackbone.from_pretrained(prior_folder)
-    assert backbone.prediction_type == "v_prediction"
+    assert backbone.process.prediction == "v_prediction"
     text = backbone.encode_captions([*CAPTIONS, ""])
     assert len(torch.unique(text.pooled, dim=0)) == len(CAPTIONS) + 1
     (image,) = sample(backbone, [Request(CAPTIONS[0], 0)], SamplingSettings(precision="fp32", steps=2, batch_size=1))

@@ -34,20 +34,19 @@ def rewards(
 ) -> dict[str, Tensor]:
     """−m of each of N pairs, a mean over `n_draws` of (t, ε), read as each of several users: name -> [N].
 
-    readers: as whom the pairs are read, embeddings [N, rows, dim]. Errors are those of the velocity, so that numbers
-    of differently trained models compare. The same pairs get the same draws whichever model reads them.
+    readers: as whom the pairs are read, embeddings [N, rows, dim]. Errors are those of the base's own target.
+    The same pairs get the same draws whichever model reads them.
     """
     sums = {name: torch.zeros(len(pairs)) for name in readers}
     for number in range(n_draws):
         for rows, draw in _draws(data, pairs, distribution, number):
-            batch = noisy_pairs(backbone, data, pairs[rows], draw, losers=True, error="velocity")
-            scale = batch.scale.chunk(2)[0]
+            batch = noisy_pairs(backbone, data, pairs[rows], draw, losers=True)
             reference_w, reference_l = base_errors(backbone, adapter, batch).chunk(2)
             for name, users in readers.items():
                 with adapter.users(users[rows].repeat(2, 1, 1).to(backbone.device)):
-                    predicted = backbone.predict_noise(batch.x_t, batch.t, batch.text)
-                error_w, error_l = denoising_error(predicted, batch.noise).chunk(2)
-                sums[name][rows] -= (margin(error_w, error_l, reference_w, reference_l) * scale).cpu() / n_draws
+                    predicted = backbone.predict(batch.x_t, batch.t, batch.text)
+                error_w, error_l = denoising_error(predicted, batch.target).chunk(2)
+                sums[name][rows] -= margin(error_w, error_l, reference_w, reference_l).cpu() / n_draws
     return sums
 
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ppd.device import this_device
 from ppd.diffusion.adapter.checkpoint import adapter_identity, load_adapter
-from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.backbone import Backbone
+from ppd.diffusion.model.load import load_backbone
 from ppd.diffusion.sampling.run import sample_images
 from ppd.layout import Layout
 from ppd.settings import Precision, SamplingSettings, Settings
@@ -18,9 +19,9 @@ from ppd.users.whitening import Whitening
 from ppd.vlm.transformers_backend import TransformersVlm
 
 
-def base_model(settings: Settings, precision: Precision) -> StableCascadeBackbone:
+def base_model(settings: Settings, precision: Precision) -> Backbone:
     """The frozen text-to-image model."""
-    return StableCascadeBackbone.from_pretrained(settings.models.prior, precision=precision, device=this_device())
+    return load_backbone(settings.models.prior, precision=precision, device=this_device())
 
 
 def embedding_model(settings: Settings) -> TransformersVlm:

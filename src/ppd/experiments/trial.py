@@ -8,7 +8,7 @@ import pandas as pd
 
 from ppd.diffusion.adapter.checkpoint import adapter_identity, load_adapter
 from ppd.diffusion.adapter.user_attention import UserAttention
-from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.sampling.run import sample_images
 from ppd.diffusion.sampling.store import read_samples
 from ppd.diffusion.training.dataset import shuffled_users
@@ -86,7 +86,7 @@ def evaluate(
     material: Material,
     part: Part,
     split: Literal["validation", "test"],
-    backbone: StableCascadeBackbone,
+    backbone: Backbone,
     adapter: UserAttention,
     layout: Layout,
     folder: Path,
@@ -116,7 +116,7 @@ def evaluate(
     write_json(folder / split / MEASURES, found)
 
 
-def implicit_accuracy(part: Part, backbone: StableCascadeBackbone, adapter: UserAttention) -> dict[str, float]:
+def implicit_accuracy(part: Part, backbone: Backbone, adapter: UserAttention) -> dict[str, float]:
     """Share of held-out choices of validation users that the implicit reward gets right, as them and as others."""
     pairs = part.data.held_out
     own, others = (first_embeddings(part.data, user) for user in (pairs.user, shuffled_users(pairs.user)))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ppd.diffusion.adapter.checkpoint import adapter_config, save_adapter
-from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.training.dataset import TrainingData, draw_batch
 from ppd.diffusion.training.evidence import NonFiniteError
 from ppd.diffusion.training.objective import base_errors, noisy_pairs, preference_objective
@@ -31,8 +31,8 @@ def finetune_whole(settings: Settings, data: TrainingData, folder: Path) -> None
     backbone, frozen = (base_model(settings, "fp32") for _ in range(2))
     adapter = fresh_adapter(backbone, data, run, "ppd")
     adapter.attach(backbone)
-    backbone.unet.requires_grad_(True)
-    groups = [{"params": list(adapter.parameters())}, {"params": list(backbone.unet.parameters())}]
+    backbone.network.requires_grad_(True)
+    groups = [{"params": list(adapter.parameters())}, {"params": list(backbone.network.parameters())}]
     weights = [weight for group in groups for weight in group["params"]]
     optimizer = torch.optim.AdamW(groups, betas=run.adam_betas, weight_decay=run.weight_decay)
     with progress_bar() as progress:
@@ -41,10 +41,10 @@ def finetune_whole(settings: Settings, data: TrainingData, folder: Path) -> None
             optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = rate, rate * NETWORK_RATE
             draw = draw_batch(step, len(data.train), tuple(data.latents.shape[1:]), run)
             pairs = data.train[draw.pairs]
-            batch = noisy_pairs(backbone, data, pairs, draw, losers=True, error=run.loss.error)
+            batch = noisy_pairs(backbone, data, pairs, draw, losers=True)
             reference = base_errors(frozen, adapter, batch)
             with adapter.users(batch.users):
-                residual = backbone.predict_noise(batch.x_t, batch.t, batch.text) - batch.noise
+                residual = backbone.predict(batch.x_t, batch.t, batch.text) - batch.target
                 loss, _ = preference_objective(residual, reference, batch, run.loss)
                 optimizer.zero_grad()
                 loss.backward()
@@ -56,10 +56,12 @@ def finetune_whole(settings: Settings, data: TrainingData, folder: Path) -> None
     config = adapter_config(adapter, frozen, "ppd", training=run.model_dump(mode="json"), data_hash=data.content_hash)
     with atomic_path(folder) as fresh:
         save_adapter(fresh, adapter.state_dict(), config)
-        save_file({name: weight.contiguous() for name, weight in backbone.unet.state_dict().items()}, fresh / NETWORK)
+        save_file(
+            {name: weight.contiguous() for name, weight in backbone.network.state_dict().items()}, fresh / NETWORK
+        )
 
 
-def load_network(backbone: StableCascadeBackbone, folder: Path) -> None:
+def load_network(backbone: Backbone, folder: Path) -> None:
     """Give `backbone` the trained network of `folder`, where there is one."""
     if (folder / NETWORK).exists():
-        backbone.unet.load_state_dict(load_file(folder / NETWORK))
+        backbone.network.load_state_dict(load_file(folder / NETWORK))

@@ -140,11 +140,15 @@ RENAMED = {
     "reevaluation.captions_a_person": "reevaluation.captions_per_user",
 }
 """Keys of earlier settings files and what to write instead."""
+_ADVICE = {old: f"is called {new} now. Write that instead." for old, new in RENAMED.items()} | {
+    "finetune.loss.error": "is gone: errors are those of what the base's network predicts. Remove it; where it was "
+    "noise and the base predicts v, beta is that of v now."
+}
 
 
 def load_settings(path: str | Path = "params.yaml") -> Settings:
     """The settings in the file at `path`. Raises InputError that lists each wrong key, why, and what to do."""
-    settings = load_model(path, Settings, RENAMED)
+    settings = load_model(path, Settings, _ADVICE)
     for name in ("prior", "vlm", "attribute_classifier", "clip"):
         checkpoint = Path(getattr(settings.models, name))
         if len(checkpoint.parts) == 2 and not checkpoint.exists() and not checkpoint.parent.is_dir():

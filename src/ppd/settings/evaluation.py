@@ -17,8 +17,9 @@ class SamplingSettings(Component):
     """Height and width of the latents: 16x16 at the sticker scale, 24x24 for Stable Cascade at 1024 px."""
 
     steps: int = Field(16, ge=1)
-    sampler: Literal["ddim", "ddpm"] = "ddim"
-    """ddim: deterministic steps; ddpm: the scheduler's own ancestral steps (Stable Cascade's pipeline)."""
+    sampler: Literal["ddim", "ddpm", "euler"] = "ddim"
+    """ddim: deterministic steps, for bases that predict ε or v; ddpm: Stable Cascade's own ancestral steps; euler: a
+    flow's (Z-Image)."""
     text_guidance: float = Field(2.0, ge=0)
     user_guidance: float = Field(1.0, ge=0)
     """Strength of the user: 0 is the base model, 1 as trained, beyond 1 extrapolates."""

@@ -38,18 +38,28 @@ class LoraSettings(Component):
 
 
 class TimestepSettings(Component):
-    """t = high − (high − low)·r^power with r uniform: power 1 is uniform, above 1 dwells at high noise."""
+    """How the noise level t of training is distributed (`ppd.diffusion.training.timesteps`); for a flow t is σ."""
 
+    distribution: Literal["power", "logit-normal"] = "power"
+    """power: high − (high − low)·r^power with r uniform, so 1 is uniform and above 1 dwells at high noise.
+    logit-normal: the sigmoid of a standard normal, between low and high (Esser et al., arXiv 2403.03206)."""
     low: float = Field(0.6, gt=0, lt=1)
     high: float = Field(0.998, gt=0, le=1)
     power: float = Field(1.7, gt=0)
     importance_weighted: bool = False
     """Weigh each pair by uniform density / density of this distribution: the objective of uniform t at its variance."""
+    shift: float = Field(1.0, gt=0)
+    """t becomes shift·t / (1 + (shift − 1)·t) afterwards: above 1 towards more noise, as flows at high resolution are
+    trained."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.distribution == "logit-normal" and self.power != 1:
+            raise ValueError(f"power ({self.power}) says nothing of a logit-normal distribution: write power: 1")
+        if self.importance_weighted and (self.distribution == "logit-normal" or self.shift != 1):
+            raise ValueError("importance_weighted is known for distribution: power with shift: 1 alone")
         return self
 
 
@@ -57,9 +67,8 @@ class LossSettings(Component):
     """What a step minimises (`ppd.diffusion.training.loss`)."""
 
     beta: float = Field(15.0, gt=0)
-    """Multiplies half the margin of *mean* squared errors; β for a sum of squares would be beta / (C·H·W)."""
-    error: Literal["noise", "velocity"] = "velocity"
-    """noise: |ε̂ − ε|² (the papers); velocity: the same over ᾱ(t), which weighs high noise up."""
+    """Multiplies half the margin of *mean* squared errors of what the base's network predicts (ε, v or a velocity). It
+    carries over neither between those nor to a sum of squares, where it would be beta / (C·H·W)."""
     winner_anchor: float = Field(0.0, ge=0)
     """Weight of the winner's own denoising error, which keeps it from rising while the margin grows."""
     safeguard: float | None = Field(None, ge=0, lt=1)

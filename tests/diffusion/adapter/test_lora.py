@@ -46,22 +46,22 @@ def people() -> Tensor:
 def test_without_a_user_it_is_the_base_bit_for_bit_also_row_by_row(
     backbone: StableCascadeBackbone, inputs: tuple, alone: bool
 ) -> None:
-    base, names = backbone.predict_noise(*inputs), list(backbone.network.state_dict())
+    base, names = backbone.predict(*inputs), list(backbone.network.state_dict())
     adapter = trained(backbone, alone=alone)
     with adapter.users(people()):
-        all_users = backbone.predict_noise(*inputs)
+        all_users = backbone.predict(*inputs)
         with adapter.users(None):
-            assert torch.equal(backbone.predict_noise(*inputs), base)
-        assert torch.equal(backbone.predict_noise(*inputs), all_users)
+            assert torch.equal(backbone.predict(*inputs), base)
+        assert torch.equal(backbone.predict(*inputs), all_users)
     assert not torch.allclose(all_users, base, atol=1e-3)
     with adapter.users(torch.zeros(N, ROWS, DIM)):
-        assert torch.equal(backbone.predict_noise(*inputs), base)
+        assert torch.equal(backbone.predict(*inputs), base)
     with adapter.users(people() * torch.tensor([1.0, 0.0, 1.0, 0.0])[:, None, None]):
-        mixed = backbone.predict_noise(*inputs)
+        mixed = backbone.predict(*inputs)
     assert torch.equal(mixed[1::2], base[1::2])
     assert torch.equal(mixed[0::2], all_users[0::2])
     adapter.detach()
-    assert torch.equal(backbone.predict_noise(*inputs), base)
+    assert torch.equal(backbone.predict(*inputs), base)
     assert list(backbone.network.state_dict()) == names
 
 
@@ -84,7 +84,7 @@ def test_it_adds_what_the_equation_says(backbone: StableCascadeBackbone) -> None
 def test_gradients_reach_its_weights_and_no_others(backbone: StableCascadeBackbone, inputs: tuple) -> None:
     adapter = trained(backbone)
     with adapter.users(people()):
-        backbone.predict_noise(*inputs).square().mean().backward()
+        backbone.predict(*inputs).square().mean().backward()
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in adapter.parameters())
     assert all(weight.grad is None for weight in backbone.network.parameters())
 
@@ -93,13 +93,13 @@ def test_gradients_reach_its_weights_and_no_others(backbone: StableCascadeBackbo
 def test_peft_itself_reads_its_weights(backbone: StableCascadeBackbone, inputs: tuple) -> None:
     adapter = trained(backbone)
     with adapter.users(people()):
-        ours = backbone.predict_noise(*inputs)
+        ours = backbone.predict(*inputs)
     config = peft.LoraConfig(r=3, lora_alpha=3, target_modules=list(RANK_3.targets))
     peft.inject_adapter_in_model(config, backbone.network)
     found = peft.set_peft_model_state_dict(backbone.network, adapter.lora.as_peft())
     assert not found.unexpected_keys
     assert not [name for name in found.missing_keys if "lora" in name]
-    assert torch.equal(backbone.predict_noise(*inputs), ours)
+    assert torch.equal(backbone.predict(*inputs), ours)
 
 
 @pytest.mark.parametrize(
@@ -123,4 +123,4 @@ def test_targets_that_are_no_linear_layers_are_refused(
 def test_a_layer_that_sees_other_rows_than_users_is_refused(backbone: StableCascadeBackbone, inputs: tuple) -> None:
     adapter = trained(backbone)
     with adapter.users(people()[:2]), pytest.raises(InputError, match="sees 4 rows at once, the batch has 2"):
-        backbone.predict_noise(*inputs)
+        backbone.predict(*inputs)

@@ -41,11 +41,11 @@ def test_before_training_every_user_is_the_base_bit_for_bit(
     in_either_precision: StableCascadeBackbone, inputs: tuple
 ) -> None:
     backbone = in_either_precision
-    base = backbone.predict_noise(*inputs)
+    base = backbone.predict(*inputs)
     adapter = fresh(backbone)
     adapter.attach(backbone)
     with adapter.users(people()):
-        assert torch.equal(backbone.predict_noise(*inputs), base)
+        assert torch.equal(backbone.predict(*inputs), base)
 
 
 @torch.inference_mode()
@@ -53,31 +53,31 @@ def test_after_training_zero_and_none_are_the_base_bit_for_bit(
     in_either_precision: StableCascadeBackbone, inputs: tuple
 ) -> None:
     backbone = in_either_precision
-    base = backbone.predict_noise(*inputs)
+    base = backbone.predict(*inputs)
     adapter = trained(backbone)
     with adapter.users(people()):
-        assert not torch.allclose(backbone.predict_noise(*inputs), base, atol=1e-3)
+        assert not torch.allclose(backbone.predict(*inputs), base, atol=1e-3)
     with adapter.users(torch.zeros(N, ROWS, DIM)):
-        assert torch.equal(backbone.predict_noise(*inputs), base)
+        assert torch.equal(backbone.predict(*inputs), base)
     with adapter.users(None):
-        assert torch.equal(backbone.predict_noise(*inputs), base)
+        assert torch.equal(backbone.predict(*inputs), base)
     adapter.detach()
-    assert torch.equal(backbone.predict_noise(*inputs), base)
+    assert torch.equal(backbone.predict(*inputs), base)
 
 
 @torch.inference_mode()
 def test_rows_of_one_batch_belong_to_different_people(backbone: StableCascadeBackbone, inputs: tuple) -> None:
-    base = backbone.predict_noise(*inputs)
+    base = backbone.predict(*inputs)
     adapter = trained(backbone)
     u = people()
     with adapter.users(u):
-        together = backbone.predict_noise(*inputs)
+        together = backbone.predict(*inputs)
     for row in range(N):
         with adapter.users(u[row].expand(N, -1, -1)):
-            torch.testing.assert_close(backbone.predict_noise(*inputs)[row], together[row])
+            torch.testing.assert_close(backbone.predict(*inputs)[row], together[row])
     some = u * torch.tensor([1.0, 0.0, 1.0, 0.0])[:, None, None]
     with adapter.users(some):
-        mixed = backbone.predict_noise(*inputs)
+        mixed = backbone.predict(*inputs)
     assert torch.equal(mixed[1::2], base[1::2])
     assert torch.equal(mixed[0::2], together[0::2])
 
@@ -128,7 +128,7 @@ def test_gradient_checkpointing_changes_no_gradient(backbone: StableCascadeBackb
     def gradients() -> dict[str, Tensor]:
         adapter.zero_grad()
         with adapter.users(people()):
-            backbone.predict_noise(*inputs).square().mean().backward()
+            backbone.predict(*inputs).square().mean().backward()
         return {name: p.grad.clone() for name, p in adapter.named_parameters()}
 
     plain = gradients()
@@ -163,15 +163,15 @@ def test_blocks_are_selectable_and_mistakes_are_named(backbone: StableCascadeBac
 def test_after_the_block_it_is_the_base_again_also_when_it_failed(
     backbone: StableCascadeBackbone, inputs: tuple
 ) -> None:
-    base = backbone.predict_noise(*inputs)
+    base = backbone.predict(*inputs)
     adapter = trained(backbone)
     with adapter.users(people()):
-        inside = backbone.predict_noise(*inputs)
+        inside = backbone.predict(*inputs)
         with adapter.users(None):
-            assert torch.equal(backbone.predict_noise(*inputs), base)
-        assert torch.equal(backbone.predict_noise(*inputs), inside), "the outer block's users are back"
+            assert torch.equal(backbone.predict(*inputs), base)
+        assert torch.equal(backbone.predict(*inputs), inside), "the outer block's users are back"
     assert not torch.equal(inside, base)
-    assert torch.equal(backbone.predict_noise(*inputs), base)
+    assert torch.equal(backbone.predict(*inputs), base)
     with pytest.raises(KeyboardInterrupt), adapter.users(people()):
         raise KeyboardInterrupt
-    assert torch.equal(backbone.predict_noise(*inputs), base)
+    assert torch.equal(backbone.predict(*inputs), base)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
 
-from ppd.diffusion.model.backbone import Codec, add_noise
+from ppd.diffusion.model.backbone import Codec
+from ppd.diffusion.model.load import load_backbone
+from ppd.diffusion.model.process import Cosine
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.errors import InputError
 
@@ -18,12 +20,12 @@ def noisy(n: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(n, 4, 4, 4, generator=g), torch.rand(n, generator=g)
 
 
-def test_predicted_noise_is_the_networks_own_output_bit_for_bit(backbone: StableCascadeBackbone) -> None:
+def test_what_is_predicted_is_the_networks_own_output_bit_for_bit(backbone: StableCascadeBackbone) -> None:
     x_t, t = noisy()
     text = backbone.encode_captions(CAPTIONS)
     with torch.inference_mode():
         own = backbone.unet(x_t, t, text.pooled[:, None], text.tokens, torch.zeros(3, 1, 8), return_dict=False)[0]
-        assert torch.equal(backbone.predict_noise(x_t, t, text), own)
+        assert torch.equal(backbone.predict(x_t, t, text), own)
 
 
 def test_the_caption_reaches_the_network(backbone: StableCascadeBackbone) -> None:
@@ -32,7 +34,7 @@ def test_the_caption_reaches_the_network(backbone: StableCascadeBackbone) -> Non
     text = backbone.encode_captions(["a sticker of a fox", "a sticker of a tree"])
     text.pooled[1] = text.pooled[0]
     x_t[1], t[1] = x_t[0], t[0]
-    predicted = backbone.predict_noise(x_t, t, text)
+    predicted = backbone.predict(x_t, t, text)
     assert (predicted[0] - predicted[1]).abs().max() > 1e-4
 
 
@@ -41,25 +43,16 @@ def test_alpha_bar_and_add_noise_are_the_schedulers(backbone: StableCascadeBackb
     noise = torch.randn_like(x_0)
     t = torch.linspace(1e-3, 1, 64)
     expected = DDPMWuerstchenScheduler().add_noise(x_0, noise, t)
-    torch.testing.assert_close(add_noise(backbone, x_0, noise, t), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(backbone.process.add_noise(x_0, noise, t), expected, rtol=0, atol=1e-6)
 
 
-def test_v_prediction_is_turned_into_noise(
-    tiny_folder: Path, codec: Codec, tmp_path: Path, backbone: StableCascadeBackbone
-) -> None:
-    """If the network outputs v = √ᾱ·ε − √(1−ᾱ)·x_0 of a known x_0 and ε, the noise read from it is ε."""
+def test_the_checkpoint_says_what_the_network_predicts(tiny_folder: Path, codec: Codec, tmp_path: Path) -> None:
     folder = tmp_path / "v"
     shutil.copytree(tiny_folder, folder)
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
-    reads_v = StableCascadeBackbone.from_pretrained(folder, codec=codec)
-    x_t, t = noisy()
-    text = backbone.encode_captions(CAPTIONS)
-    v = backbone.predict_noise(x_t, t, text)
-    signal = backbone.alpha_bar(t)[:, None, None, None].sqrt()
-    x_0 = signal * x_t - (1 - signal**2).sqrt() * v
-    noise = (x_t - signal * x_0) / (1 - signal**2).sqrt()
-    torch.testing.assert_close(reads_v.predict_noise(x_t, t, text), noise, rtol=1e-4, atol=1e-4)
+    assert load_backbone(folder, codec=codec).process == Cosine("v_prediction")
+    assert load_backbone(tiny_folder, codec=codec).process == Cosine("epsilon")
 
 
 def test_bf16_keeps_the_timestep_in_fp32(tiny_folder: Path, codec: Codec, backbone: StableCascadeBackbone) -> None:
@@ -68,9 +61,9 @@ def test_bf16_keeps_the_timestep_in_fp32(tiny_folder: Path, codec: Codec, backbo
     x_t, _ = noisy()
     t = torch.tensor([0.7013, 0.8127, 0.9571])
     text = backbone.encode_captions(CAPTIONS)
-    exact = backbone.predict_noise(x_t, t, text)
-    rounded = backbone.predict_noise(x_t, t.bfloat16().float(), text)
-    error = (in_bf16.predict_noise(x_t, t, text) - exact).norm() / exact.norm()
+    exact = backbone.predict(x_t, t, text)
+    rounded = backbone.predict(x_t, t.bfloat16().float(), text)
+    error = (in_bf16.predict(x_t, t, text) - exact).norm() / exact.norm()
     assert error < 0.03 < (rounded - exact).norm() / exact.norm()
     assert in_bf16.fingerprint == backbone.fingerprint
 
@@ -90,7 +83,7 @@ def test_wholly_in_bf16_it_is_as_exact_as_under_autocast(
         if not list(block.children())
     ]
     with torch.inference_mode():
-        exact, found = backbone.predict_noise(x_t, t, text), ours.predict_noise(x_t, t, text)
+        exact, found = backbone.predict(x_t, t, text), ours.predict(x_t, t, text)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             cast = library(x_t, t, text.pooled[:, None], text.tokens, torch.zeros(3, 1, 8), return_dict=False)[0]
     for hook in hooks:

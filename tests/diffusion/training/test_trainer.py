@@ -145,7 +145,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
     backbone: StableCascadeBackbone, data: TrainingData, options: dict[str, float]
 ) -> None:
     def gradients(micro_batch_pairs: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        settings = changed(loss=LossSettings(error="noise", **options), micro_batch_pairs=micro_batch_pairs)
+        settings = changed(loss=LossSettings(**options), micro_batch_pairs=micro_batch_pairs)
         trainer = Trainer(backbone, data, settings, "ppd")
         with torch.no_grad():
             for name, weight in trainer.adapter.named_parameters():
@@ -213,14 +213,14 @@ def test_reference_errors_are_computed_once_for_all_runs_with_the_same_draws(
     backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forwards = 0
-    predict_noise = backbone.predict_noise
+    predict = backbone.predict
 
     def counted(*args: object) -> Tensor:
         nonlocal forwards
         forwards += 1
-        return predict_noise(*args)
+        return predict(*args)
 
-    monkeypatch.setattr(backbone, "predict_noise", counted)
+    monkeypatch.setattr(backbone, "predict", counted)
 
     def run_here(method: Method, folder: Path | None, **changes: object) -> tuple[int, dict[str, Tensor]]:
         trainer = Trainer(backbone, data, changed(**changes), method, reference_folder=folder)
@@ -307,13 +307,13 @@ def test_an_adapter_is_the_same_after_saving_and_loading(
     x_t, t, u = torch.randn(3, 4, 4, 4), torch.rand(3), data.embeddings[:3]
     text = data.text[torch.tensor([0, 1, 0])]
     with torch.no_grad(), loaded.users(u):
-        after = backbone.predict_noise(x_t, t, text)
+        after = backbone.predict(x_t, t, text)
     loaded.detach()
     trainer.adapter.attach(backbone)
     with torch.no_grad(), trainer.averaged_weights(), trainer.adapter.users(u):
-        assert torch.equal(backbone.predict_noise(x_t, t, text), after)
+        assert torch.equal(backbone.predict(x_t, t, text), after)
     with torch.no_grad(), trainer.adapter.users(None):
-        assert not torch.equal(backbone.predict_noise(x_t, t, text), after)
+        assert not torch.equal(backbone.predict(x_t, t, text), after)
 
 
 def test_loading_checks_the_base_and_the_files(

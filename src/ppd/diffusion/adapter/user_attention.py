@@ -10,14 +10,15 @@ the base.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear
 
 from ppd.diffusion.adapter.lora import LowRank
+from ppd.diffusion.model.attention import UserProcessor
 from ppd.diffusion.model.backbone import Backbone
 from ppd.errors import InputError
 from ppd.settings import UserAttentionSettings
@@ -63,9 +64,9 @@ class UserAttention(nn.Module):
         self.pooled_embedding: Tensor | None
         self.register_buffer("pooled_embedding", None)
         self.lora: LowRank | None = lora
-        self._processors = {name: UserAttnProcessor() for name in block_dims}
-        self._dtype = torch.float32  # of the backbone that it is attached to
-        self._detached: dict[str, tuple[Attention, AttnProcessor2_0]] = {}
+        self._processors: dict[str, UserProcessor] = {}  # of the backbone that it is attached to, and none before
+        self._dtype = torch.float32  # likewise
+        self._detached: list[tuple[Attention, Any]] = []
 
     @classmethod
     def beside(
@@ -119,7 +120,7 @@ class UserAttention(nn.Module):
             self._set(before)
 
     def train(self, mode: bool = True) -> Self:
-        """In training mode a CPU computes attention in bf16 its own way (`_attend`)."""
+        """In training mode a CPU computes attention in bf16 its own way (`ppd.diffusion.model.attention.attend`)."""
         for processor in self._processors.values():
             processor.training = mode
         return super().train(mode)
@@ -146,61 +147,18 @@ class UserAttention(nn.Module):
         """Put the user branch beside the backbone's attention blocks. Only one adapter at a time."""
         blocks = backbone.attention_blocks()
         for name in self.blocks:
-            if not isinstance(blocks[name].processor, AttnProcessor2_0):
+            if isinstance(blocks[name].processor, UserProcessor):
                 raise InputError(f"attention block {name} already has an adapter attached", fix="Detach it first")
-        for name, processor in self._processors.items():
-            self._detached[name] = (blocks[name], blocks[name].processor)
-            blocks[name].set_processor(processor)
+        for name in self.blocks:
+            self._detached.append((blocks[name], blocks[name].processor))
+            self._processors[name] = backbone.user_processor()
+            self._processors[name].training = self.training
+            blocks[name].set_processor(self._processors[name])
             self._dtype = blocks[name].to_q.weight.dtype
 
     def detach(self) -> None:
         """Give the backbone its own processors back: it is bit for bit what it was."""
-        for block, processor in self._detached.values():
+        for block, processor in self._detached:
             block.set_processor(processor)
         self._detached.clear()
-
-
-class UserAttnProcessor:
-    """An attention processor (so that the block keeps its class) that adds the user branch to the library's attention.
-
-    Not a Module: the backbone's parameters and state dict stay its own. Without users it computes what
-    `AttnProcessor2_0` computes, operation by operation, for the attention layers of Stable Cascade and of a
-    UNet2DConditionModel (no norms of q and k, no residual, no mask).
-    """
-
-    def __init__(self) -> None:
-        self.user: tuple[Tensor, Tensor] | None = None
-        """K' and V' [B, n, inner] of the users of now; None switches the branch off."""
-        self.training = True
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **unused: None
-    ) -> Tensor:
-        """hidden_states [B, C, h, w] or [B, L, C] attends to encoder_hidden_states [B, S, C] and to the user."""
-        x = hidden_states.flatten(2).transpose(1, 2) if hidden_states.ndim == 4 else hidden_states  # [B, L, C]
-        context = x if encoder_hidden_states is None else encoder_hidden_states
-        query = _split_heads(attn.to_q(x), attn.heads)
-        key, value = _split_heads(attn.to_k(context), attn.heads), _split_heads(attn.to_v(context), attn.heads)
-        z = _attend(query, key, value, training=self.training)
-        if self.user is not None:
-            key, value = (_split_heads(part, attn.heads) for part in self.user)
-            z = z + _attend(query, key, value, training=self.training)
-        out = attn.to_out[1](attn.to_out[0](z.transpose(1, 2).flatten(2)))
-        return out.transpose(1, 2).reshape(hidden_states.shape) if hidden_states.ndim == 4 else out
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, L, heads·d] -> [B, heads, L, d]."""
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, *, training: bool) -> Tensor:
-    """softmax(Q·Kᵀ/√d)·V over [B, heads, L, d].
-
-    By the library's fused kernel, so that without users the backbone's output is the base's to the last bit; but
-    backwards in bf16 on a CPU that takes up to six times as long as two products, which stand in while training.
-    """
-    if training and query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        return scores.softmax(dim=-1) @ value
-    return scaled_dot_product_attention(query, key, value)
+        self._processors.clear()

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -92,8 +92,7 @@ def mapped(file: Path, mode: Literal["r", "c"] = "c") -> np.ndarray:
 
 def text_arrays(text: Text) -> dict[str, np.ndarray]:
     """The parts of N captions by name, in the order of their names: each [N, ...], on the CPU."""
-    parts = {field.name: getattr(text, field.name) for field in fields(text)}
-    return {name: part.cpu().numpy() for name, part in sorted(parts.items()) if part is not None}
+    return {name: part.cpu().numpy() for name, part in sorted(text.tensors().items())}
 
 
 def row_checksums(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,27 +7,57 @@ from typing import Protocol, Self
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from ppd.diffusion.model.attention import UserProcessor
+from ppd.diffusion.model.process import Process
 
 
 @dataclass(frozen=True)
 class Text:
-    """Captions as a backbone reads them: tokens [B, T, D], pooled [B, P]."""
+    """Captions as a backbone reads them: tokens [B, T, D], and what else it takes; all rows have the same parts."""
 
     tokens: Tensor
-    pooled: Tensor
+    pooled: Tensor | None = None
+    """[B, P], for bases that read a whole caption as one vector too."""
+    lengths: Tensor | None = None
+    """[B] int64, always on the CPU: how many of the T tokens are the caption's. None: all of them are read."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, rows: Tensor | slice) -> "Text":
-        return Text(self.tokens[rows], self.pooled[rows])
+        pooled, lengths = self.pooled, self.lengths
+        return Text(
+            self.tokens[rows],
+            None if pooled is None else pooled[rows],
+            None if lengths is None else lengths[rows.cpu() if isinstance(rows, Tensor) else rows],
+        )
 
     def to(self, device: torch.device) -> "Text":
-        return Text(self.tokens.to(device), self.pooled.to(device))
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return Text(self.tokens.to(device), pooled, self.lengths)
+
+    @property
+    def vectors(self) -> Tensor:
+        """`pooled`, for what cannot do without."""
+        if self.pooled is None:
+            raise ValueError("this text has no pooled part")
+        return self.pooled
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parts that there are, by name: `Text(**text.tensors())` is the same text."""
+        parts = {"tokens": self.tokens, "pooled": self.pooled, "lengths": self.lengths}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @classmethod
     def cat(cls, texts: Sequence[Self]) -> "Text":
-        return Text(torch.cat([text.tokens for text in texts]), torch.cat([text.pooled for text in texts]))
+        """One after the other; shorter ones are filled up with zeros, which no backbone reads."""
+        longest = max(text.tokens.shape[1] for text in texts)
+        filled = [text.tensors() for text in texts]
+        for parts in filled:
+            parts["tokens"] = pad(parts["tokens"], (0, 0, 0, longest - parts["tokens"].shape[1]))
+        return Text(**{name: torch.cat([parts[name] for parts in filled]) for name in filled[0]})
 
 
 class Codec(Protocol):
@@ -47,10 +77,10 @@ class Codec(Protocol):
 
 
 class Backbone(Protocol):
-    """A frozen text-to-image diffusion model.
+    """A frozen text-to-image model, and the process that it was trained for.
 
     t in (0, 1] is the noise level, one a row, always fp32. Latents and noise are [B, C, h, w]. Nothing here knows of
-    people: the user attention plugs into `attention_blocks`.
+    people: their keys and values are plugged into the `attention_blocks`, each with a `user_processor`.
     """
 
     @property
@@ -74,6 +104,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def process(self) -> Process:
+        """Noising, the target of training, and the sampler's steps."""
+        ...
+
+    @property
     def network(self) -> nn.Module:
         """The denoising network: frozen, in eval mode."""
         ...
@@ -92,16 +127,20 @@ class Backbone(Protocol):
         """Images [B, 3, H, W] in [0, 1]. text: the B captions; randoms: a generator a row, for a decoder that draws."""
         ...
 
-    def alpha_bar(self, t: Tensor) -> Tensor:
-        """Signal share ᾱ(t) in x_t = √ᾱ·x_0 + √(1−ᾱ)·ε: [B] -> [B], fp32."""
+    def predict(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
+        """The network's answer at x_t, in fp32: what `process.target` is compared with."""
         ...
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
-        """ε̂ in fp32, whatever the network itself predicts."""
+    def guide(self, near: Tensor, far: Tensor, strength: float) -> Tensor:
+        """far + strength·(near − far), in the order of operations of the base's own pipeline."""
         ...
 
     def attention_blocks(self) -> Mapping[str, Attention]:
         """The attention layers that may take a user, in the order of the forward pass; names hold no dot."""
+        ...
+
+    def user_processor(self) -> UserProcessor:
+        """A processor for one of `attention_blocks`: the library's own attention, and beside it that to a user."""
         ...
 
     def enable_gradient_checkpointing(self) -> None: ...
@@ -109,9 +148,3 @@ class Backbone(Protocol):
     def compile(self) -> None:
         """Compile the denoising network in place."""
         ...
-
-
-def add_noise(backbone: Backbone, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t = √ᾱ(t)·x_0 + √(1−ᾱ(t))·ε, all in fp32."""
-    alpha_bar = backbone.alpha_bar(t)[:, None, None, None]
-    return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise

@@ -83,7 +83,7 @@ class CascadeCodec:
                 (noise,) = decoder(
                     sample=x,
                     timestep_ratio=t,
-                    clip_text_pooled=text.pooled[:, None],
+                    clip_text_pooled=text.vectors[:, None],
                     effnet=latents,
                     return_dict=False,
                 )

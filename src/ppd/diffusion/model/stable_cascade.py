@@ -9,24 +9,25 @@ Facts about the model that are easy to get wrong, each checked by a test:
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_stable_cascade import SDCascadeAttnBlock
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
+from ppd.diffusion.model.attention import CrossAttention
 from ppd.diffusion.model.backbone import Codec, Text
 from ppd.diffusion.model.cascade_codec import CascadeCodec
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.model.fingerprint import fingerprint
 from ppd.diffusion.model.memory import require_room
+from ppd.diffusion.model.process import Cosine, Prediction
 from ppd.errors import InputError
 from ppd.settings import Precision
 
-PredictionType = Literal["epsilon", "v_prediction"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -43,7 +44,7 @@ class StableCascadeBackbone:
         text_encoder: CLIPTextModelWithProjection,
         tokenizer: PreTrainedTokenizerBase,
         codec: Codec,
-        prediction_type: PredictionType = "epsilon",
+        prediction_type: Prediction = "epsilon",
         schedule_offset: float = 0.008,
         base_id: str = "in memory",
         revision: str = "local",
@@ -60,8 +61,7 @@ class StableCascadeBackbone:
         self.text_encoder = text_encoder.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.codec = codec
-        self.prediction_type = prediction_type
-        self.schedule_offset = schedule_offset
+        self.process = Cosine(prediction_type, schedule_offset)
         self.base_id = base_id
         self.revision = revision
         self.fingerprint = fingerprint(unet)
@@ -116,7 +116,7 @@ class StableCascadeBackbone:
         )
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> StableCascadeUNet:
         return self.unet
 
     @property
@@ -154,27 +154,21 @@ class StableCascadeBackbone:
     def decode_latents(self, latents: Tensor, text: Text, randoms: Sequence[torch.Generator]) -> Tensor:
         return self.codec.decode(latents, text, randoms).clamp(0, 1)
 
-    def alpha_bar(self, t: Tensor) -> Tensor:
-        """ᾱ(t) = cos²(((s+t)/(1+s))·π/2) / cos²((s/(1+s))·π/2), s = .008, clamped to [1e-4, .9999]: [B] -> [B]."""
-        s = torch.full((1,), self.schedule_offset, device=t.device)  # made there: a copy would wait for the device
-        at_zero = torch.cos(s / (1 + s) * torch.pi * 0.5) ** 2
-        return (torch.cos((t + s) / (1 + s) * torch.pi * 0.5) ** 2 / at_zero).clamp(1e-4, 0.9999)
-
-    def predict_noise(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
-        """ε̂ [B, C, h, w] in fp32. A network that predicts v is read as ε̂ = √(1−ᾱ)·x_t + √ᾱ·v, here and only here."""
+    def predict(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
+        """ε̂ or v̂ [B, C, h, w] in fp32: the network's own output."""
         dtype = self._output.dtype
         (output,) = self.unet(
             sample=x_t.to(dtype),
             timestep_ratio=t.float(),
-            clip_text_pooled=text.pooled[:, None].to(dtype),
+            clip_text_pooled=text.vectors[:, None].to(dtype),
             clip_text=text.tokens.to(dtype),
             clip_img=x_t.new_zeros(len(x_t), 1, self.unet.config.clip_image_in_channels, dtype=dtype),
             return_dict=False,
         )
-        if self.prediction_type == "epsilon":
-            return output.float()
-        alpha_bar = self.alpha_bar(t)[:, None, None, None]
-        return (1 - alpha_bar).sqrt() * x_t + alpha_bar.sqrt() * output.float()
+        return output.float()
+
+    def guide(self, near: Tensor, far: Tensor, strength: float) -> Tensor:
+        return torch.lerp(far, near, strength)
 
     def attention_blocks(self) -> Mapping[str, Attention]:
         """Names as "down_0_2": side, level, place in the level."""
@@ -186,6 +180,9 @@ class StableCascadeBackbone:
             for place, block in enumerate(blocks)
             if isinstance(block, SDCascadeAttnBlock)
         }
+
+    def user_processor(self) -> CrossAttention:
+        return CrossAttention()
 
     def enable_gradient_checkpointing(self) -> None:
         self.unet.enable_gradient_checkpointing()

@@ -2,7 +2,9 @@
 
 Guidance with text strength s_c and user strength s_u, where ∅ is the empty caption or nobody:
 
-    ε = ε(∅,∅) + s_c·(ε(c,∅) − ε(∅,∅)) + s_u·(ε(c,u) − ε(c,∅))
+    f = f(∅,∅) + s_c·(f(c,∅) − f(∅,∅)) + s_u·(f(c,u) − f(c,∅))
+
+f is what the base's network predicts, ε, v or a velocity: at one x_t they are linear in each other, so it is one rule.
 
 s_u = 0 is the base model, 1 is as trained, beyond 1 extrapolates. Outside `user_interval` s_u is 0: an adapter that was
 trained at high noise has nothing to say at low noise, where the base draws the details (limited-interval guidance,
@@ -11,7 +13,6 @@ arXiv 2404.07724, on the user). Only the branches whose coefficient is not zero 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -87,37 +88,18 @@ def sample_latents(
     base = _Guidance(backbone, text, empty, None, settings, None)
     guided = _Guidance(backbone, text, empty, _users_of(requests, adapter, backbone.device), settings, adapter)
     low, high = settings.user_interval
-    times = torch.linspace(1, 0, settings.steps + 1, device=backbone.device)
-    for t, t_next in pairwise(times):
-        at = guided if low < t <= high else base
-        noise = at.predict_noise(x, t.expand(len(x)))
-        signal, signal_next = backbone.alpha_bar(t[None]), backbone.alpha_bar(t_next[None])
-        if settings.sampler == "ddim":
-            x = ddim_step(x, noise, signal, signal_next)
-        else:
-            fresh = _randn(randoms, shape, backbone.device)
-            x = ddpm_step(x, noise, signal, signal_next, fresh * (t_next != 0))
-    return x
 
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        return (guided if low < t <= high else base).predict(x, t.expand(len(x)))
 
-def ddim_step(x: Tensor, noise: Tensor, signal: Tensor, signal_next: Tensor) -> Tensor:
-    """x_s = √ᾱ_s·x̂_0 + √(1−ᾱ_s)·ε̂ with x̂_0 = (x_t − √(1−ᾱ_t)·ε̂)/√ᾱ_t (DDIM, arXiv 2010.02502, η = 0)."""
-    x_0 = (x - (1 - signal).sqrt() * noise) / signal.sqrt()
-    return signal_next.sqrt() * x_0 + (1 - signal_next).sqrt() * noise
+    def fresh() -> Tensor:
+        return _randn(randoms, shape, backbone.device)
 
-
-def ddpm_step(x: Tensor, noise: Tensor, signal: Tensor, signal_next: Tensor, fresh: Tensor) -> Tensor:
-    """A draw from q(x_s | x_t, x̂_0), in the order of operations of diffusers' DDPMWuerstchenScheduler.
-
-    fresh: standard normal noise of x's shape, zeros at the last step.
-    """
-    alpha = signal / signal_next
-    mean = (1.0 / alpha).sqrt() * (x - (1 - alpha) * noise / (1 - signal).sqrt())
-    return mean + ((1 - alpha) * (1.0 - signal_next) / (1.0 - signal)).sqrt() * fresh
+    return backbone.process.denoise(predict, x, settings.steps, settings.sampler, fresh)
 
 
 class _Guidance:
-    """Predicts guided noise for one batch of requests, one forward of the network a call."""
+    """Predicts with guidance for one batch of requests, one forward of the network a call."""
 
     def __init__(
         self,
@@ -130,8 +112,8 @@ class _Guidance:
     ) -> None:
         self.backbone, self.adapter = backbone, adapter
         s_c, s_u = settings.text_guidance, settings.user_guidance if users is not None else 0.0
-        no_text = Text(empty.tokens.expand_as(text.tokens), empty.pooled.expand_as(text.pooled))
-        # (coefficient, caption, for the user?). They add up to 1; order and lerp are those of diffusers' pipeline.
+        no_text = empty[torch.zeros(len(text), dtype=torch.int64)]
+        # (coefficient, caption, for the user?). They add up to 1.
         branches = [(s_u, text, True), (s_c - s_u, text, False), (1 - s_c, no_text, False)]
         branches = [branch for branch in branches if branch[0] != 0]
         self.coefficients = [coefficient for coefficient, _, _ in branches]
@@ -140,8 +122,8 @@ class _Guidance:
         if users is not None:
             self.users = torch.cat([users * for_user for _, _, for_user in branches])
 
-    def predict_noise(self, x: Tensor, t: Tensor) -> Tensor:
-        """x [B, C, h, w], t [B] -> guided ε̂ [B, C, h, w]."""
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        """x [B, C, h, w], t [B] -> the network's guided output [B, C, h, w]."""
         n = len(self.coefficients)
         if self.users is None or self.adapter is None:
             parts = self._forward(x, t, n)
@@ -151,11 +133,11 @@ class _Guidance:
         if n == 1:
             return parts[0]
         if n == 2:
-            return torch.lerp(parts[1], parts[0], self.coefficients[0])
+            return self.backbone.guide(parts[0], parts[1], self.coefficients[0])
         return torch.stack([c * part for c, part in zip(self.coefficients, parts, strict=True)]).sum(dim=0)
 
     def _forward(self, x: Tensor, t: Tensor, n: int) -> tuple[Tensor, ...]:
-        return self.backbone.predict_noise(x.repeat(n, 1, 1, 1), t.repeat(n), self.text).chunk(n)
+        return self.backbone.predict(x.repeat(n, 1, 1, 1), t.repeat(n), self.text).chunk(n)
 
 
 def _users_of(requests: Sequence[Request], adapter: UserAttention | None, device: torch.device) -> Tensor | None:

@@ -9,9 +9,12 @@ from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 
-def denoising_error(predicted: Tensor, noise: Tensor) -> Tensor:
-    """e = mean over C, h, w of (ε̂ − ε)²: [B, C, h, w] -> [B]. The mean, not the sum: β is tied to it."""
-    return (predicted - noise).square().mean(dim=(1, 2, 3))
+def denoising_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """e = mean over C, h, w of (prediction − target)²: [B, C, h, w] -> [B]. The mean, not the sum: β is tied to it.
+
+    The target is the network's own, ε, v or a flow's velocity (`ppd.diffusion.model.process`): nothing weighs t.
+    """
+    return (predicted - target).square().mean(dim=(1, 2, 3))
 
 
 def margin(error_w: Tensor, error_l: Tensor, reference_w: Tensor, reference_l: Tensor) -> Tensor:
@@ -32,9 +35,9 @@ def preference_loss(margin: Tensor, beta: float, weight: Tensor | None = None) -
 def safeguarded_loser_error(error_l: Tensor, residual_w: Tensor, residual_l: Tensor, slack: float) -> Tensor:
     """The loser's error with its gradient scaled down so that, to first order, the winner's error does not grow: [B].
 
-    With g = ε̂ − ε, a step along −(g_w − λ·g_l) changes the winner's error by −(|g_w|² − λ·⟨g_w, g_l⟩), so
+    With g = prediction − target, a step along −(g_w − λ·g_l) changes the winner's error by −(|g_w|² − λ·⟨g_w, g_l⟩), so
     λ = min(1, (1 − μ)·|g_w|² / ⟨g_w, g_l⟩) where the gradients agree, 1 elsewhere; μ is `slack`. The value of the error
-    stays as it is. Diffusion-SDPO (arXiv 2511.03317). residuals: ε̂ − ε, [B, C, h, w].
+    stays as it is. Diffusion-SDPO (arXiv 2511.03317). residuals: prediction − target, [B, C, h, w].
     """
     with torch.no_grad():
         agreement = (residual_w * residual_l).sum(dim=(1, 2, 3))

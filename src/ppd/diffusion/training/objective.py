@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ppd.diffusion.adapter.user_attention import UserAttention
-from ppd.diffusion.model.backbone import Backbone, Text, add_noise
+from ppd.diffusion.model.backbone import Backbone, Text
 from ppd.diffusion.training.dataset import Draw, Pairs, TrainingData
 from ppd.diffusion.training.loss import denoising_error, margin, preference_loss, safeguarded_loser_error
 from ppd.settings import LossSettings
@@ -19,45 +19,42 @@ class NoisyPairs:
     """B pairs ready for a forward on the device: B winners, then B losers (or only winners, for SFT)."""
 
     x_t: Tensor
-    noise: Tensor
+    target: Tensor
+    """[2B, C, h, w] what the base's network was trained to answer at x_t; errors are those of it."""
     t: Tensor
     text: Text
     users: Tensor
-    scale: Tensor
-    """[2B] what a squared error of ε̂ is multiplied by: 1, or 1/ᾱ(t), which makes it a squared error of v."""
     weight: Tensor
     """[B] importance weight of t."""
 
 
-def noisy_pairs(
-    backbone: Backbone, data: TrainingData, pairs: Pairs, draw: Draw, *, losers: bool, error: str
-) -> NoisyPairs:
+def noisy_pairs(backbone: Backbone, data: TrainingData, pairs: Pairs, draw: Draw, *, losers: bool) -> NoisyPairs:
     """Noise the images of `pairs` with one t and one ε a pair."""
     copies, device = (2 if losers else 1), backbone.device
     images = torch.cat([pairs.chosen, pairs.rejected]) if losers else pairs.chosen
     noise, t = draw.noise.repeat(copies, 1, 1, 1).to(device), draw.t.repeat(copies).to(device)
+    x_0 = data.latents[images].to(device, torch.float32)
     users = data.embeddings_of(pairs.user, draw.group) * draw.keep_user[:, None, None]
     return NoisyPairs(
-        x_t=add_noise(backbone, data.latents[images].to(device, torch.float32), noise, t),
-        noise=noise,
+        x_t=backbone.process.add_noise(x_0, noise, t),
+        target=backbone.process.target(x_0, noise, t),
         t=t,
         text=data.text[pairs.caption.repeat(copies)].to(device),
         users=users.repeat(copies, 1, 1).to(device),
-        scale=1 / backbone.alpha_bar(t) if error == "velocity" else torch.ones_like(t),
         weight=draw.weight.to(device),
     )
 
 
 @torch.no_grad()
 def base_errors(backbone: Backbone, adapter: UserAttention, batch: NoisyPairs) -> Tensor:
-    """e_ref [2B], unscaled: the same weights with the user branch off, in place of a second copy of the model."""
+    """e_ref [2B]: the same weights with the user branch off, in place of a second copy of the model."""
     with adapter.users(None):
-        return denoising_error(backbone.predict_noise(batch.x_t, batch.t, batch.text), batch.noise)
+        return denoising_error(backbone.predict(batch.x_t, batch.t, batch.text), batch.target)
 
 
 def sft_objective(residual: Tensor, batch: NoisyPairs) -> tuple[Tensor, Stats]:
-    """Denoising error of the chosen images alone. residual: ε̂ − ε [B, C, h, w]."""
-    errors = residual.square().mean(dim=(1, 2, 3)) * batch.scale
+    """Denoising error of the chosen images alone. residual: prediction − target [B, C, h, w]."""
+    errors = residual.square().mean(dim=(1, 2, 3))
     return (batch.weight * errors).mean(), {"error_chosen": errors.mean().item()}
 
 
@@ -66,11 +63,11 @@ def preference_objective(
 ) -> tuple[Tensor, Stats]:
     """Preference loss with the options of `loss`, and what the curve shows of it.
 
-    residual: ε̂ − ε of winners, then losers [2B, C, h, w]. reference: e_ref [2B], unscaled.
+    residual: prediction − target of winners, then losers [2B, C, h, w]. reference: e_ref [2B].
     """
     residual_w, residual_l = residual.chunk(2)
-    error_w, error_l = (residual.square().mean(dim=(1, 2, 3)) * batch.scale).chunk(2)
-    reference_w, reference_l = (reference * batch.scale).chunk(2)
+    error_w, error_l = residual.square().mean(dim=(1, 2, 3)).chunk(2)
+    reference_w, reference_l = reference.chunk(2)
     if loss.safeguard is not None:
         error_l = safeguarded_loser_error(error_l, residual_w, residual_l, loss.safeguard)
     m = margin(error_w, error_l, reference_w, reference_l)

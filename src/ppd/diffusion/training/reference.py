@@ -29,7 +29,9 @@ class ReferenceErrors:
     ) -> None:
         self._cycle = steps_per_cycle(len(data.train), settings)
         depends_on = settings.model_dump(include={"seed", "pairs_per_step", "timesteps", "precision", "fresh_epochs"})
-        key = json.dumps([backbone.fingerprint, data.content_hash, depends_on, rank], sort_keys=True)
+        key = json.dumps(
+            [backbone.fingerprint, backbone.process.name, data.content_hash, depends_on, rank], sort_keys=True
+        )
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self._path = None if folder is None else folder / f"reference-{name}.safetensors"
         known = self._read(torch.empty(0, settings.pairs_per_step, 2))

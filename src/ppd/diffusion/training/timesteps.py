@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.special import ndtr, ndtri
 
 from ppd.settings import TimestepSettings
 
@@ -14,8 +15,14 @@ def stratified(n: int, generator: torch.Generator) -> Tensor:
 
 
 def noise_levels(r: Tensor, distribution: TimestepSettings) -> Tensor:
-    """t = high − (high − low)·r^power for r uniform in [0, 1): [B] -> [B], in (0, 1]."""
-    return distribution.high - (distribution.high - distribution.low) * r**distribution.power
+    """The quantile function of the distribution, from high t to low, at r in [0, 1): [B] -> [B], in (0, 1]."""
+    low, high = distribution.low, distribution.high
+    if distribution.distribution == "power":
+        t = high - (high - low) * r**distribution.power
+    else:  # of a standard normal between logit(low) and logit(high), then back
+        bottom, top = ndtr(torch.logit(torch.tensor([low, high], dtype=torch.float64)))
+        t = torch.sigmoid(ndtri(top - (top - bottom) * r.double())).float()
+    return distribution.shift * t / (1 + (distribution.shift - 1) * t)
 
 
 def importance_weights(r: Tensor, distribution: TimestepSettings) -> Tensor:

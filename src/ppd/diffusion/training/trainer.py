@@ -56,10 +56,10 @@ class Denoiser(nn.Module):
     def __init__(self, backbone: Backbone, adapter: UserAttention) -> None:
         super().__init__()
         self.adapter = adapter
-        self._predict_noise = backbone.predict_noise
+        self._predict = backbone.predict
 
     def forward(self, x_t: Tensor, t: Tensor, text: Text) -> Tensor:
-        return self._predict_noise(x_t, t, text)
+        return self._predict(x_t, t, text)
 
 
 class Trainer:
@@ -241,7 +241,8 @@ class Trainer:
             f"x {self.n_processes} processes",
             "steps": f"{s.steps} from {self.step}: {s.steps * s.pairs_per_step / n_pairs:.2f} epochs of {n_pairs:,} "
             f"pairs; draws repeat after {steps_per_cycle(n_pairs, s)} steps",
-            "beta": f"{s.loss.beta:g}, times half the margin of mean squared {s.loss.error} errors",
+            "beta": f"{s.loss.beta:g}, times half the margin of mean squared errors of the base's own target",
+            "process": self.backbone.process.name,
             "peak memory": f"{peak_gb:.1f} GB",
             "estimated time": f"{seconds * accumulated * (s.steps - self.step) / 60:.1f} min",
         }
@@ -264,10 +265,10 @@ class Trainer:
         """Forward and backward of some pairs of a draw; their gradient counts as `share` of the process' step."""
         draw, loss_settings = draw[rows], self.settings.loss
         pairs, preference = self.data.train[draw.pairs], self.method != "sft"
-        batch = noisy_pairs(self.backbone, self.data, pairs, draw, losers=preference, error=loss_settings.error)
+        batch = noisy_pairs(self.backbone, self.data, pairs, draw, losers=preference)
         reference = self._reference(rows, batch) if preference else None
         with self.adapter.users(batch.users):
-            residual = self.denoiser(batch.x_t, batch.t, batch.text) - batch.noise
+            residual = self.denoiser(batch.x_t, batch.t, batch.text) - batch.target
             if reference is not None:
                 loss, stats = preference_objective(residual, reference, batch, loss_settings)
             else:

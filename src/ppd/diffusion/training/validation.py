@@ -40,10 +40,7 @@ class HeldOutEvaluation:
             keep_user=torch.ones(n, dtype=torch.bool),
         )
         parts = [slice(start, start + settings.micro_batch_pairs) for start in range(0, n, settings.micro_batch_pairs)]
-        self.batches = [
-            noisy_pairs(backbone, data, pairs[rows], draw[rows], losers=True, error=settings.loss.error)
-            for rows in parts
-        ]
+        self.batches = [noisy_pairs(backbone, data, pairs[rows], draw[rows], losers=True) for rows in parts]
         # Over all pairs, not within a batch: in a batch of one, or of one user, nobody would be exchanged.
         others = data.embeddings_of(shuffled_users(pairs.user), draw.group)
         self.others = [others[rows].repeat(2, 1, 1).to(backbone.device) for rows in parts]
@@ -60,13 +57,12 @@ class HeldOutEvaluation:
         own: list[Tensor] = []
         shuffled: list[Tensor] = []
         for batch, reference, others in zip(self.batches, self.reference, self.others, strict=True):
-            scale = batch.scale.chunk(2)[0]
             reference_w, reference_l = reference.chunk(2)
             for users, margins in ((batch.users, own), (others, shuffled)):
                 with self.adapter.users(users):
-                    predicted = self.backbone.predict_noise(batch.x_t, batch.t, batch.text)
-                error_w, error_l = denoising_error(predicted, batch.noise).chunk(2)
-                margins.append(margin(error_w, error_l, reference_w, reference_l) * scale)
+                    predicted = self.backbone.predict(batch.x_t, batch.t, batch.text)
+                error_w, error_l = denoising_error(predicted, batch.target).chunk(2)
+                margins.append(margin(error_w, error_l, reference_w, reference_l))
         if not own:
             return {}
         m = torch.cat(own)

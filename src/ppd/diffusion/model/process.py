@@ -1,0 +1,139 @@
+"""How a base makes noise of an image, what its network says of a noisy one, and the way back.
+
+A process is a base's own: its noise levels, the target that its network was trained for, and the steps of its sampler.
+Training compares the network's output with `target` and nothing else, so no weight that depends on t can hide in the
+margin of a preference loss: read as the noise, the error of a flow would be (1−σ)² times that of its velocity, and β
+would change with the noise level.
+
+t in (0, 1] is the noise level, fp32, one a row. Legend: B rows; C, h, w latent; ᾱ the signal share.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ppd.errors import InputError
+
+Prediction = Literal["epsilon", "v_prediction"]
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""x [B, C, h, w] and one noise level (a scalar) -> the network's (guided) output, of x's shape."""
+
+
+class Process(Protocol):
+    """A forward process, the target of training, and the sampler's steps."""
+
+    @property
+    def name(self) -> str:
+        """What it is, with all that decides its numbers; part of what names cached errors."""
+        ...
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """The values of `sampling.sampler` that `denoise` knows."""
+        ...
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t of x_0 and ε [B, C, h, w] at t [B], in fp32."""
+        ...
+
+    def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network was trained to answer at x_t: ε, v, or the flow's velocity."""
+        ...
+
+    def denoise(self, predict: Predict, x: Tensor, n_steps: int, sampler: str, fresh: Callable[[], Tensor]) -> Tensor:
+        """From noise x [B, C, h, w] to latents. fresh: standard normal noise of x's shape, for samplers that add some.
+
+        Raises InputError for a sampler that is not one of `samplers`.
+        """
+        ...
+
+
+def check_sampler(process: Process, sampler: str) -> None:
+    """Raises InputError where the process has no such sampler."""
+    if sampler not in process.samplers:
+        raise InputError(
+            f"sampling.sampler is {sampler}, which this base does not know", fix=f"Use {' or '.join(process.samplers)}"
+        )
+
+
+@dataclass(frozen=True)
+class VariancePreserving(ABC):
+    """x_t = √ᾱ(t)·x_0 + √(1−ᾱ(t))·ε, with a network that predicts ε or v = √ᾱ·ε − √(1−ᾱ)·x_0.
+
+    The two targets are those of DDPM (arXiv 2006.11239) and of Salimans & Ho (arXiv 2202.00512); at one x_t the squared
+    error of v is that of ε over ᾱ(t).
+    """
+
+    prediction: Prediction
+
+    @abstractmethod
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        """Signal share ᾱ(t): [B] -> [B], fp32."""
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        alpha_bar = self.alpha_bar(t)[:, None, None, None]
+        return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
+
+    def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        if self.prediction == "epsilon":
+            return noise
+        alpha_bar = self.alpha_bar(t)[:, None, None, None]
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0
+
+    def noise_of(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """ε̂ of the network's output at x_t; of v it is √(1−ᾱ)·x_t + √ᾱ·v."""
+        if self.prediction == "epsilon":
+            return output
+        alpha_bar = self.alpha_bar(t)[:, None, None, None]
+        return (1 - alpha_bar).sqrt() * x_t + alpha_bar.sqrt() * output
+
+
+@dataclass(frozen=True)
+class Cosine(VariancePreserving):
+    """Stable Cascade's: continuous t, ᾱ a squared cosine (diffusers' DDPMWuerstchenScheduler with scaler 1)."""
+
+    offset: float = 0.008
+    samplers = ("ddim", "ddpm")
+
+    @property
+    def name(self) -> str:
+        return f"cosine {self.offset}, {self.prediction}"
+
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        """ᾱ(t) = cos²(((s+t)/(1+s))·π/2) / cos²((s/(1+s))·π/2), clamped to [1e-4, .9999]: [B] -> [B]."""
+        s = torch.full((1,), self.offset, device=t.device)  # made there: a copy would wait for the device
+        at_zero = torch.cos(s / (1 + s) * torch.pi * 0.5) ** 2
+        return (torch.cos((t + s) / (1 + s) * torch.pi * 0.5) ** 2 / at_zero).clamp(1e-4, 0.9999)
+
+    def denoise(self, predict: Predict, x: Tensor, n_steps: int, sampler: str, fresh: Callable[[], Tensor]) -> Tensor:
+        """Evenly spaced t, as in Stable Cascade's pipeline. ddpm: the scheduler's own steps; ddim: η = 0."""
+        check_sampler(self, sampler)
+        for t, t_next in pairwise(torch.linspace(1, 0, n_steps + 1, device=x.device)):
+            noise = self.noise_of(predict(x, t), x, t[None])
+            signal, signal_next = self.alpha_bar(t[None]), self.alpha_bar(t_next[None])
+            if sampler == "ddim":
+                x = ddim_step(x, noise, signal, signal_next)
+            else:
+                x = ddpm_step(x, noise, signal, signal_next, fresh() * (t_next != 0))
+        return x
+
+
+def ddim_step(x: Tensor, noise: Tensor, signal: Tensor, signal_next: Tensor) -> Tensor:
+    """x_s = √ᾱ_s·x̂_0 + √(1−ᾱ_s)·ε̂ with x̂_0 = (x_t − √(1−ᾱ_t)·ε̂)/√ᾱ_t (DDIM, arXiv 2010.02502, η = 0)."""
+    x_0 = (x - (1 - signal).sqrt() * noise) / signal.sqrt()
+    return signal_next.sqrt() * x_0 + (1 - signal_next).sqrt() * noise
+
+
+def ddpm_step(x: Tensor, noise: Tensor, signal: Tensor, signal_next: Tensor, fresh: Tensor) -> Tensor:
+    """A draw from q(x_s | x_t, x̂_0), in the order of operations of diffusers' DDPMWuerstchenScheduler.
+
+    fresh: standard normal noise of x's shape, zeros at the last step.
+    """
+    alpha = signal / signal_next
+    mean = (1.0 / alpha).sqrt() * (x - (1 - alpha) * noise / (1 - signal).sqrt())
+    return mean + ((1 - alpha) * (1.0 - signal_next) / (1.0 - signal)).sqrt() * fresh

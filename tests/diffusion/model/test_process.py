@@ -1,0 +1,58 @@
+"""Processes against closed forms: what they call the target is what the papers define, and steps undo noising."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ppd.diffusion.model.process import Cosine, Prediction
+from ppd.diffusion.training.loss import denoising_error, margin, preference_loss
+from ppd.errors import InputError
+
+
+def drawn(n: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    x_0, noise = torch.randn(2, n, 4, 3, 3, generator=g, dtype=torch.float64)
+    return x_0, noise, torch.linspace(0.05, 0.98, n, dtype=torch.float64)
+
+
+def test_the_epsilon_and_the_v_form_of_one_model_have_the_losses_of_the_papers() -> None:
+    """e_v = e_ε / ᾱ(t) (arXiv 2202.00512, appendix D), so each form's margin is that of its own target."""
+    of_noise, of_v = Cosine("epsilon"), Cosine("v_prediction")
+    x_0, noise, t = drawn()
+    x_t = of_noise.add_noise(x_0, noise, t)
+    alpha_bar = of_noise.alpha_bar(t)[:, None, None, None]
+    errors: dict[Prediction, list[Tensor]] = {"epsilon": [], "v_prediction": []}
+    for i in range(4):  # winner and loser by the model, then by the reference
+        predicted = noise + 0.1 * torch.randn(noise.shape, generator=torch.Generator().manual_seed(i))
+        implied_x_0 = (x_t - (1 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
+        as_v = alpha_bar.sqrt() * predicted - (1 - alpha_bar).sqrt() * implied_x_0
+        torch.testing.assert_close(of_v.noise_of(as_v, x_t, t), predicted)
+        errors["epsilon"].append(denoising_error(predicted, of_noise.target(x_0, noise, t)))
+        errors["v_prediction"].append(denoising_error(as_v, of_v.target(x_0, noise, t)))
+    for e, v in zip(*errors.values(), strict=True):
+        torch.testing.assert_close(v, e / of_noise.alpha_bar(t))
+    for name, scale in {"epsilon": torch.ones_like(t), "v_prediction": 1 / of_noise.alpha_bar(t)}.items():
+        m = margin(*(e * scale for e in errors["epsilon"]))
+        expected = torch.log1p(torch.exp(20.0 / 2 * m)).mean()  # Diffusion-DPO, arXiv 2311.12908, eq. 14
+        torch.testing.assert_close(preference_loss(margin(*errors[name]), 20.0), expected)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_steps_with_the_true_answer_lead_to_the_image(prediction: Prediction) -> None:
+    process = Cosine(prediction)
+    x_0, noise, _ = drawn()
+    x_0, noise = x_0.float(), noise.float()
+
+    def answer(x: Tensor, t: Tensor) -> Tensor:
+        return process.target(x_0, noise, t.expand(len(x)))
+
+    start = process.add_noise(x_0, noise, torch.ones(len(x_0)))
+    ends = process.denoise(answer, start, 6, "ddim", lambda: pytest.fail("ddim adds no noise"))
+    expected = process.add_noise(x_0, noise, torch.zeros(len(x_0)))
+    # At t = 1 the image is 1 % of x_t: fp32 recovers it to some digits only.
+    torch.testing.assert_close(ends, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_sampler_that_belongs_to_another_process_is_refused() -> None:
+    with pytest.raises(InputError, match="sampling.sampler is euler, .* Use ddim or ddpm"):
+        Cosine("epsilon").denoise(lambda x, t: x, torch.zeros(1, 1, 1, 1), 1, "euler", lambda: torch.zeros(1))
