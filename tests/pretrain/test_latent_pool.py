@@ -1,5 +1,7 @@
 """What the prior sees at a step depends on the step alone, whoever rendered it and drew its noise."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.pretrain import ahead as ahead_module
-from ppd.pretrain import latent_pool
+from ppd.pretrain import latent_pool, renderer
 from ppd.pretrain.latent_pool import CAPTIONS, EMPTY, LatentPool
 from ppd.simulation.render import Atlas
 
@@ -29,7 +31,7 @@ def _seen(pool: LatentPool, steps: tuple[int, ...]) -> Iterator[tuple[Tensor, Te
 
 def test_renders_of_other_processes_are_the_same(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
     here = list(_seen(_pool(atlas), STEPS))
-    with ProcessPoolExecutor(1, initializer=latent_pool._begin, initargs=(atlas,)) as process:
+    with ProcessPoolExecutor(1, initializer=renderer.begin, initargs=(atlas,)) as process:
         monkeypatch.setattr(latent_pool, "side_processes", lambda *_: process)
         elsewhere = list(_seen(_pool(atlas), STEPS))
     for (latents, captions), (other_latents, other_captions) in zip(here, elsewhere, strict=True):
@@ -57,3 +59,9 @@ def test_draws_made_ahead_are_those_of_their_steps(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Tensor, "to", lambda tensor, device, non_blocking: tensor)
     of = ahead_module.ahead(lambda step: (torch.tensor(step),), torch.device("cuda"))
     assert [of(step)[0].item() for step in (3, 4, 5, 6, 20, 21)] == [3, 4, 5, 6, 20, 21]
+
+
+def test_a_process_that_renders_imports_no_torch() -> None:
+    """Fifteen of them begin beside each training: with torch that took longer than the training."""
+    asked = "import sys, ppd.pretrain.renderer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked]).returncode == 0

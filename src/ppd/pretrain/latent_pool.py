@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppd.diffusion.model.codec import PATCH_PX, ImageCodec
 from ppd.diffusion.training.timesteps import stratified
+from ppd.pretrain import renderer
 from ppd.pretrain.ahead import ahead, side_processes
 from ppd.pretrain.pictures import to_tensor
 from ppd.seeding import generator
@@ -44,7 +45,7 @@ class LatentPool:
         self.name, self.seed, self.size, self.steps_each = name, seed, size, steps_each
         self.last_pool = (steps - 1) // steps_each
         self.index = -1
-        self._renderers = side_processes(device, _begin, atlas)
+        self._renderers = side_processes(device, renderer.begin, atlas)
         self._next: list[Future[NDArray[np.uint8]]] = []
 
     def rows(self, step: int, batch_size: int, empty_caption_share: float) -> tuple[Tensor, Tensor]:
@@ -75,7 +76,7 @@ class LatentPool:
 
     def _render_elsewhere(self, index: int) -> list[Future[NDArray[np.uint8]]]:
         assert self._renderers is not None
-        return [self._renderers.submit(_render, part) for part in self._parts(index)]
+        return [self._renderers.submit(renderer.render_scenes, part) for part in self._parts(index)]
 
     def _parts(self, index: int) -> list[Scenes]:
         scenes = self._scenes(index)
@@ -101,16 +102,3 @@ def training_draws(
         return *pool.rows(step, batch_size, empty_caption_share), level, noise
 
     return ahead(draw, pool.device)
-
-
-_atlas: Atlas
-
-
-def _begin(atlas: Atlas) -> None:
-    """Give a process that renders its atlas, once."""
-    global _atlas
-    _atlas = atlas
-
-
-def _render(scenes: Scenes) -> NDArray[np.uint8]:
-    return render(_atlas, scenes)
