@@ -30,6 +30,16 @@ def accelerator_of(device: torch.device) -> Accelerator:
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on `device`, without waiting until the device has done what it was asked before.
+
+    A copy from ordinary memory to a CUDA GPU waits for that; one from page-locked memory takes its turn.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def _drop_settings_of_accelerate() -> None:
     """Forget every variable of accelerate's that is not one of `PLACES`; says which of them had an effect."""
     found = {name: os.environ.pop(name) for name in sorted(os.environ) if _is_setting(name)}

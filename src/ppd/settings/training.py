@@ -1,6 +1,6 @@
 """Fine-tuning the adapter (`ppd.diffusion.training`)."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -83,8 +83,8 @@ class FinetuneSettings(Component):
 
     steps: int = Field(750, ge=1)
     pairs_per_step: int = Field(32, ge=1)
-    micro_batch_pairs: int = Field(32, ge=1)
-    """Pairs in one forward on one process; the rest of a step is accumulated."""
+    micro_batch_pairs: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
+    """Pairs in one forward on one process; the rest of a step is accumulated. auto: as many as fit, found by trying."""
     fresh_epochs: int | None = Field(None, ge=1)
     """After so many epochs batches, t and noise repeat, so reference errors come from the cache; null: never repeat."""
     learning_rate: float = Field(1e-3, gt=0)
@@ -99,9 +99,12 @@ class FinetuneSettings(Component):
     """Share of pairs with u = 0. The adapter is an exact no-op there, so these pairs teach it nothing: 0 by default."""
     seed: int = 0
     precision: Precision = "bf16"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Annotated[float, Field(gt=0, le=1)] = False
+    """Compute the base's blocks again in the backward pass instead of keeping what they computed: all of them (true),
+    none (false), or a share of them, evenly spread. Less memory for more time."""
     compile: bool = False
-    """torch.compile the base network: needs a C++ compiler on a CPU, and a minute at the start."""
+    """torch.compile the base's blocks one by one: needs a C++ compiler, and some seconds for each shape. Where that
+    fails, training says so and goes on without."""
     evaluate_every_steps: int = Field(250, ge=1)
     evaluation_pairs: int = Field(256, ge=1)
     """At most so many pairs of seen people, and of held-out ones, with noise of their own that never changes."""
@@ -114,7 +117,7 @@ class FinetuneSettings(Component):
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
-        if self.pairs_per_step % self.micro_batch_pairs:
+        if self.micro_batch_pairs != "auto" and self.pairs_per_step % self.micro_batch_pairs:
             raise ValueError(
                 f"pairs_per_step ({self.pairs_per_step}) must be a multiple of micro_batch_pairs "
                 f"({self.micro_batch_pairs}): a step is cut in equal micro-batches"

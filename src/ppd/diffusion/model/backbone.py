@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ppd.device import sent
 from ppd.diffusion.model.attention import UserProcessor
 from ppd.diffusion.model.process import Process
 
@@ -35,8 +36,8 @@ class Text:
         )
 
     def to(self, device: torch.device) -> "Text":
-        pooled = None if self.pooled is None else self.pooled.to(device)
-        return Text(self.tokens.to(device), pooled, self.lengths)
+        pooled = None if self.pooled is None else sent(self.pooled, device)
+        return Text(sent(self.tokens, device), pooled, self.lengths)
 
     @property
     def vectors(self) -> Tensor:
@@ -143,8 +144,10 @@ class Backbone(Protocol):
         """A processor for one of `attention_blocks`: the library's own attention, and beside it that to a user."""
         ...
 
-    def enable_gradient_checkpointing(self) -> None: ...
+    def repeated_blocks(self) -> Sequence[nn.Module]:
+        """The modules that the network repeats, in the order of the forward pass: they can be compiled one by one."""
+        ...
 
-    def compile(self) -> None:
-        """Compile the denoising network in place."""
+    def enable_gradient_checkpointing(self, share: float = 1.0) -> None:
+        """Keep only the inputs of a `share` of these blocks for the backward pass, and compute the rest again there."""
         ...

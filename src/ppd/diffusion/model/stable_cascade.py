@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_stable_cascade import SDCascadeAttnBlock
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from ppd.diffusion.model.attention import CrossAttention
@@ -25,6 +25,7 @@ from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.model.fingerprint import fingerprint
 from ppd.diffusion.model.memory import require_room
 from ppd.diffusion.model.process import Cosine, Prediction
+from ppd.diffusion.model.repeated_blocks import checkpoint_share
 from ppd.errors import InputError
 from ppd.settings import Precision
 
@@ -184,11 +185,11 @@ class StableCascadeBackbone:
     def user_processor(self) -> CrossAttention:
         return CrossAttention()
 
-    def enable_gradient_checkpointing(self) -> None:
-        self.unet.enable_gradient_checkpointing()
+    def repeated_blocks(self) -> Sequence[nn.Module]:
+        return [block for level in (*self.unet.down_blocks, *self.unet.up_blocks) for block in level]
 
-    def compile(self) -> None:
-        self.unet.compile()
+    def enable_gradient_checkpointing(self, share: float = 1.0) -> None:
+        self.unet.enable_gradient_checkpointing(checkpoint_share(share))
 
 
 def _keep_timesteps_exact(unet: StableCascadeUNet, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppd.device import sent
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone, Text
 from ppd.diffusion.training.dataset import Draw, Pairs, TrainingData
@@ -12,6 +13,8 @@ from ppd.diffusion.training.loss import denoising_error, margin, preference_loss
 from ppd.settings import LossSettings
 
 Stats = dict[str, float]
+Measured = dict[str, Tensor]
+"""Numbers that are still on the device, each of shape []: fetching one waits for all that leads to it."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,17 @@ def noisy_pairs(backbone: Backbone, data: TrainingData, pairs: Pairs, draw: Draw
     """Noise the images of `pairs` with one t and one ε a pair."""
     copies, device = (2 if losers else 1), backbone.device
     images = torch.cat([pairs.chosen, pairs.rejected]) if losers else pairs.chosen
-    noise, t = draw.noise.repeat(copies, 1, 1, 1).to(device), draw.t.repeat(copies).to(device)
-    x_0 = data.latents[images].to(device, torch.float32)
+    noise, t = sent(draw.noise, device).repeat(copies, 1, 1, 1), sent(draw.t, device).repeat(copies)
+    x_0 = sent(data.latents[images], device).float()
     users = data.embeddings_of(pairs.user, draw.group) * draw.keep_user[:, None, None]
+    text = data.text[pairs.caption].to(device)
     return NoisyPairs(
         x_t=backbone.process.add_noise(x_0, noise, t),
         target=backbone.process.target(x_0, noise, t),
         t=t,
-        text=data.text[pairs.caption.repeat(copies)].to(device),
-        users=users.repeat(copies, 1, 1).to(device),
-        weight=draw.weight.to(device),
+        text=Text.cat([text] * copies),
+        users=sent(users, device).repeat(copies, 1, 1),
+        weight=sent(draw.weight, device),
     )
 
 
@@ -52,15 +56,15 @@ def base_errors(backbone: Backbone, adapter: UserAttention, batch: NoisyPairs) -
         return denoising_error(backbone.predict(batch.x_t, batch.t, batch.text), batch.target)
 
 
-def sft_objective(residual: Tensor, batch: NoisyPairs) -> tuple[Tensor, Stats]:
+def sft_objective(residual: Tensor, batch: NoisyPairs) -> tuple[Tensor, Measured]:
     """Denoising error of the chosen images alone. residual: prediction − target [B, C, h, w]."""
     errors = residual.square().mean(dim=(1, 2, 3))
-    return (batch.weight * errors).mean(), {"error_chosen": errors.mean().item()}
+    return (batch.weight * errors).mean(), {"error_chosen": errors.detach().mean()}
 
 
 def preference_objective(
     residual: Tensor, reference: Tensor, batch: NoisyPairs, loss: LossSettings
-) -> tuple[Tensor, Stats]:
+) -> tuple[Tensor, Measured]:
     """Preference loss with the options of `loss`, and what the curve shows of it.
 
     residual: prediction − target of winners, then losers [2B, C, h, w]. reference: e_ref [2B].
@@ -76,10 +80,10 @@ def preference_objective(
         total = total + loss.winner_anchor * (batch.weight * error_w).mean()
     columns = [m, error_w, error_l, reference_w, reference_l]
     names = ["margin", "error_chosen", "error_rejected", "reference_chosen", "reference_rejected"]
-    means = torch.stack(columns).detach().mean(dim=1).tolist()
+    means = torch.stack(columns).detach().mean(dim=1)
     return total, dict(zip(names, means, strict=True)) | {"accuracy": accuracy(m)}
 
 
-def accuracy(m: Tensor) -> float:
+def accuracy(m: Tensor) -> Tensor:
     """Share of margins below 0: pairs on which the model leans to the winner more than the base; ties count half."""
-    return ((m < 0).float() + 0.5 * (m == 0).float()).mean().item()
+    return ((m < 0).float() + 0.5 * (m == 0).float()).mean()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -34,6 +35,7 @@ class ReferenceErrors:
         )
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self._path = None if folder is None else folder / f"reference-{name}.safetensors"
+        self._computed: list[tuple[int, slice, Tensor]] = []
         known = self._read(torch.empty(0, settings.pairs_per_step, 2))
         # A longer run's errors stay, so that a short one does not make it compute them again.
         self._errors = torch.full((max(self._cycle, len(known)), settings.pairs_per_step, 2), torch.nan)
@@ -52,13 +54,27 @@ class ReferenceErrors:
     def get(self, step: int, rows: slice) -> Tensor | None:
         """[B, 2] errors of winners and losers, or None where they are not known yet."""
         errors = self._errors[step % self._cycle, rows]
-        return None if errors.isnan().any() else errors
+        return None if np.isnan(errors.numpy()).any() else errors
 
     def put(self, step: int, rows: slice, errors: Tensor) -> None:
-        self._errors[step % self._cycle, rows] = errors.float().cpu()
+        """Take [B, 2] errors; they stay on their device, and are not known yet, until `collect`."""
+        self._computed.append((step % self._cycle, rows, errors.float()))
+
+    def collect(self) -> None:
+        """Fetch what was put, all at once."""
+        if self._computed:
+            fetched = torch.cat([errors for _, _, errors in self._computed]).cpu()
+            for place, rows, errors in self._computed:
+                self._errors[place, rows], fetched = fetched[: len(errors)], fetched[len(errors) :]
+            self._computed.clear()
+
+    def forget(self) -> None:
+        """Drop what was put since the last `collect`."""
+        self._computed.clear()
 
     def save(self) -> None:
         """Write what is known, for the next run."""
+        self.collect()
         if self._path is not None:
             with atomic_path(self._path) as fresh:
                 save_tensors({"errors": self._errors}, fresh)

@@ -14,6 +14,7 @@ from ppd.diffusion.adapter.checkpoint import adapter_config, save_adapter
 from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.training.curve import CURVE
 from ppd.diffusion.training.dataset import TrainingData
+from ppd.diffusion.training.describe import describe
 from ppd.diffusion.training.trainer import CHECKPOINT, Trainer
 from ppd.errors import DamagedFile, InputError
 from ppd.files import atomic_path
@@ -53,7 +54,7 @@ def finetune(
     trainer.accelerator.wait_for_everyone()
     trainer.resume(unfinished)
     table = Table(show_header=False, box=None)
-    for name, value in trainer.describe().items():
+    for name, value in describe(trainer).items():
         table.add_row(name, value)
     console.print(table)
     with progress_bar(TextColumn("{task.fields[now]}"), console=console) as progress:

@@ -8,7 +8,6 @@ beforehand; there is no second copy of the model.
 import hashlib
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,14 +17,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ppd.device import accelerator_of
+from ppd.device import accelerator_of, sent
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone, Text
 from ppd.diffusion.training.curve import Curve
-from ppd.diffusion.training.dataset import Draw, TrainingData, draw_batch, steps_per_cycle
+from ppd.diffusion.training.dataset import Draw, TrainingData, draw_batch
 from ppd.diffusion.training.evidence import NonFiniteError, batch_tensors, suspects
+from ppd.diffusion.training.fit import compile_if_possible, pairs_that_fit
 from ppd.diffusion.training.loss import dispersion_loss
 from ppd.diffusion.training.objective import (
+    Measured,
     NoisyPairs,
     Stats,
     base_errors,
@@ -39,7 +40,6 @@ from ppd.diffusion.training.validation import HeldOutEvaluation
 from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.settings import FinetuneSettings, Method
-from ppd.stage_times import peak_mib
 from ppd.stored_tensors import load_with_metadata, save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -82,7 +82,8 @@ class Trainer:
         self.backbone, self.data, self.settings, self.method = backbone, data, settings, method
         self.accelerator = accelerator or accelerator_of(backbone.device)
         self.n_processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        if settings.pairs_per_step % (settings.micro_batch_pairs * self.n_processes):
+        at_once = 1 if settings.micro_batch_pairs == "auto" else settings.micro_batch_pairs
+        if settings.pairs_per_step % (at_once * self.n_processes):
             raise InputError(
                 f"pairs_per_step ({settings.pairs_per_step}) is not a multiple of micro_batch_pairs "
                 f"({settings.micro_batch_pairs}) x processes ({self.n_processes})"
@@ -90,20 +91,26 @@ class Trainer:
         self.adapter = fresh_adapter(backbone, data, settings, method)
         self.adapter.attach(backbone)
         if settings.gradient_checkpointing:
-            backbone.enable_gradient_checkpointing()
-        if settings.compile:
-            backbone.compile()
+            backbone.enable_gradient_checkpointing(float(settings.gradient_checkpointing))
         optimizer = torch.optim.AdamW(
             self.adapter.parameters(), betas=settings.adam_betas, weight_decay=settings.weight_decay
         )
         self.denoiser, self.optimizer = self.accelerator.prepare(Denoiser(backbone, self.adapter), optimizer)
         self.average = {name: weight.detach().clone() for name, weight in self.adapter.named_parameters()}
         self.reference = ReferenceErrors(backbone, data, settings, reference_folder, self.rank)
-        self.evaluations = {
-            "seen": HeldOutEvaluation(backbone, self.adapter, data, data.seen, settings),
-            "held_out": HeldOutEvaluation(backbone, self.adapter, data, data.held_out, settings),
-        }
         self.step = 0
+        self.micro_batch_pairs = at_once
+        if settings.micro_batch_pairs == "auto":
+            # Before compiling, which would compile for each size, and saves memory.
+            share = settings.pairs_per_step // self.n_processes
+            self.micro_batch_pairs = pairs_that_fit(share, self.attempt, self.accelerator)
+        self.compiled = "no"
+        if settings.compile:
+            self.compiled = compile_if_possible(backbone, lambda: self.attempt(self.micro_batch_pairs))
+        self.evaluations = {
+            name: HeldOutEvaluation(backbone, self.adapter, data, pairs, settings, self.micro_batch_pairs)
+            for name, pairs in {"seen": data.seen, "held_out": data.held_out}.items()
+        }
 
     def train_step(self) -> Stats:
         """One optimizer step on `pairs_per_step` pairs. Raises NonFiniteError before any weight would change."""
@@ -111,17 +118,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
-        stats = self._accumulate_gradients()
-        norm = self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.settings.max_grad_norm).item()
-        if not (math.isfinite(stats["loss"]) and math.isfinite(norm)):
-            found = f"step {self.step}: loss {stats['loss']}, gradient norm {norm}; nothing was updated"
+        measured = self._accumulate_gradients()
+        norm = self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.settings.max_grad_norm)
+        stats = self._fetch(measured, norm)
+        self.reference.collect()
+        if not (math.isfinite(stats["loss"]) and math.isfinite(stats["grad_norm"])):
+            found = f"step {self.step}: loss {stats['loss']}, gradient norm {stats['grad_norm']}; nothing was updated"
             raise NonFiniteError(f"{found}. {suspects(self.data, self._draw())}")
         self.optimizer.step()
         with torch.no_grad():
             for name, weight in self.adapter.named_parameters():
                 self.average[name].lerp_(weight, 1 - self.settings.ema_decay)
         self.step += 1
-        return stats | {"grad_norm": norm, "learning_rate": lr}
+        return stats | {"learning_rate": lr}
 
     def train(self, work: Path) -> Iterator[Stats]:
         """Train to the end, one row of the curve at a time; continues exactly where `work` left off, even after a kill.
@@ -222,46 +231,39 @@ class Trainer:
         """Names the run: another base, other data or settings that matter give another key."""
         return hashlib.sha256(self.run_id().encode()).hexdigest()[:16]
 
-    def describe(self) -> dict[str, str]:
-        """What the settings amount to, to be read before a long run. Tries a micro-batch; trains nothing.
+    def attempt(self, n_pairs: int) -> None:
+        """Take `n_pairs` of the step to come forwards and backwards, and wait until that is done; trains nothing."""
+        draw, rows = self._draw(), slice(self.rank * n_pairs, (self.rank + 1) * n_pairs)
+        with self.accelerator.no_sync(self.denoiser):
+            self._micro_batch(draw, rows, 1.0)["loss"].item()
+        self.reference.forget()  # other sizes round otherwise, and so does what is not compiled yet
 
-        Raises InputError if a micro-batch does not fit in the device's memory.
-        """
-        s, n_pairs = self.settings, len(self.data.train)
-        accumulated = s.pairs_per_step // s.micro_batch_pairs // self.n_processes
-        seconds, peak_gb = self._try_micro_batch()
-        trained = sum(weight.numel() for weight in self.adapter.parameters())
-        lora = self.adapter.lora
-        low_rank = "" if lora is None else f" and in {len(lora.layers)} linear layers at rank {lora.settings.rank}"
-        return {
-            "method": self.method,
-            "base": f"{self.backbone.base_id} ({self.backbone.fingerprint}), {s.precision}",
-            "trained parameters": f"{trained:,} beside {len(self.adapter.blocks)} attention blocks{low_rank}",
-            "pairs a step": f"{s.pairs_per_step} = {s.micro_batch_pairs} at once x {accumulated} accumulated "
-            f"x {self.n_processes} processes",
-            "steps": f"{s.steps} from {self.step}: {s.steps * s.pairs_per_step / n_pairs:.2f} epochs of {n_pairs:,} "
-            f"pairs; draws repeat after {steps_per_cycle(n_pairs, s)} steps",
-            "beta": f"{s.loss.beta:g}, times half the margin of mean squared errors of the base's own target",
-            "process": self.backbone.process.name,
-            "peak memory": f"{peak_gb:.1f} GB",
-            "estimated time": f"{seconds * accumulated * (s.steps - self.step) / 60:.1f} min",
-        }
-
-    def _accumulate_gradients(self) -> Stats:
-        """Gradients of this process' share of a step, micro-batch by micro-batch; returns means over all its pairs."""
-        size, share = self.settings.micro_batch_pairs, self.settings.pairs_per_step // self.n_processes
+    def _accumulate_gradients(self) -> list[Measured]:
+        """Gradients of this process' share of a step, micro-batch by micro-batch; returns the means over each."""
+        size, share = self.micro_batch_pairs, self.settings.pairs_per_step // self.n_processes
         draw = self._draw()
         parts = []
         for start in range(self.rank * share, (self.rank + 1) * share, size):
             is_last = start + size == (self.rank + 1) * share
             with nullcontext() if is_last else self.accelerator.no_sync(self.denoiser):
                 parts.append(self._micro_batch(draw, slice(start, start + size), size / share))
-        means = torch.tensor([fmean(part[key] for part in parts) for key in parts[0]], dtype=torch.float64)
-        if self.n_processes > 1:  # alone it stays on the CPU: not every accelerator knows float64
-            means = self.accelerator.reduce(means.to(self.accelerator.device), reduction="mean")
-        return dict(zip(parts[0], means.tolist(), strict=True))
+        return parts
 
-    def _micro_batch(self, draw: Draw, rows: slice, share: float) -> Stats:
+    def _fetch(self, measured: list[Measured], norm: Tensor) -> Stats:
+        """Means over the micro-batches of all processes, and the gradient's norm: a step's one wait for the device.
+
+        After it the device knows nothing to do until the optimizer's update, which must wait for the check of these
+        numbers; everything before it is queued ahead.
+        """
+        names = list(measured[0])
+        rows = torch.stack([torch.stack([part[name] for name in names]) for part in measured])
+        if self.n_processes > 1:
+            rows = self.accelerator.gather(rows)
+        *numbers, grad_norm = torch.cat([rows.flatten(), norm.reshape(1)]).tolist()
+        means = {name: fmean(numbers[column :: len(names)]) for column, name in enumerate(names)}
+        return means | {"grad_norm": grad_norm}
+
+    def _micro_batch(self, draw: Draw, rows: slice, share: float) -> Measured:
         """Forward and backward of some pairs of a draw; their gradient counts as `share` of the process' step."""
         draw, loss_settings = draw[rows], self.settings.loss
         pairs, preference = self.data.train[draw.pairs], self.method != "sft"
@@ -275,11 +277,11 @@ class Trainer:
                 loss, stats = sft_objective(residual, batch)
             if loss_settings.dispersion and self.method == "ppd":
                 user_tokens = self.adapter.user_tokens(batch.users[: len(pairs)])
-                user = pairs.user.to(user_tokens.device)
+                user = sent(pairs.user, user_tokens.device)
                 apart = dispersion_loss(user_tokens, user, loss_settings.dispersion_temperature)
                 loss = loss + loss_settings.dispersion * apart
             self.accelerator.backward(loss * share)
-        return {"loss": loss.item()} | stats
+        return {"loss": loss.detach()} | stats
 
     def _draw(self) -> Draw:
         return draw_batch(self.step, len(self.data.train), tuple(self.data.latents.shape[1:]), self.settings)
@@ -290,25 +292,7 @@ class Trainer:
         if errors is None:
             errors = torch.stack(base_errors(self.backbone, self.adapter, batch).chunk(2), dim=1)
             self.reference.put(self.step, rows, errors)
-        return errors.T.reshape(-1).to(self.backbone.device)
-
-    def _try_micro_batch(self) -> tuple[float, float]:
-        """Seconds that one micro-batch takes once warm, and the process' peak memory on the device in GB."""
-        size = self.settings.micro_batch_pairs
-        draw, rows = self._draw(), slice(self.rank * size, (self.rank + 1) * size)
-        try:
-            self._micro_batch(draw, rows, 1.0)
-            start = time.perf_counter()
-            self._micro_batch(draw, rows, 1.0)
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"one micro-batch of {size} pairs does not fit in the memory of {self.backbone.device}",
-                fix="Lower micro_batch_pairs, set gradient_checkpointing: true, or use precision: bf16",
-            ) from error
-        seconds = time.perf_counter() - start
-        if self.backbone.device.type == "cuda":
-            return seconds, torch.cuda.max_memory_allocated(self.backbone.device) / 1e9
-        return seconds, peak_mib() * (1 << 20) / 1e9
+        return sent(errors.T.reshape(-1), self.backbone.device)
 
     def run_id(self) -> str:
         """What a checkpoint must agree on: everything that decides the weights of a step, but for their last digits."""

@@ -26,6 +26,7 @@ class HeldOutEvaluation:
         data: TrainingData,
         pairs: Pairs,
         settings: FinetuneSettings,
+        micro_batch_pairs: int,
     ) -> None:
         self.backbone, self.adapter = backbone, adapter
         random = generator("exam")
@@ -39,7 +40,7 @@ class HeldOutEvaluation:
             group=torch.rand(n, generator=random),
             keep_user=torch.ones(n, dtype=torch.bool),
         )
-        parts = [slice(start, start + settings.micro_batch_pairs) for start in range(0, n, settings.micro_batch_pairs)]
+        parts = [slice(start, start + micro_batch_pairs) for start in range(0, n, micro_batch_pairs)]
         self.batches = [noisy_pairs(backbone, data, pairs[rows], draw[rows], losers=True) for rows in parts]
         # Over all pairs, not within a batch: in a batch of one, or of one user, nobody would be exchanged.
         others = data.embeddings_of(shuffled_users(pairs.user), draw.group)
@@ -66,5 +67,7 @@ class HeldOutEvaluation:
         if not own:
             return {}
         m = torch.cat(own)
-        found = {"accuracy": accuracy(m), "margin": m.mean().item()}
-        return found | ({"accuracy_shuffled_user": accuracy(torch.cat(shuffled))} if self.n_users > 1 else {})
+        found = {"accuracy": accuracy(m), "margin": m.mean()}
+        if self.n_users > 1:
+            found["accuracy_shuffled_user"] = accuracy(torch.cat(shuffled))
+        return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
