@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "guidance": "ppd.experiments.guidance:write_guidance",
     "rewards": "ppd.experiments.rewards:write_rewards",
     "interpolation": "ppd.experiments.interpolation:write_interpolation",
+    "flow": "ppd.experiments.flow:write_flow",
     "page": "ppd.experiments.page:write_page",
 }
 """What runs each: a function of both settings and the layout, and of the variant for "ablation"; imported when run."""

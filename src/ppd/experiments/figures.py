@@ -75,6 +75,31 @@ def interpolation_plot(users: Sequence[Mapping[str, Any]], rewards: Sequence[Map
     return png(figure)
 
 
+def stability_plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """How far the errors of winner (solid) and loser (dashed) lie above the base's during each training.
+
+    A panel for each weight of the winner's anchor, a colour for each β.
+    """
+    anchors, betas = (sorted({row[name] for row in rows}) for name in ("winner_anchor", "beta"))
+    figure = Figure(figsize=(4.5 * len(anchors), 3), layout="constrained")
+    panels = figure.subplots(1, len(anchors), sharey=True, squeeze=False)[0]
+    for axes, anchor in zip(panels, anchors, strict=True):
+        for row in rows:
+            if row["winner_anchor"] != anchor:
+                continue
+            steps = [point["step"] for point in row["curve"]]
+            colour = f"C{betas.index(row['beta'])}"
+            for side, line in (("winner", "-"), ("loser", "--")):
+                values = [100 * point[side] for point in row["curve"]]
+                label = f"β {row['beta']:g}" if side == "winner" else None
+                axes.plot(steps, values, line, color=colour, linewidth=1, label=label)
+        axes.axhline(0, color="black", linewidth=0.8)
+        _finish(axes, xlabel="step", title=f"winner's anchor {anchor:g}")
+    panels[0].set_ylabel("error above the base's (%)")
+    panels[0].set_yscale("symlog", linthresh=5)
+    return png(figure)
+
+
 def _over_base(rates: Sequence[Entry], pairing: str) -> Entry:
     return next(rate for rate in rates if rate["opponent"] == "base" and rate["pairing"] == pairing)
 

@@ -8,7 +8,14 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ppd.evaluation.win_rates import Entry
-from ppd.experiments.figures import curve_plot, directions_plot, guidance_plot, interpolation_plot, scaling_plot
+from ppd.experiments.figures import (
+    curve_plot,
+    directions_plot,
+    guidance_plot,
+    interpolation_plot,
+    scaling_plot,
+    stability_plot,
+)
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path, read_json
 from ppd.layout import Layout
@@ -16,7 +23,7 @@ from ppd.settings import Settings
 from ppd.statistics.bootstrap import clustered_mean
 
 Result = Mapping[str, Any]
-SECTIONS = ("users", "implicit", "identification", "guidance", "rewards", "interpolation")
+SECTIONS = ("users", "implicit", "identification", "guidance", "rewards", "interpolation", "flow")
 """The experiments with a result file of their own, beside the ablations."""
 
 
@@ -170,4 +177,6 @@ def figures(found: Mapping[str, Any], experiments: ExperimentSettings) -> dict[s
     if "interpolation" in found:
         rewards = found["rewards"]["interpolations"] if "rewards" in found else []
         drawn["interpolations"] = interpolation_plot(found["interpolation"]["rows"], rewards)
+    if "flow" in found:
+        drawn["flow"] = stability_plot(found["flow"]["stability"])
     return drawn

@@ -59,6 +59,18 @@ class InterpolationSettings(Component):
     shares: tuple[float, ...] = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
+class FlowSettings(Component):
+    """The job again on a base that learned by flow matching (`ppd.experiments.flow`)."""
+
+    changes: dict[str, Any] = Field(default_factory=dict)
+    """Settings that replace those of params.yaml: the base, and what it needs others for."""
+    stability: dict[str, Any] = Field(default_factory=dict)
+    """Replaces settings of `finetune` in the trainings below."""
+    betas: tuple[float, ...] = (5.0, 15.0, 50.0)
+    winner_anchors: tuple[float, ...] = (0.0, 1.0)
+    """Each β is trained with each of these."""
+
+
 class ExperimentSettings(Component):
     """Everything that can be set of the experiments, beside the pipeline's own settings."""
 
@@ -71,6 +83,7 @@ class ExperimentSettings(Component):
     """User guidance at which the headline models sample for the validation users."""
     rewards: RewardExperimentSettings = RewardExperimentSettings()
     interpolation: InterpolationSettings = InterpolationSettings()
+    flow: FlowSettings = FlowSettings()
 
     @model_validator(mode="after")
     def _confirmed_exist(self) -> "ExperimentSettings":

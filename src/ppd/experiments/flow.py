@@ -1,0 +1,229 @@
+"""Does it carry over to flow matching? The whole job again on a base that learned by it, and where it becomes unstable.
+
+The base is the nano Z-Image (`ppd.pretrain.flow_prior`). What is trained, for whom it draws and who judges is as in the
+pipeline; only what `experiments/params.yaml` says under `flow` differs, so what carries over is the method.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ppd.diffusion.adapter.checkpoint import adapter_identity, load_adapter
+from ppd.diffusion.encoding.encode import encode
+from ppd.diffusion.encoding.store import Encoded
+from ppd.diffusion.sampling.run import sample_images
+from ppd.diffusion.sampling.store import read_samples
+from ppd.diffusion.training.assemble import training_data
+from ppd.diffusion.training.curve import CURVE
+from ppd.diffusion.training.run import finetune
+from ppd.evaluation.plan import UNCONDITIONAL, image_requests, plan_comparisons, plan_requests
+from ppd.evaluation.win_rates import win_rates
+from ppd.experiments.models import base_model, first_embeddings_of_users, user_embeddings
+from ppd.experiments.processes import run_side_by_side
+from ppd.experiments.settings import ExperimentSettings, changed
+from ppd.files import write_json
+from ppd.layout import Layout
+from ppd.preferences.store import Preferences
+from ppd.resumable import resumable
+from ppd.rewards.clip_score import ClipScorer
+from ppd.settings import Method, Settings
+from ppd.simulation.truth.image_quality import precision_of, renders
+from ppd.simulation.truth.judge import load_classifier
+from ppd.simulation.truth.readings import read_features
+from ppd.simulation.truth.utility import Tastes, judge
+
+IMAGES, ADAPTER, LATENTS = "images.parquet", "adapter", "latents"
+CURVE_POINTS = 25
+"""So many means of a training curve are kept."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training and the images that it is judged by; without a method, the base's own images."""
+
+    name: str
+    settings: Settings
+    method: Method | None
+
+
+def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Train and sample side by side, judge by the true taste, and write the result. A killed run goes on."""
+    settings = changed(settings, experiments.flow.changes)
+    weights = sorted((Path(settings.models.prior) / "transformer").glob("*.safetensors"))
+    inputs = [layout.preferences / "pairs.parquet", layout.whitening, *layout.shard_files(), *weights]
+    described = [settings, experiments.flow, list(experiments.seeds)]
+    with resumable(layout.experiment_work / "flow", described, inputs) as work:
+        _encode(settings, layout, work)
+        runs = {run.name: run for run in (*job_runs(settings, experiments), *stability_runs(settings, experiments))}
+        jobs = {name: (run, layout, work) for name, run in runs.items()}
+        run_side_by_side(train_and_sample, jobs, work / "logs", n_workers=experiments.n_workers)
+        look = _Look.load(settings, layout)
+        found = {name: look(run, work / name / IMAGES) for name, run in runs.items()}
+        result = {
+            "seeds": list(experiments.seeds),
+            "finetune": settings.finetune.model_dump(mode="json"),
+            "sampling": settings.sampling.model_dump(mode="json"),
+            "stability_steps": changed(settings, {"finetune": experiments.flow.stability}).finetune.steps,
+            **job_result(settings, experiments, layout, found),
+            "stability": [
+                stability_row(run, layout, found, work / run.name / ADAPTER / CURVE)
+                for run in stability_runs(settings, experiments)
+                if run.method is not None
+            ],
+        }
+        write_json(layout.experiment_results / "flow.json", result)
+
+
+def job_runs(settings: Settings, experiments: ExperimentSettings) -> Iterator[Run]:
+    """The base, and ppd and pooled DPO with each seed, for the test users."""
+    yield Run("base", settings, None)
+    for seed in experiments.seeds:
+        seeded = changed(settings, {"finetune": {"seed": seed}})
+        yield Run(f"ppd-seed-{seed}", seeded, "ppd")
+        yield Run(f"dpo-seed-{seed}", seeded, "dpo")
+
+
+def stability_runs(settings: Settings, experiments: ExperimentSettings) -> Iterator[Run]:
+    """One training for each β and each weight of the winner's anchor, for the validation users, and their base."""
+    vary = experiments.flow
+    on_validation = changed(settings, {"finetune": vary.stability, "evaluation": {"unseen_split": "validation"}})
+    yield Run("base-validation", on_validation, None)
+    for beta in vary.betas:
+        for anchor in vary.winner_anchors:
+            loss = {"beta": beta, "winner_anchor": anchor}
+            yield Run(f"beta-{beta:g}-anchor-{anchor:g}", changed(on_validation, {"finetune": {"loss": loss}}), "ppd")
+
+
+def train_and_sample(run: Run, layout: Layout, work: Path) -> None:
+    """Leave in work/NAME: the adapter with its curve, and the images for unseen users; what is there is kept."""
+    folder, settings = work / run.name, run.settings
+    if (folder / IMAGES).exists():
+        return
+    log = Preferences.open(layout.preferences)
+    if run.method is not None and not (folder / ADAPTER).exists():
+        finetune(
+            base_model(settings, settings.finetune.precision),
+            training_data(log, Encoded.open(work / LATENTS), user_embeddings(layout)),
+            settings.finetune,
+            run.method,
+            folder / ADAPTER,
+            folder / "unfinished",
+            reference_folder=work / "reference",
+            origin={},
+        )
+    backbone = base_model(settings, settings.sampling.precision)
+    users = first_embeddings_of_users(layout)
+    sample_images(
+        image_requests(_unseen(log, settings), run.method or "base", settings.evaluation),
+        backbone,
+        settings.sampling,
+        folder / IMAGES,
+        folder / "images.unfinished",
+        adapter=None if run.method is None else load_adapter(folder / ADAPTER, backbone),
+        users=_known_to(run.method, users),
+        identity="" if run.method is None else adapter_identity(folder / ADAPTER),
+    )
+
+
+def job_result(
+    settings: Settings, experiments: ExperimentSettings, layout: Layout, found: Mapping[str, "Seen"]
+) -> dict[str, Any]:
+    """Win rates over all trainings and of each, and what every model's images show."""
+    planned = plan_comparisons(_unseen(Preferences.open(layout.preferences), settings), settings.evaluation)
+    known = (planned.method.isin(["ppd", "dpo"])) & planned.opponent.isin(["base", "dpo", "ppd-shuffled"])
+    tastes, verdicts = Tastes.load(layout.truth), {}
+    for seed in experiments.seeds:
+        models = {"base": "base", "ppd": f"ppd-seed-{seed}", "dpo": f"dpo-seed-{seed}"}
+        readings = pd.concat([found[name].readings for name in models.values()])
+        verdicts[seed] = judge(planned[known], readings, tastes).assign(training_seed=seed)
+    return {
+        "win_rates": win_rates(pd.concat(verdicts.values(), ignore_index=True)),
+        "by_seed": {str(seed): win_rates(table) for seed, table in verdicts.items()},
+        "images": {run.name: found[run.name].measures for run in job_runs(settings, experiments)},
+    }
+
+
+def stability_row(run: Run, layout: Layout, found: Mapping[str, "Seen"], curve: Path) -> dict[str, Any]:
+    """A variant's win rates on validation users, what its images show, and its curve."""
+    planned = plan_comparisons(_unseen(Preferences.open(layout.preferences), run.settings), run.settings.evaluation)
+    planned = planned[(planned.method == "ppd") & planned.opponent.isin(["base", "ppd-shuffled"])]
+    readings = pd.concat([found[name].readings for name in ("base-validation", run.name)])
+    loss, trained = run.settings.finetune.loss, pd.read_csv(curve)
+    return {
+        "beta": loss.beta,
+        "winner_anchor": loss.winner_anchor,
+        "win_rates": win_rates(judge(planned, readings, Tastes.load(layout.truth))),
+        **found[run.name].measures,
+        "base": found["base-validation"].measures,
+        "end": curve_points(trained.tail(-(-len(trained) // 10)), 1)[0],
+        "curve": curve_points(trained, CURVE_POINTS),
+    }
+
+
+def curve_points(curve: pd.DataFrame, n: int) -> list[dict[str, float]]:
+    """Means over n parts of a curve's steps: how far winner's and loser's errors lie above the base's, and the rest."""
+    part = pd.Series(np.arange(len(curve)) * n // len(curve), index=curve.index)
+    means = curve.groupby(part)[["step", "error_chosen", "error_rejected", "margin", "accuracy", "grad_norm"]].mean()
+    reference = curve.groupby(part)[["reference_chosen", "reference_rejected"]].mean()
+    means["winner"] = means.error_chosen / reference.reference_chosen - 1
+    means["loser"] = means.error_rejected / reference.reference_rejected - 1
+    columns = ["step", "winner", "loser", "margin", "accuracy", "grad_norm"]
+    return [{name: float(f"{row[name]:.5g}") for name in columns} for row in means.to_dict("records")]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file of images as the attribute classifier reads it, with its concept accuracy and precision."""
+
+    readings: pd.DataFrame
+    measures: Mapping[str, float]
+
+
+class _Look:
+    """Reads files of images, and compares them with renders by their CLIP features [M, D]."""
+
+    def __init__(self, settings: Settings, clip: ClipScorer, real: Tensor) -> None:
+        self.classifier, self.clip, self.real = load_classifier(settings.models.attribute_classifier), clip, real
+
+    @classmethod
+    def load(cls, settings: Settings, layout: Layout) -> "_Look":
+        clip = ClipScorer.from_pretrained(settings.models.clip)
+        (real,) = renders(layout.stickers, 1)
+        return cls(settings, clip, torch.as_tensor(clip.embed_images(real)))
+
+    def __call__(self, run: Run, file: Path) -> Seen:
+        sampled, images = read_samples(file)
+        readings = read_features(run.method or "base", sampled, images, self.classifier)
+        shown, near = float(readings.concept_right.mean()), precision_of(images, self.clip, self.real)
+        return Seen(readings, {"n_images": len(images), "concept_accuracy": shown, "precision": near})
+
+
+def _encode(settings: Settings, layout: Layout, work: Path) -> None:
+    """Latents and captions as this base reads them."""
+    if not (work / LATENTS).exists():
+        encode(
+            Preferences.open(layout.preferences),
+            base_model(settings, "bf16"),
+            work / LATENTS,
+            work / "latents.unfinished",
+            image_px=settings.models.image_px,
+            batch_size=settings.models.encode_batch_size,
+        )
+
+
+def _unseen(log: Preferences, settings: Settings) -> pd.DataFrame:
+    requests = plan_requests(log, settings.evaluation)
+    return requests[requests.users == "unseen"].reset_index(drop=True)
+
+
+def _known_to(method: Method | None, users: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The embeddings that a method's images are sampled with; a pooled adapter reads any but zero as everybody."""
+    if method is None:
+        return {}
+    return users if method == "ppd" else {UNCONDITIONAL: torch.ones_like(next(iter(users.values())))}
