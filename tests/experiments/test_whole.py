@@ -51,6 +51,8 @@ VARIED = ExperimentSettings.model_validate(
         "guidance": (1.0, 2.0),
         "rewards": {"finetune": {"steps": 2}, "n_seeds": 2, "shares": (0.0, 1.0), "seeds_per_interpolation": 1},
         "interpolation": {"n_interpolations": 1, "captions_per_interpolation": 1, "shares": (-0.5, 0.0, 1.0)},
+        # On the tiny prior too: what differs with the base is the backbone's, and tested there.
+        "flow": {"stability": {"steps": 2}, "betas": (5, 50), "winner_anchors": (0, 1)},
     }
 )
 
@@ -137,7 +139,16 @@ def test_every_experiment_ends_in_a_result_and_all_of_them_in_the_page(here: Pat
     for name in [name for name in EXPERIMENTS if name not in ("shared-inputs", "ablation")]:
         resolve_name(EXPERIMENTS[name])(SETTINGS, VARIED, LAYOUT)
     page = LAYOUT.experiment_page.read_text()
-    for title in ("Table A", "Table B", "Implicit reward", "left these choices", "Ablations", "Scaling", "Between two"):
+    for title in (
+        "Table A",
+        "Table B",
+        "Implicit reward",
+        "left these choices",
+        "Ablations",
+        "Scaling",
+        "Between two",
+        "flow matching",
+    ):
         assert f"{title}" in page
     assert "Not run yet" not in page
     assert not any(LAYOUT.experiment_work.glob("*/*"))
