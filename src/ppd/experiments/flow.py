@@ -23,11 +23,13 @@ from ppd.diffusion.training.assemble import training_data
 from ppd.diffusion.training.curve import CURVE
 from ppd.diffusion.training.run import finetune
 from ppd.evaluation.plan import UNCONDITIONAL, image_requests, plan_comparisons, plan_requests
+from ppd.evaluation.plots import strip
+from ppd.evaluation.tables import Pixels
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.models import base_model, first_embeddings_of_users, user_embeddings
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.settings import ExperimentSettings, changed
-from ppd.files import write_json
+from ppd.files import atomic_path, write_json
 from ppd.layout import Layout
 from ppd.preferences.store import Preferences
 from ppd.resumable import resumable
@@ -41,6 +43,7 @@ from ppd.simulation.truth.utility import Tastes, judge
 IMAGES, ADAPTER, LATENTS = "images.parquet", "adapter", "latents"
 CURVE_POINTS = 25
 """So many means of a training curve are kept."""
+PEOPLE_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layo
                 if run.method is not None
             ],
         }
-        write_json(layout.experiment_results / "flow.json", result)
+        out = layout.experiment_results / "flow.json"
+        with atomic_path(out.with_suffix(".png")) as fresh:
+            fresh.write_bytes(pictures(settings, layout, work, experiments.seeds[0]))
+        write_json(out, result)
 
 
 def job_runs(settings: Settings, experiments: ExperimentSettings) -> Iterator[Run]:
@@ -175,6 +181,23 @@ def curve_points(curve: pd.DataFrame, n: int) -> list[dict[str, float]]:
     means["loser"] = means.error_rejected / reference.reference_rejected - 1
     columns = ["step", "winner", "loser", "margin", "accuracy", "grad_norm"]
     return [{name: float(f"{row[name]:.5g}") for name in columns} for row in means.to_dict("records")]
+
+
+def pictures(settings: Settings, layout: Layout, work: Path, seed: int) -> bytes:
+    """A row a caption, all from one noise: the base's, pooled DPO's, then ppd's for a few people, the same in all."""
+    requests = _unseen(Preferences.open(layout.preferences), settings)
+    images: dict[tuple[str, str, str, int], Pixels] = {}
+    for model, name in (("base", "base"), ("dpo", f"dpo-seed-{seed}"), ("ppd", f"ppd-seed-{seed}")):
+        sampled, pixels = read_samples(work / name / IMAGES)
+        keys = zip(sampled.user_id, sampled.caption, sampled.seed, strict=True)
+        images |= {(model, *key): image for key, image in zip(keys, pixels, strict=True)}
+    shown: list[Pixels] = []
+    for caption, of_caption in requests.groupby("caption", sort=False):
+        noise = of_caption.seed.iloc[0]
+        alike = of_caption[of_caption.seed == noise].user_id[:PEOPLE_SHOWN]
+        shown += [images[model, UNCONDITIONAL, caption, noise] for model in ("base", "dpo")]
+        shown += [images["ppd", user_id, caption, noise] for user_id in alike]
+    return strip(shown, columns=len(shown) // requests.caption.nunique())
 
 
 @dataclass(frozen=True)

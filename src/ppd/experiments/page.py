@@ -32,7 +32,7 @@ def write_page(_: Settings, experiments: ExperimentSettings, layout: Layout) -> 
     results, page = layout.experiment_results, layout.experiment_page
     found = read_results(results)
     images = figures(found, experiments)
-    for name in ("interpolation", "rewards"):
+    for name in ("interpolation", "rewards", "flow"):
         if (strips := results / f"{name}.png").exists():
             images[f"{name}-strips"] = strips.read_bytes()
     for name, image in images.items():

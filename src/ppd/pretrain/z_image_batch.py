@@ -82,7 +82,7 @@ class BatchedZImage:
         x_sigma [B, C, h, w], sigma [B], captions [B, 32, dim] -> [B, C, h, w] in fp32.
         """
         net, n, channels, side = self.transformer, len(x_sigma), x_sigma.shape[1], self.side
-        time = net.t_embedder((1 - sigma) * net.t_scale)
+        time = net.t_embedder((1 - sigma) * net.t_scale).type_as(x_sigma)
         patches = x_sigma.view(n, channels, side, PATCH, side, PATCH).permute(0, 2, 4, 3, 5, 1)
         x = net.all_x_embedder[f"{PATCH}-1"](patches.reshape(n, side * side, -1))
         for layer in net.noise_refiner:
