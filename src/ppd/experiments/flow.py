@@ -192,8 +192,9 @@ def pictures(settings: Settings, layout: Layout, work: Path, seed: int) -> bytes
         keys = zip(sampled.user_id, sampled.caption, sampled.seed, strict=True)
         images |= {(model, *key): image for key, image in zip(keys, pixels, strict=True)}
     shown: list[Pixels] = []
-    for caption, of_caption in requests.groupby("caption", sort=False):
-        noise = of_caption.seed.iloc[0]
+    for caption in requests.caption.unique():
+        of_caption = requests[requests.caption == caption]
+        noise = int(of_caption.seed.iloc[0])
         alike = of_caption[of_caption.seed == noise].user_id[:PEOPLE_SHOWN]
         shown += [images[model, UNCONDITIONAL, caption, noise] for model in ("base", "dpo")]
         shown += [images["ppd", user_id, caption, noise] for user_id in alike]
