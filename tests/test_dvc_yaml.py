@@ -18,7 +18,9 @@ SRC = ROOT / "src"
 # Thin by agreement: they say which settings and paths a component gets, and dvc.yaml lists both.
 THIN = {
     "ppd",
+    "ppd.launch",
     "ppd.layout",
+    "ppd.parts",
     "ppd.resumable",
     "ppd.seeding",
     "ppd.cli",

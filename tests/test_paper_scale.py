@@ -5,14 +5,18 @@ nobody's true taste is known.
 """
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from ruamel.yaml import YAML
 
 from ppd import stages
 from ppd.diffusion.encoding.store import Encoded
 from ppd.diffusion.sampling.store import read_samples
+from ppd.launch import run_processes
 from ppd.layout import Layout
 from ppd.pretrain.latent_pool import CAPTIONS
 from ppd.settings import LogSettings, Method, PeopleSettings, Settings, load_settings
@@ -36,7 +40,7 @@ SMALLER = {
     "evaluation": {
         "n_unseen_users": 2,
         "n_seen_users": 2,
-        "captions_per_user": 1,
+        "captions_per_user": 2,
         "n_seeds": 2,
         "n_interpolations": 1,
         "points_per_interpolation": 2,
@@ -124,3 +128,29 @@ def test_the_full_prompt_is_answered_and_read_at_its_end(project: Path) -> None:
     assert set(map(tuple, people["shape"])) == {(2, 24)}
     verdicts = pd.read_parquet(project / "artifacts/verdicts/vlm.parquet")
     assert verdicts.prompt.str.contains("Which of the two would this person prefer").all()
+
+
+SHARED = ("artifacts/latents", "artifacts/users/s-00", "artifacts/samples/ppd", "artifacts/verdicts")
+
+
+def test_any_number_of_processes_leaves_the_same_bytes_also_after_one_of_them_died(
+    project: Path, settings: Settings, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy)
+    for folder in (*SHARED, "reports"):
+        shutil.rmtree(copy / folder)
+    with (copy / "params.yaml").open("w") as file:
+        YAML().dump(settings.model_dump(mode="json"), file)
+    command = [sys.executable, str(Path(__file__).with_name("share_in_processes.py")), str(copy)]
+    assert run_processes([*command, "dying"], 2) == 9
+    assert list((copy / "runs/unfinished/judge").rglob("*.parquet")), "what was judged is kept"
+    assert not (copy / "artifacts/verdicts").exists()
+    assert run_processes(command, 2) == 0
+    for folder in SHARED:
+        files = sorted(file.relative_to(project) for file in (project / folder).rglob("*") if file.is_file())
+        assert files
+        for file in files:
+            assert (copy / file).read_bytes() == (project / file).read_bytes(), file
+    assert (copy / "reports/metrics.json").read_bytes() == (project / "reports/metrics.json").read_bytes()
+    assert {folder.name for folder in (copy / "runs/unfinished").iterdir()} <= {"reference"}, "nothing is left behind"

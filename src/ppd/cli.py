@@ -67,10 +67,13 @@ def stage(
 ) -> None:
     """Run one stage of the pipeline; `dvc repro` calls this for every stage that needs to run."""
     from ppd import stages
+    from ppd.launch import run_shared
     from ppd.settings import load_settings
     from ppd.stage_times import timed
 
     settings, layout = load_settings(params), Layout()
+    if (status := run_shared(name, settings, sys.argv[1:])) is not None:
+        sys.exit(status)
     label = f"{name}@{shard or method}" if shard or method else name
     with timed(label, layout.stage_times):
         match name, shard, method:

@@ -1,4 +1,4 @@
-"""Where models run, and in how many processes: all that is taken from accelerate.
+"""Where models run, and what trains on it in several processes: accelerate.
 
 `accelerate launch` hands what `accelerate config` was told to training by variables of the environment, and accelerate
 takes them over what its caller says. What decides results is in params.yaml alone, so they are dropped here.
@@ -7,7 +7,7 @@ takes them over what its caller says. What decides results is in params.yaml alo
 import os
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from rich.console import Console
 
 PLACES = ("ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE", "ACCELERATE_CPU_AFFINITY", "ACCELERATE_DEBUG_MODE")
@@ -16,16 +16,23 @@ _HARMLESS = {"", "no", "none", "false", "0", "1", "default"}
 
 
 def this_device() -> torch.device:
-    """The accelerator that belongs to this process, or the CPU; meets the other processes where there are several.
-
-    Unless told that they are CPUs, accelerate does not see processes without an accelerator as belonging together.
-    """
-    _drop_settings_of_accelerate()
-    return PartialState(cpu=not torch.accelerator.is_available()).device
+    """The accelerator that belongs to this process, by its number on this machine; the CPU where there is none."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is None:
+        return torch.device("cpu")
+    if "LOCAL_RANK" not in os.environ:
+        return torch.device(kind.type)
+    index = int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count()
+    torch.accelerator.set_device_index(index)
+    return torch.device(kind.type, index)
 
 
 def accelerator_of(device: torch.device) -> Accelerator:
-    """What trains on `device`, in as many processes as were started, in the precision that the model has."""
+    """What trains on `device`, in as many processes as were started, in the precision that the model has.
+
+    Meets the other processes where there are several. Unless told that they are CPUs, accelerate does not see processes
+    without an accelerator as belonging together.
+    """
     _drop_settings_of_accelerate()
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
 

@@ -10,19 +10,26 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Console
 
+from ppd.parts import this_part
+
 
 def work_folder(unfinished: Path, described: Iterable[object], inputs: Iterable[Path] = ()) -> Path:
     """The folder inside `unfinished` of the work with this description and these input files; made if need be.
 
     described: settings and whatever JSON can hold. What other work left in `unfinished` goes, which is said. The caller
-    deletes `unfinished` when its result is written.
+    deletes `unfinished` when its result is written. Of several processes that share the work every one calls it, and
+    the first one deletes.
     """
     digest = hashlib.sha256()
     for part in described:
         digest.update((part.model_dump_json() if isinstance(part, BaseModel) else json.dumps(part)).encode())
     for file in inputs:
         digest.update(file.read_bytes())
-    return only_folder(unfinished, digest.hexdigest()[:16])
+    key, part = digest.hexdigest()[:16], this_part()
+    if part.is_first:
+        only_folder(unfinished, key)
+    part.wait_for_all()
+    return unfinished / key
 
 
 @contextmanager

@@ -61,9 +61,10 @@ def embed(settings: Settings, layout: Layout, shard: str) -> None:
     from ppd.preferences.store import Preferences
     from ppd.users.support import n_shard_groups, shard_groups
     from ppd.vlm.refresh import refresh
+    from ppd.vlm.server_writer import ServerWriter
     from ppd.vlm.transformers_backend import TransformersVlm
 
-    preferences = Preferences.open(layout.preferences)
+    preferences, server = Preferences.open(layout.preferences), settings.embedding.server
     vlm = TransformersVlm.load(
         settings.models.vlm,
         device=this_device(),
@@ -77,6 +78,7 @@ def embed(settings: Settings, layout: Layout, shard: str) -> None:
         settings.embedding,
         layout.unfinished / f"embed-{shard}",
         total=n_shard_groups(preferences, shard),
+        writer=None if server is None else ServerWriter(server, layout.answers),
     )
     print(f"{shard}: {done.embedded} groups of pairs embedded, {done.kept} already were")
 
@@ -93,7 +95,7 @@ def users(settings: Settings, layout: Layout) -> None:
 
 
 def finetune(settings: Settings, layout: Layout, method: Method) -> None:
-    """Train one method's adapter, in as many processes as started this one (`launch` in params.yaml)."""
+    """Train one method's adapter, in as many processes as there are (`launch` in params.yaml)."""
     from ppd.device import this_device
     from ppd.diffusion.encoding.store import Encoded
     from ppd.diffusion.model.load import load_backbone

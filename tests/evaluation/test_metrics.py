@@ -15,7 +15,9 @@ def test_rewards_are_each_models_own_with_an_interval_over_captions() -> None:
     def brightness(shown: Images, captions: Sequence[str]) -> NDArray[np.float64]:
         return np.array([image.mean() + len(caption) for image, caption in zip(shown, captions, strict=True)])
 
-    metrics = reward_metrics({model: (requests, pixels) for model, pixels in images.items()}, {"bright": brightness})
+    samples = {model: (requests, pixels) for model, pixels in images.items()}
+    scores = {("bright", model): brightness(pixels, requests.caption.tolist()) for model, pixels in images.items()}
+    metrics = reward_metrics(samples, scores)
     assert metrics["reward.bright.base"] == 10 + 5.5
     assert metrics["reward.bright.ppd"] == 20 + 5.5
     assert (metrics["reward.bright.ppd.ci_low"], metrics["reward.bright.ppd.ci_high"]) == (25, 26)

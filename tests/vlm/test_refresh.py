@@ -43,20 +43,38 @@ def test_only_what_changed_is_embedded_again(vlm, groups, pairs, tmp_path):
     assert refresh(file, changed, vlm, EmbeddingSettings(max_new_tokens=0, rows=(1,)), tmp_path / "work").embedded == 3
 
 
-def test_a_killed_run_goes_on_where_it_was(vlm, groups, tmp_path, monkeypatch):
-    monkeypatch.setattr("ppd.vlm.refresh.CHUNK", 1)
-    file = tmp_path / "s-00" / "e.parquet"
+def test_a_killed_run_goes_on_and_ends_the_same(vlm, groups, tmp_path, monkeypatch):
+    monkeypatch.setattr("ppd.vlm.refresh.UNIT", 1)
+    monkeypatch.setattr(vlm, "batch_size", 1)
+    file, embedded = tmp_path / "s-00" / "e.parquet", []
+    refresh(tmp_path / "whole.parquet", groups, vlm, SETTINGS, tmp_path / "work")
 
-    def killed():
-        yield from groups[:2]
-        raise KeyboardInterrupt
+    def dying(*asked):
+        if len(embedded) == 2:
+            raise KeyboardInterrupt
+        embedded.append(asked)
+        return embed(*asked)
 
-    with pytest.raises(KeyboardInterrupt):
-        refresh(file, killed(), vlm, SETTINGS, tmp_path / "work", save_every_s=-1)
+    with monkeypatch.context() as patch:
+        patch.setattr("ppd.vlm.refresh.embed", dying)
+        with pytest.raises(KeyboardInterrupt):
+            refresh(file, groups, vlm, SETTINGS, tmp_path / "work")
     assert not file.exists(), "nothing half-written is left in place"
-    assert refresh(file, groups, vlm, SETTINGS, tmp_path / "work") == Refreshed(embedded=1, kept=2)
+    counting = lambda *asked: embedded.append(asked) or embed(*asked)  # noqa: E731
+    monkeypatch.setattr("ppd.vlm.refresh.embed", counting)
+    refresh(file, groups, vlm, SETTINGS, tmp_path / "work")
+    assert len(embedded) == 3, "two units were kept"
     assert [path.name for path in file.parent.iterdir()] == [file.name]
     assert pq.read_table(file)["user_id"].to_pylist() == ["anna", "anna", "ben"]
+    assert file.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_it_says_what_it_will_take_and_after_the_first_unit_how_long(vlm, groups, tmp_path, capsys):
+    refresh(tmp_path / "e.parquet", groups, vlm, SETTINGS, tmp_path / "work", total=3)
+    said = capsys.readouterr().err
+    assert "3 groups, each about 34 positions with 4 images; 3 at once" in said
+    assert "groups/s, so at most" in said
+    assert "peak memory" in said
 
 
 def test_an_embedding_does_not_depend_on_its_shard(vlm, groups, tmp_path):
@@ -100,11 +118,21 @@ def test_a_damaged_file_is_embedded_again_and_is_never_read(vlm, groups, tmp_pat
     assert file.read_bytes() == whole
 
 
-def test_a_damaged_part_of_a_killed_run_is_embedded_again(vlm, groups, tmp_path, capsys):
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "part.parquet").write_bytes(b"PAR1 half of it")
-    assert refresh(tmp_path / "e.parquet", groups, vlm, SETTINGS, tmp_path / "work") == Refreshed(embedded=3, kept=0)
-    assert "part.parquet: damaged" in capsys.readouterr().err
+def test_a_damaged_part_of_a_killed_run_is_embedded_again(vlm, groups, tmp_path, capsys, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    refresh(tmp_path / "whole.parquet", groups, vlm, SETTINGS, tmp_path / "work")
+    with monkeypatch.context() as patch:
+        patch.setattr("ppd.vlm.refresh.Refreshed", killed)
+        with pytest.raises(KeyboardInterrupt):
+            refresh(tmp_path / "e.parquet", groups, vlm, SETTINGS, tmp_path / "work")
+    (unit,) = (tmp_path / "work").iterdir()
+    unit.write_bytes(b"PAR1 half of it")
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    refresh(tmp_path / "e.parquet", groups, vlm, SETTINGS, tmp_path / "work")
+    assert f"{unit.name}: damaged" in capsys.readouterr().err
+    assert (tmp_path / "e.parquet").read_bytes() == whole
 
 
 def test_an_embedding_of_no_number_names_its_user_and_nothing_is_written(vlm, groups, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def test_a_fault_that_does_not_pass_stops_at_once(server, judge, pairs, candidat
     with pytest.raises(InputError, match=words) as caught:
         judge(concurrency=4, attempts=6, first_wait_s=30)(pairs(1), [candidates(c) for c in range(12)])
     assert len(server.requests) <= 4
-    assert str(caught.value).startswith(f"{server.url}/chat/completions: the judge's server answers ")
+    assert str(caught.value).startswith(f"{server.url}/chat/completions: the server answers ")
     assert kept(tmp_path) == 0
 
 

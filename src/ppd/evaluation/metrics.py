@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from ppd.evaluation.reward_scores import Scores
 from ppd.evaluation.tables import Pixels
 from ppd.evaluation.win_rates import CEILING, Entry, headline, paired_differences
-from ppd.rewards.scorer import Scorer
 from ppd.statistics.bootstrap import clustered_mean
 
 
@@ -51,17 +51,12 @@ def judge_metrics(choices: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, fl
     return metrics
 
 
-def reward_metrics(
-    samples: Mapping[str, tuple[pd.DataFrame, Pixels]], scorers: Mapping[str, Scorer]
-) -> dict[str, float]:
+def reward_metrics(samples: Mapping[str, tuple[pd.DataFrame, Pixels]], scores: Scores) -> dict[str, float]:
     """Each scorer's mean over each model's images, with its interval over captions."""
     metrics: dict[str, float] = {}
-    for reward, score in scorers.items():
-        for model, (requests, images) in samples.items():
-            captions = requests.caption.tolist()
-            metrics |= clustered_mean(score(images, captions), np.asarray(captions)).as_metrics(
-                f"reward.{reward}.{model}"
-            )
+    for (reward, model), values in scores.items():
+        captions = samples[model][0].caption.to_numpy()
+        metrics |= clustered_mean(values, captions).as_metrics(f"reward.{reward}.{model}")
     return metrics
 
 

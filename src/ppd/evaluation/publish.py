@@ -21,6 +21,7 @@ from ppd.evaluation.miniatures import interpolation_strips, user_pages
 from ppd.evaluation.plan import plan_interpolations, plan_requests
 from ppd.evaluation.plots import win_rate_plot
 from ppd.evaluation.report import Report, write_report
+from ppd.evaluation.reward_scores import score_images
 from ppd.evaluation.tables import IMAGE_KEY
 from ppd.evaluation.truth import TrueMeasures
 from ppd.evaluation.win_rates import win_rates
@@ -43,17 +44,22 @@ def publish(
 ) -> None:
     """Write win_rates.json, metrics.json, win_rates.png and index.html to the reports, whole or not at all.
 
-    images: the sampled images of each model. profiles: what the vision-language model wrote of each user.
+    Several processes may share the scoring (`ppd.parts`); the first one writes. images: the sampled images of each
+    model. profiles: what the vision-language model wrote of each user.
     """
+    samples = {model: read_samples(file) for model, file in images.items()}
+    scorers = load_scorers(settings.rewards, device=this_device())
+    scores = score_images(samples, scorers, layout.unfinished / "rewards", settings.rewards, images)
+    if scores is None:
+        return
     judges = ["ground_truth", "vlm"] if truth is not None else ["vlm"]
     verdicts = {judge: read_frame(layout.verdict(judge)) for judge in judges}
     people = human_verdicts(layout, preferences)
     compared = pd.concat([*verdicts.values(), *([people] if len(people) else [])], ignore_index=True)
     rates = win_rates(compared)
-    samples = {model: read_samples(file) for model, file in images.items()}
     metrics = judge_metrics(read_frame(layout.verdict("choices")), verdicts["vlm"])
     metrics |= headline_metrics(rates) | difference_metrics(compared)
-    metrics |= reward_metrics(samples, load_scorers(settings.rewards, device=this_device()))
+    metrics |= reward_metrics(samples, scores)
     requests = plan_requests(preferences, settings.evaluation)
     points = plan_interpolations(requests, settings.evaluation)
     if truth is not None:

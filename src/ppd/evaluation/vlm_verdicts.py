@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from ppd.preferences.store import Preferences
 from ppd.stored_tables import read_frame
@@ -62,8 +60,7 @@ def judge_comparisons(
     """
     requests = shown_to_the_judge(comparisons)
     parts = [_with_verdicts(requests.iloc[:0], [])]  # the columns, should there be no rows
-    users = requests.groupby("user_id", sort=False)
-    for user_id, rows in track(users, description="judge", total=users.ngroups, console=Console(stderr=True)):
+    for user_id, rows in requests.groupby("user_id", sort=False):
         candidates = [
             Candidates(caption, samples[model, user, caption, seed], samples[opponent, other, caption, other_seed])
             for caption, model, user, seed, opponent, other, other_seed in rows[SHOWN].itertuples(
@@ -84,8 +81,7 @@ def judge_choices(
     pairs = held_out_choices(preferences, user_ids)
     about = ["user_id", "caption", "pair_id"]
     parts = [_with_verdicts(pairs[about].iloc[:0], []).rename(columns={"outcome": "correct"})]
-    users = pairs.groupby("user_id", sort=True)
-    for user_id, rows in track(users, description="check the judge", total=users.ngroups, console=Console(stderr=True)):
+    for user_id, rows in pairs.groupby("user_id", sort=True):
         chosen, rejected = (preferences.image_bytes(rows[c].tolist()) for c in ("chosen_uid", "rejected_uid"))
         candidates = [Candidates(*told) for told in zip(rows.caption, chosen, rejected, strict=True)]
         judged = _with_verdicts(rows[about], judge(supports[str(user_id)], candidates))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -53,17 +53,25 @@ class Preferences:
         Each row group that is touched is read once, and one is in memory at a time. Raises `KeyError` for a uid that is
         not there.
         """
+        at = self._places(uids)
+        order = np.argsort(at, kind="stable")
+        group = np.searchsorted(self._group_starts, at[order], side="right") - 1
+        for wanted, places in zip(*_runs(group, order), strict=True):
+            part, number = self._groups[wanted]
+            with reading(part), pq.ParquetFile(part, page_checksum_verification=True) as file:
+                column = file.read_row_group(number, columns=["image"])["image"]
+            for place in places.tolist():
+                yield place, column[int(at[place] - self._group_starts[wanted])].as_py()
+
+    def stored_order(self, uids: Sequence[str]) -> np.ndarray:
+        """Which of these images comes first in the files, which next: int64 [len(uids)], as `stored_images` goes."""
+        return np.argsort(self._places(uids), kind="stable")
+
+    def _places(self, uids: Sequence[str]) -> np.ndarray:
         at = self._index.get_indexer(pd.Index(uids))
         if (at < 0).any():
             raise KeyError(f"no image has the uid {uids[int(np.argmin(at))]!r}")
-        order = np.argsort(at, kind="stable")
-        group = np.searchsorted(self._group_starts, at[order], side="right") - 1
-        for part, groups in groupby(_runs(group, order), key=lambda run: self._groups[run[0]][0]):
-            with reading(part), pq.ParquetFile(part, page_checksum_verification=True) as file:
-                for wanted, places in groups:
-                    column = file.read_row_group(self._groups[wanted][1], columns=["image"], use_threads=False)["image"]
-                    for place in places.tolist():
-                        yield place, column[int(at[place] - self._group_starts[wanted])].as_py()
+        return at
 
     def image_bytes(self, uids: Sequence[str]) -> list[bytes]:
         """The encoded images with these uids, in this order; see `stored_images`."""
@@ -108,7 +116,7 @@ class Preferences:
         return np.cumsum([0, *sizes[:-1]])
 
 
-def _runs(values: np.ndarray, items: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Of equal neighbours in `values`: the value, and the items beside it."""
+def _runs(values: np.ndarray, items: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
+    """Of equal neighbours in `values`: each value once, and the items beside it."""
     starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.empty(0, np.int64)
-    return zip(values[starts].tolist(), np.split(items, starts)[1:], strict=True)
+    return values[starts].tolist(), np.split(items, starts[1:]) if len(values) else []

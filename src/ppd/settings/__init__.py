@@ -4,17 +4,18 @@ The defaults are what `params.yaml` holds (there is a test): library and pipelin
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ppd.cron import check_cron
 from ppd.errors import InputError
 from ppd.params import load_model
 from ppd.settings.base import Component, Share
 from ppd.settings.embedding import EmbeddingSettings, PromptVersion, VlmPrecision
-from ppd.settings.evaluation import EvaluationSettings, JudgeSettings, RewardSettings, SamplingSettings, ServerSettings
+from ppd.settings.evaluation import EvaluationSettings, JudgeSettings, RewardSettings, SamplingSettings
 from ppd.settings.preferences import ChoiceWords, ColumnSettings, PreferenceSettings, Word, word_of
+from ppd.settings.server import ServerSettings
 from ppd.settings.simulation import LogSettings, PeopleSettings
 from ppd.settings.training import (
     FinetuneSettings,
@@ -75,10 +76,25 @@ class ModelSettings(Component):
 
 
 class LaunchSettings(Component):
-    """What starts a stage that can use several processes: where a result is computed, which changes nothing in it."""
+    """Where a stage's work is done (`ppd.launch`): no stage depends on it, and changing it runs nothing again."""
 
-    finetune: str = "ppd"
-    """`ppd` is one process; `accelerate launch --no_python ppd` as many as accelerate's own configuration says."""
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Processes that share encode, embed, sample, judge and the rewards, with the same bytes whatever their number;
+    auto: one a GPU, or one a core of a CPU with one thread each."""
+    training: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """The same of training, whose last digits depend on the number; auto: one a GPU, or two on any CPU."""
+    command: str | None = None
+    """What starts them in place of this: `ppd stage …` is put after it, and it sets RANK and WORLD_SIZE; one for
+    Slurm and one for Kubernetes are in docs/cluster.md."""
+
+    @field_validator("command")
+    @classmethod
+    def _without_ppd(cls, command: str | None) -> str | None:
+        if command is not None and command.split()[-1:] in ([], ["ppd"]):
+            raise ValueError(
+                "leave out the `ppd` at its end, which is put there; null starts processes of this machine"
+            )
+        return command
 
 
 class ReevaluationSettings(Component):
@@ -138,6 +154,7 @@ RENAMED = {
     "judge.server.price_a_million_answer_tokens": "judge.server.price_per_million_answer_tokens",
     "judge.server.tokens_an_image": "judge.server.tokens_per_image",
     "reevaluation.captions_a_person": "reevaluation.captions_per_user",
+    "launch.finetune": "launch.command",
 }
 """Keys of earlier settings files and what to write instead."""
 _ADVICE = {old: f"is called {new} now. Write that instead." for old, new in RENAMED.items()} | {

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ppd.settings.base import Component, Share
+from ppd.settings.server import ServerSettings
 
 PromptVersion = Literal["short-1", "full-1"]
 """short: few words, all that a nano model's tokenizer knows; full: asks for the reasoning that the paper asks for."""
@@ -30,9 +31,26 @@ class EmbeddingSettings(Component):
     """How far whitening draws the spectrum towards its mean, so that directions without signal are not blown up."""
     precision: VlmPrecision = "fp32"
     batch_size: int = Field(64, ge=1)
+    """Groups in one forward; halved where that does not fit in memory."""
+    server: ServerSettings | None = None
+    """Writes the profiles in place of the local model, which then reads them: the same weights as models.vlm."""
 
     @model_validator(mode="after")
     def _something_to_read(self) -> Self:
         if self.read == "answer-end" and self.max_new_tokens == 0:
             raise ValueError("read: answer-end needs a written answer; set max_new_tokens above 0 or read: prompt-end")
+        return self
+
+    @model_validator(mode="after")
+    def _a_server_writes_what_is_read(self) -> Self:
+        if self.server is None:
+            return self
+        if self.read != "answer-end":
+            raise ValueError("server: it writes profiles, which only read: answer-end reads; leave it null")
+        if self.prompt == "short-1":
+            raise ValueError("prompt: short-1 is what the nano model knows; a server needs prompt: full-1")
+        if self.server.max_new_tokens != self.max_new_tokens:
+            raise ValueError(
+                f"server.max_new_tokens ({self.server.max_new_tokens}) is not max_new_tokens ({self.max_new_tokens})"
+            )
         return self

@@ -1,12 +1,12 @@
 """Sampling images, comparing them, and who judges."""
 
-import json
 from typing import Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from ppd.settings.base import Component, Share
 from ppd.settings.embedding import PromptVersion, VlmPrecision
+from ppd.settings.server import ServerSettings
 from ppd.settings.training import Precision
 
 
@@ -59,54 +59,6 @@ class EvaluationSettings(Component):
     captions_per_interpolation: int = Field(4, ge=1)
     points_per_interpolation: int = Field(7, ge=2)
     """Points on the way from one person to the other, both ends included."""
-
-
-class ServerSettings(Component):
-    """A judge behind an OpenAI-compatible chat endpoint (`ppd.vlm.server_judge`): GPT-4o, or what vLLM serves."""
-
-    url: str = Field(pattern=r"^https?://\S+$")
-    """What comes before /chat/completions, such as http://localhost:8000/v1."""
-    model: str
-    key_variable: str | None
-    """Environment variable that holds the API key, read when the first question is asked; null sends none."""
-    price_per_million_prompt_tokens: float = Field(ge=0)
-    price_per_million_answer_tokens: float = Field(ge=0)
-    """Prices change, so none is assumed; 0 for a server of your own. `budget` is in the same currency."""
-    budget: float = Field(ge=0)
-    """What one run may spend; it stops before the question that could pass it. Answers that it has are kept."""
-    tokens_per_image: int = Field(ge=1)
-    """What the server counts for an image: for the estimate before the run; afterwards it says itself."""
-    max_new_tokens: int = Field(16, ge=1)
-    """A model that thinks before it answers needs hundreds or thousands."""
-    max_tokens_field: str | None = Field("max_completion_tokens", pattern=r"^\w+$")
-    """What the request calls it: older servers know `max_tokens` alone; null leaves it out."""
-    temperature: float | None = Field(0.0, ge=0)
-    """null leaves it out, for models that accept only their own."""
-    extra_body: dict[str, JsonValue] = Field(default_factory=dict)
-    """More fields of the request, as they are, such as `reasoning_effort: low`."""
-    concurrency: int = Field(8, ge=1)
-    """Questions under way at a time."""
-    timeout_s: float = Field(60.0, gt=0)
-    """For the whole of a response."""
-    attempts: int = Field(6, ge=1)
-    first_wait_s: float = Field(1.0, ge=0)
-    """Before the second attempt; it doubles each time, with jitter, and a server that says how long is believed."""
-
-    @model_validator(mode="after")
-    def _each_field_of_the_request_once(self) -> Self:
-        ours = {"model", "messages", "temperature"}
-        if self.max_tokens_field in ours:
-            raise ValueError(f"max_tokens_field: {self.max_tokens_field} is another field of the request")
-        if taken := sorted(self.extra_body.keys() & (ours | {self.max_tokens_field, "stream", "n"})):
-            raise ValueError(
-                f"extra_body holds {', '.join(map(str, taken))}: stream and n cannot be changed, and the others have "
-                "settings of their own (model, temperature, max_tokens_field with max_new_tokens)"
-            )
-        try:
-            json.dumps(self.extra_body, allow_nan=False)
-        except ValueError as error:
-            raise ValueError(f"extra_body cannot be sent as JSON: {error}") from error
-        return self
 
 
 class JudgeSettings(Component):

@@ -84,7 +84,8 @@ class FinetuneSettings(Component):
     steps: int = Field(750, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     micro_batch_pairs: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
-    """Pairs in one forward on one process; the rest of a step is accumulated. auto: as many as fit, found by trying."""
+    """Pairs in one forward on one process, or its share of a step if that is less; the rest of a step is accumulated.
+    auto: as many as fit, found by trying."""
     fresh_epochs: int | None = Field(None, ge=1)
     """After so many epochs batches, t and noise repeat, so reference errors come from the cache; null: never repeat."""
     learning_rate: float = Field(1e-3, gt=0)

@@ -17,15 +17,14 @@ class AnswerCache:
         self.folder = folder
 
     def get(self, key: str) -> Reply | None:
-        """The reply to the question with this key, if it was answered before; what is damaged or no answer is none."""
+        """The reply to the question with this key, if it was answered before; what is damaged is none."""
         try:
-            reply = Reply(**json.loads(self._file(key).read_text(encoding="utf-8")))
-            return reply if reply.word is not None else None
+            return Reply(**json.loads(self._file(key).read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return None
 
     def put(self, key: str, reply: Reply) -> None:
-        """Keep a reply that is an answer. Any other is worth asking again: `get` passes over it."""
+        """Keep a reply that answers its question. Any other is worth asking again."""
         with atomic_path(self._file(key)) as fresh:
             fresh.write_text(json.dumps(asdict(reply)), encoding="utf-8")
 

@@ -32,10 +32,13 @@ def _price(server: ServerSettings, prompt_tokens: float, answer_tokens: float) -
 
 
 class Budget:
-    """Money of one run, shared by its threads: what questions under way may cost is set aside before they are asked."""
+    """Money of one run, shared by its threads: what questions under way may cost is set aside before they are asked.
 
-    def __init__(self, limit: float) -> None:
-        self.limit, self.spent, self._set_aside = limit, 0.0, 0.0
+    setting: what it is a part of in the settings, for messages.
+    """
+
+    def __init__(self, limit: float, setting: str = "judge.server") -> None:
+        self.limit, self.setting, self.spent, self._set_aside = limit, setting, 0.0, 0.0
         self._lock = Lock()
 
     def reserve(self, amount: float) -> None:
@@ -43,9 +46,9 @@ class Budget:
         with self._lock:
             if self.spent + self._set_aside + amount > self.limit:
                 raise InputError(
-                    f"the judge's budget of {self.limit:g} is used up: {self.spent:.4f} spent, the next question may "
+                    f"the budget of {self.limit:g} is used up: {self.spent:.4f} spent, the next question may "
                     f"cost {amount:.4f}",
-                    fix="Raise judge.server.budget and run it again: the answers so far are kept",
+                    fix=f"Raise {self.setting}.budget and run it again: the answers so far are kept",
                 )
             self._set_aside += amount
 

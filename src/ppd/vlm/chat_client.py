@@ -17,7 +17,9 @@ import httpx2
 
 from ppd.errors import InputError
 from ppd.settings import ServerSettings
+from ppd.vlm.budget import Budget, cost, estimate
 from ppd.vlm.complaint import Complaint, bounded, complaint, one_line
+from ppd.vlm.prompts import Conversation
 from ppd.vlm.reply import NoCompletion, Reply, read_reply
 
 LONGEST_WAIT_S = 120.0
@@ -53,10 +55,11 @@ class ChatClient:
     """Sends questions; several threads may. The key is read from the environment when one is sent and kept nowhere.
 
     halt: set by whoever sees that no question makes sense any more; nothing is sent from then on, nobody waits.
+    setting: what the settings are a part of, for messages.
     """
 
-    def __init__(self, settings: ServerSettings, halt: Event) -> None:
-        self.settings = settings
+    def __init__(self, settings: ServerSettings, halt: Event, setting: str = "judge.server") -> None:
+        self.settings, self.setting = settings, setting
         self._halt = halt
         self.url = f"{settings.url.rstrip('/')}/chat/completions"
         try:
@@ -101,7 +104,7 @@ class ChatClient:
                 raise InputError(
                     f"no question can be sent: {why}",
                     file=self.url,
-                    fix="Look at judge.server.url"
+                    fix=f"Look at {self.setting}.url"
                     + (f" and at the environment: {routes}" if (routes := _routes()) else ""),
                 ) from error
             raise _TryAgainError(why) from error
@@ -130,7 +133,7 @@ class ChatClient:
         where = f" (it points to {one_line(headers['location'])})" if "location" in headers else ""
         later = f" and asks to wait {wait_s:.0f} s" if told.about == "moment" else ""
         return InputError(
-            f"the judge's server answers {told.status} for model {self.settings.model!r}{where}{later}: "
+            f"the server answers {told.status} for model {self.settings.model!r}{where}{later}: "
             f"{self._shown(told.words)}",
             file=self.url,
             fix=self._advice(told),
@@ -141,13 +144,13 @@ class ChatClient:
             return "Run it again when the account may ask again: the answers so far are kept"
         if told.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY):
             return (
-                "Look at judge.server: model, max_tokens_field, max_new_tokens, temperature, extra_body, and whether "
-                "the server takes as many images as a question has"
+                f"Look at {self.setting}: model, max_tokens_field, max_new_tokens, temperature, extra_body, and "
+                "whether the server takes as many images as a question has"
             )
         if told.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             return f"Look at the environment: {_routes() or 'a proxy'}"
         key = f", and the key in ${self.settings.key_variable}" if self.settings.key_variable else ", and key_variable"
-        return f"Look at judge.server: url, model{key}"
+        return f"Look at {self.setting}: url, model{key}"
 
     def _send(self, body: Mapping[str, object]) -> tuple[int, httpx2.Headers, bytes]:
         """Status, headers and content. The client's own timeout is for each read; a trickle is cut off here."""
@@ -172,7 +175,7 @@ class ChatClient:
         if not key:
             raise InputError(
                 f"the environment variable {variable} holds no API key",
-                fix="Set it, or set judge.server.key_variable: null for a server that wants none",
+                fix=f"Set it, or set {self.setting}.key_variable: null for a server that wants none",
             )
         if not (key.isascii() and key.isprintable()):
             raise InputError(
@@ -189,6 +192,20 @@ class ChatClient:
             key = re.escape(self._key())
             text = re.sub(key if len(self._key()) >= _SECRET else rf"(?<![\w-]){key}(?![\w-])", "(the key)", text)
         return bounded(text)
+
+
+def ask_within(budget: Budget, client: ChatClient, conversation: Conversation, body: Mapping[str, object]) -> Reply:
+    """The reply to a question, for money that is set aside first. Raises what the budget and the client raise."""
+    reserved = estimate(conversation, client.settings)
+    budget.reserve(reserved)
+    spent = reserved  # a question without an answer may have been charged all the same
+    try:
+        reply = client.ask(body)
+        counted = cost(reply, client.settings)
+        spent = reserved if counted is None else counted
+    finally:
+        budget.settle(reserved, spent)
+    return reply
 
 
 def _first_illegal(key: str) -> int:

@@ -1,7 +1,7 @@
 """A person's embedding: what a vision-language model makes of a few of their pairs (PPD, arXiv 2501.06655, stage 1)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,8 @@ from ppd.errors import InputError
 from ppd.preferences.images import READING
 from ppd.settings import EmbeddingSettings
 from ppd.users.support import Pair
-from ppd.vlm.prompts import profile_conversation
+from ppd.vlm.prompts import Conversation, profile_conversation
+from ppd.vlm.server_writer import Profile
 from ppd.vlm.transformers_backend import TransformersVlm
 
 
@@ -23,15 +24,33 @@ class Embedded:
     profiles: tuple[str, ...]
 
 
-def embed(vlm: TransformersVlm, supports: Sequence[Sequence[Pair]], settings: EmbeddingSettings) -> Embedded:
-    """Embed each group of pairs. A group's embedding does not depend on the other groups."""
+Writer = Callable[[Sequence[Conversation]], Sequence[Profile]]
+
+
+def embed(
+    vlm: TransformersVlm,
+    supports: Sequence[Sequence[Pair]],
+    settings: EmbeddingSettings,
+    writer: Writer | None = None,
+) -> Embedded:
+    """Embed each group of pairs. A group's embedding does not depend on the other groups.
+
+    writer: writes the profiles in place of `vlm`, which then only reads them.
+    """
     conversations = [profile_conversation(pairs, settings.prompt) for pairs in supports]
     rows = kept_rows(vlm, settings)
+    if writer is not None:
+        profiles = writer(conversations)
+        # Of a text that was cut its writer never read the last token, and what it was about to say is what is wanted.
+        answers = [vlm.tokens_of(profile.text) for profile in profiles]
+        answers = [answer[:-1] if profile.cut else answer for answer, profile in zip(answers, profiles, strict=True)]
+        hidden = vlm.hidden_at_end(conversations, rows, answers).clone()
+        return Embedded(hidden, tuple(profile.text.strip() for profile in profiles))
     if settings.max_new_tokens:
         written = vlm.write(conversations, max_new_tokens=settings.max_new_tokens)
-        profiles = tuple(answer.text for answer in written)
+        texts = tuple(answer.text for answer in written)
         hidden = torch.stack([a.before if settings.read == "prompt-end" else a.after for a in written])
-        return Embedded(hidden[:, list(rows)], profiles)
+        return Embedded(hidden[:, list(rows)], texts)
     hidden = vlm.hidden_at_end(conversations, rows).clone()  # a tensor like any other, not one of inference mode
     return Embedded(hidden, ("",) * len(conversations))
 
@@ -50,7 +69,7 @@ def kept_rows(vlm: TransformersVlm, settings: EmbeddingSettings) -> tuple[int, .
 def support_key(pairs: Sequence[Pair], revision: str, settings: EmbeddingSettings) -> str:
     """Changes exactly when these pairs' embedding may: with an image's bytes, a caption, the order, model or prompt."""
     digest = hashlib.sha256()
-    how = (
+    how: tuple[object, ...] = (
         READING,
         revision,
         settings.prompt,
@@ -59,6 +78,8 @@ def support_key(pairs: Sequence[Pair], revision: str, settings: EmbeddingSetting
         settings.rows,
         settings.precision,
     )
+    if (server := settings.server) is not None:  # not its address: the same model elsewhere writes the same
+        how += (server.model, server.temperature, str(server.extra_body))
     digest.update(repr(how).encode())
     for pair in pairs:
         for part in (pair.caption.encode(), pair.preferred, pair.rejected):

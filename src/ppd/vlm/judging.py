@@ -52,7 +52,12 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Anything that judges for a person known by their pairs: a vision-language model, a server, a fake in a test."""
+    """Anything that judges for a person known by their pairs: a vision-language model, a server, a fake in a test.
+
+    name: changes with what the answers depend on beside settings and questions: the weights.
+    """
+
+    name: str
 
     def __call__(self, pairs: Sequence[Pair], candidates: Sequence[Candidates]) -> list[Verdict]: ...
 
@@ -62,6 +67,7 @@ class VlmJudge:
 
     def __init__(self, vlm: TransformersVlm, settings: JudgeSettings, *, reuse_pairs: bool = True) -> None:
         self.vlm = vlm
+        self.name = vlm.ref.revision
         self.settings = settings
         self.reuse_pairs = reuse_pairs
 

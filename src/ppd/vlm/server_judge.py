@@ -4,7 +4,6 @@ It tells no probabilities. An answer that is not one of the two words, and a que
 their own outcome, never a score.
 """
 
-import base64
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,13 @@ from ppd.errors import InputError
 from ppd.settings import PromptVersion, ServerSettings
 from ppd.users.support import Pair
 from ppd.vlm.answer_cache import AnswerCache, key_of
-from ppd.vlm.budget import Budget, cost, estimate
-from ppd.vlm.chat_client import CallFailed, ChatClient
+from ppd.vlm.budget import Budget, estimate
+from ppd.vlm.chat_client import CallFailed, ChatClient, ask_within
+from ppd.vlm.chat_request import chat_request
 from ppd.vlm.complaint import bounded, one_line
 from ppd.vlm.judging import Answer, Verdict
-from ppd.vlm.prompts import IMAGE, Candidates, Conversation, judge_conversation
+from ppd.vlm.prompts import Candidates, Conversation, judge_conversation
 from ppd.vlm.reply import Reply
-from ppd.vlm.sent_images import as_sent
 
 VOID_IN_A_ROW = 20
 """So many questions without an answer, one after the other: something is wrong, and asking on only costs."""
@@ -34,6 +33,7 @@ class ServerJudge:
 
     def __init__(self, server: ServerSettings, prompt: PromptVersion, cache_folder: Path) -> None:
         self.server, self.prompt = server, prompt
+        self.name = server.model
         self.budget = Budget(server.budget)
         self._halt, self._lock = Event(), Lock()
         self._fault: InputError | None = None
@@ -86,10 +86,10 @@ class ServerJudge:
             return None
 
     def _answer(self, conversation: Conversation) -> Answer:
-        body = self._request(conversation)
+        body = chat_request(conversation, self.server)
         key = key_of(self.server.url, body)
         reply = self._cache.get(key)
-        if reply is None:
+        if reply is None or reply.word is None:
             try:
                 reply = self._ask(conversation, body)
             except CallFailed as error:
@@ -105,16 +105,7 @@ class ServerJudge:
         return Answer(conversation.text, reply.text, reply.word, math.nan)
 
     def _ask(self, conversation: Conversation, body: dict[str, object]) -> Reply:
-        reserved = estimate(conversation, self.server)
-        self.budget.reserve(reserved)
-        spent = reserved  # a question without an answer may have been charged all the same
-        try:
-            reply = self._client.ask(body)
-            counted = cost(reply, self.server)
-            spent = reserved if counted is None else counted
-        finally:
-            self.budget.settle(reserved, spent)
-        return reply
+        return ask_within(self.budget, self._client, conversation, body)
 
     def _count_void(self, why: str, advice: str, *, for_all: bool) -> None:
         with self._lock:
@@ -128,22 +119,6 @@ class ServerJudge:
             hopeless = not self._answered and self._void_for_all >= VOID_FROM_THE_START
             if hopeless or self._void_in_a_row >= VOID_IN_A_ROW:
                 raise self._in_vain
-
-    def _request(self, conversation: Conversation) -> dict[str, object]:
-        """The body of a chat request: one turn, text and images in the order of the conversation."""
-        texts = conversation.text.split(IMAGE)
-        content: list[dict[str, object]] = []
-        for text, image in zip(texts, [*conversation.images, None], strict=True):
-            if text:
-                content.append({"type": "text", "text": text})
-            if image is not None:
-                content.append({"type": "image_url", "image_url": {"url": _data_url(image)}})
-        body: dict[str, object] = {"model": self.server.model, "messages": [{"role": "user", "content": content}]}
-        if self.server.max_tokens_field is not None:
-            body[self.server.max_tokens_field] = self.server.max_new_tokens
-        if self.server.temperature is not None:
-            body["temperature"] = self.server.temperature
-        return body | dict(self.server.extra_body)
 
 
 def _why_void(reply: Reply, server: ServerSettings) -> tuple[str, str]:
@@ -159,8 +134,3 @@ def _why_void(reply: Reply, server: ServerSettings) -> tuple[str, str]:
             "judge.server.extra_body",
         )
     return f"{said}, neither first nor second", "This model does not answer as it is asked to: another may"
-
-
-def _data_url(image: bytes) -> str:
-    kind, sent = as_sent(image)
-    return f"data:{kind};base64,{base64.b64encode(sent).decode()}"

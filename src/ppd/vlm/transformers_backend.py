@@ -146,6 +146,10 @@ class TransformersVlm:
 
         return [written for part in self._in_parts(conversations, read) for written in part]
 
+    def n_positions(self, conversation: Conversation) -> int:
+        """How long a prompt is, images included."""
+        return len(self._tokens([conversation])[0])
+
     def tokens_of(self, answer: str) -> list[int]:
         """The tokens of an answer, as it would be read back; what looks like an image mark is none."""
         return list(self.processor.tokenizer(plain(answer), add_special_tokens=False).input_ids)

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ from ppd.diffusion.encoding.store import (
 from ppd.diffusion.model.backbone import Backbone
 from ppd.errors import DamagedFile, InputError
 from ppd.files import atomic_path, clear_leftovers
+from ppd.parts import this_part
 from ppd.preferences.images import READING, open_rgb
 from ppd.preferences.store import Preferences
 from ppd.progress import progress_bar
@@ -67,8 +68,10 @@ def encode(
 
     Images that only describe a person (support) are for the vision-language model alone and have no latents. What
     `out_dir` holds already is taken over, unless other encoders or another size made it, or it is damaged: then it is
-    encoded again. A killed run goes on with the rows that it finished, which are in `unfinished`; `out_dir` is replaced
-    when all is done. Raises InputError for an image whose latent is no number, and where the disk is full.
+    encoded again. Several processes may share the work (`ppd.parts`), each a stretch of what is stored: batches have
+    one size, so no row depends on which. A killed run goes on with the rows that it finished, which are in
+    `unfinished`; `out_dir` is replaced when all is done. Raises InputError for an image whose latent is no number, and
+    where the disk is full.
     """
     pairs = preferences.pairs[preferences.pairs.role.isin(["train", "eval"])]
     uids = sorted({*pairs.chosen_uid, *pairs.rejected_uid})
@@ -96,7 +99,12 @@ def encode(
         None if known is None else {LATENTS_NAME: known.latents.numpy()},
         image_rows,
         lambda missing: _encoded_images(preferences, backbone, uids, missing, image_px, batch_size),
+        lambda missing: missing[preferences.stored_order([uids[row] for row in missing])],
     )
+    kept_images, kept_captions = int((image_rows >= 0).sum()), int((caption_rows >= 0).sum())
+    counted = EncodedCount(len(uids) - kept_images, kept_images, len(captions) - kept_captions, kept_captions)
+    if not this_part().is_first:
+        return counted
     with atomic_path(out_dir) as fresh:
         fresh.mkdir()
         shutil.move(images.file(LATENTS_NAME), fresh / LATENTS)
@@ -107,8 +115,7 @@ def encode(
             shutil.move(text.file(name), fresh / TEXT.format(name))
         (fresh / SOURCE).write_text(source, encoding="utf-8")
     shutil.rmtree(unfinished)
-    kept_images, kept_captions = int((image_rows >= 0).sum()), int((caption_rows >= 0).sum())
-    return EncodedCount(len(uids) - kept_images, kept_images, len(captions) - kept_captions, kept_captions)
+    return counted
 
 
 def _known(folder: Path, source: str) -> Encoded | None:
@@ -142,28 +149,46 @@ def _filled(
     known: Mapping[str, np.ndarray] | None,
     known_rows: NDArray[np.int64],
     encode: Callable[[NDArray[np.int64]], Iterator[Encoding]],
+    in_order: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda rows: rows,
 ) -> Rows:
     """n rows in `folder`: those that a killed run left there, those that are known, and the others, encoded.
 
     known_rows: where each row is among the known ones, -1 where it is not. encode: gives the rows asked for in batches.
+    in_order: the rows in the order in which they are best read; of several processes each encodes a stretch of it.
     """
+    part = this_part()
+    if part.is_first:
+        _take_over(folder, n, known, known_rows)
+    part.wait_for_all()
     rows = _begun(folder, n)
-    if rows is None and known is not None:
-        rows = Rows.create(folder, n, known)
     missing = np.arange(n) if rows is None else rows.missing()
-    if rows is not None and known is not None:
-        there = missing[known_rows[missing] >= 0]
-        rows.copy(there, known, known_rows[there])
-        missing = np.setdiff1d(missing, there)
-    with progress_bar() as progress:
-        task = progress.add_task(f"encode {folder.name}", total=n, completed=n - len(missing))
-        for places, arrays in encode(missing):
-            rows = rows or Rows.create(folder, n, arrays)
-            rows.put(places, arrays)
-            progress.advance(task, len(places))
-    if rows is None:
+    part.wait_for_all()  # before anybody writes: all have to see the same rows missing
+    if not n:
         raise InputError(f"there are no {folder.name} to encode", fix="Ingest a log with pairs to train on")
-    return rows
+    with progress_bar(console=Console(stderr=True, quiet=not part.is_first)) as progress:
+        task = progress.add_task(f"encode {folder.name}", total=n, completed=n - len(missing))
+        batches = encode(np.array_split(in_order(missing), part.count)[part.rank])
+        if rows is None:
+            begun = list(islice(batches, 1))
+            if part.is_first:
+                Rows.create(folder, n, begun[0][1])
+            part.wait_for_all()
+            rows, batches = Rows(folder), chain(begun, batches)
+        for places, arrays in batches:
+            rows.put(places, arrays)
+            progress.advance(task, len(places) * part.count)  # the others are about as far
+    part.wait_for_all()
+    return Rows(folder)
+
+
+def _take_over(folder: Path, n: int, known: Mapping[str, np.ndarray] | None, known_rows: NDArray[np.int64]) -> None:
+    """Put the known rows among those that a killed run left."""
+    if known is None:
+        return
+    rows = _begun(folder, n) or Rows.create(folder, n, known)
+    missing = rows.missing()
+    there = missing[known_rows[missing] >= 0]
+    rows.copy(there, known, known_rows[there])
 
 
 def _begun(folder: Path, n: int) -> Rows | None:

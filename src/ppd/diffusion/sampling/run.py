@@ -9,20 +9,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.sampling.sampler import Request, sample
-from ppd.errors import DamagedFile
 from ppd.files import atomic_path
-from ppd.progress import progress_bar
+from ppd.parts import share
 from ppd.resumable import work_folder
 from ppd.settings import SamplingSettings
 from ppd.stored_tables import read_frame, write_table
 
-BATCHES_PER_PART = 4
+BATCHES_PER_UNIT = 4
 
 
 def sample_images(
@@ -39,40 +37,27 @@ def sample_images(
     """Sample every row of `requests` (user_id, caption, seed) and write it, with its PNG, to the parquet `file`.
 
     users: the embedding [rows, dim] of each user_id; one that is not there is sampled without a user. identity: names
-    the adapter (`checkpoint.adapter_identity`). A killed run goes on with the parts in `unfinished`, if they are of the
-    same weights, settings and requests.
+    the adapter (`checkpoint.adapter_identity`). Several processes may share the work (`ppd.parts`). A killed run goes
+    on with the units in `unfinished`, if they are of the same weights, settings and requests.
     """
     users = users or {}
     columns = (requests[column].tolist() for column in ("user_id", "caption", "seed"))
     wanted = [Request(caption, seed, users.get(user_id)) for user_id, caption, seed in zip(*columns, strict=True)]
     work = work_folder(unfinished, [backbone.fingerprint, identity, settings, requests.to_numpy().tolist()])
-    size = settings.batch_size * BATCHES_PER_PART
-    starts = range(0, max(1, len(requests)), size)  # one empty part, where there is nothing to sample
-    with progress_bar() as progress:
-        task = progress.add_task("sample", total=len(requests))
-        for start in starts:
-            part, chunk = work / f"{start:08d}.parquet", wanted[start : start + size]
-            if not _is_whole(part):
-                images = [_png(image) for image in sample(backbone, chunk, settings, adapter)]
-                with atomic_path(part) as fresh:
-                    write_table(requests.iloc[start : start + size].assign(png=images), fresh)
-            progress.advance(task, len(chunk))
-    parts = [read_frame(work / f"{start:08d}.parquet") for start in starts]
-    with atomic_path(file) as fresh:
-        write_table(pd.concat(parts, ignore_index=True), fresh)
-    shutil.rmtree(unfinished)
+    size = settings.batch_size * BATCHES_PER_UNIT
+    starts = range(0, max(1, len(requests)), size)  # one empty unit, where there is nothing to sample
+    units = [work / f"{start:08d}.parquet" for start in starts]
 
+    def make(number: int) -> None:
+        rows = slice(starts[number], starts[number] + size)
+        images = [_png(image) for image in sample(backbone, wanted[rows], settings, adapter)]
+        with atomic_path(units[number]) as fresh:
+            write_table(requests.iloc[rows].assign(png=images), fresh)
 
-def _is_whole(part: Path) -> bool:
-    """Whether a part has been sampled; a damaged one is sampled again."""
-    if not part.exists():
-        return False
-    try:
-        read_frame(part)
-    except DamagedFile as error:
-        Console(stderr=True).print(f"{error}\nIt is sampled again.", soft_wrap=True, markup=False)
-        return False
-    return True
+    if share(units, [len(wanted[start : start + size]) for start in starts], make, label="sample", check=read_frame):
+        with atomic_path(file) as fresh:
+            write_table(pd.concat([read_frame(unit) for unit in units], ignore_index=True), fresh)
+        shutil.rmtree(unfinished)
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:

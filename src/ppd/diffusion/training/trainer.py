@@ -82,11 +82,13 @@ class Trainer:
         self.backbone, self.data, self.settings, self.method = backbone, data, settings, method
         self.accelerator = accelerator or accelerator_of(backbone.device)
         self.n_processes, self.rank = self.accelerator.num_processes, self.accelerator.process_index
-        at_once = 1 if settings.micro_batch_pairs == "auto" else settings.micro_batch_pairs
-        if settings.pairs_per_step % (at_once * self.n_processes):
+        share, rest = divmod(settings.pairs_per_step, self.n_processes)
+        at_once = 1 if settings.micro_batch_pairs == "auto" else min(settings.micro_batch_pairs, share)
+        if rest or share % at_once:
             raise InputError(
                 f"pairs_per_step ({settings.pairs_per_step}) is not a multiple of micro_batch_pairs "
-                f"({settings.micro_batch_pairs}) x processes ({self.n_processes})"
+                f"({settings.micro_batch_pairs}) x processes ({self.n_processes})",
+                fix="Change one of them; the number of processes is launch.training",
             )
         self.adapter = fresh_adapter(backbone, data, settings, method)
         self.adapter.attach(backbone)
@@ -102,7 +104,6 @@ class Trainer:
         self.micro_batch_pairs = at_once
         if settings.micro_batch_pairs == "auto":
             # Before compiling, which would compile for each size, and saves memory.
-            share = settings.pairs_per_step // self.n_processes
             self.micro_batch_pairs = pairs_that_fit(share, self.attempt, self.accelerator)
         self.compiled = "no"
         if settings.compile:
