@@ -17,6 +17,7 @@ class FlatCodec:
     """Images of 8x8 px to latents [4, 4, 4] and back, without learning anything."""
 
     encoder_fingerprint = "flat"
+    pixels_per_latent = 2
 
     def encode(self, images: Tensor) -> Tensor:
         return nn.functional.pixel_unshuffle(images.mean(dim=1, keepdim=True), 2) * 2 - 1

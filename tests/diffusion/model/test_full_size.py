@@ -79,6 +79,6 @@ def test_the_decoder_is_stage_b() -> None:
 def test_a_network_that_does_not_fit_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8e9))
-    require_room(PRIOR, torch.bfloat16, cpu, "prior")
+    require_room(StableCascadeUNet, PRIOR, torch.bfloat16, cpu, "prior")
     with pytest.raises(InputError, match=r"3.59 billion parameters take 14.4 GB .* 8.0 GB free. Use precision: bf16"):
-        require_room(PRIOR, torch.float32, cpu, "prior")
+        require_room(StableCascadeUNet, PRIOR, torch.float32, cpu, "prior")

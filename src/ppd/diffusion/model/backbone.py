@@ -72,6 +72,11 @@ class Codec(Protocol):
         """Names what decides the latents, by content."""
         ...
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """Of the images that are encoded, along each side."""
+        ...
+
     def encode(self, images: Tensor) -> Tensor: ...
 
     def decode(self, latents: Tensor, text: Text, randoms: Sequence[torch.Generator]) -> Tensor: ...
@@ -134,6 +139,11 @@ class Backbone(Protocol):
 
     def guide(self, near: Tensor, far: Tensor, strength: float) -> Tensor:
         """far + strength·(near − far), in the order of operations of the base's own pipeline."""
+        ...
+
+    def text_lengths(self, text: Text) -> list[int]:
+        """Tokens that each caption is computed with, filling included: captions of different ones share no batch when
+        images are sampled, since one's last digit would depend on the other."""
         ...
 
     def attention_blocks(self) -> Mapping[str, Attention]:

@@ -15,7 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ppd.diffusion.model.backbone import Text
-from ppd.diffusion.model.efficientnet import WEIGHTS, EfficientNetEncoder
+from ppd.diffusion.model.efficientnet import FACTOR, WEIGHTS, EfficientNetEncoder
 from ppd.diffusion.model.fingerprint import fingerprint
 
 STEPS = 10
@@ -64,6 +64,10 @@ class CascadeCodec:
     @property
     def encoder_fingerprint(self) -> str:
         return fingerprint(self.encoder)
+
+    @property
+    def pixels_per_latent(self) -> int:
+        return FACTOR
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

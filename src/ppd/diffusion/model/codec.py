@@ -64,6 +64,10 @@ class ImageCodec(ModelMixin, ConfigMixin):
     def encoder_fingerprint(self) -> str:
         return fingerprint(self.analysis)
 
+    @property
+    def pixels_per_latent(self) -> int:
+        return PATCH_PX
+
     @torch.no_grad()
     def set_components(self, images: Tensor) -> None:
         """Fit encoder and linear reconstruction to images [N, 3, H, W].

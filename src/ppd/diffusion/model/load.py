@@ -1,12 +1,26 @@
-"""A base from its folder: what the folder holds decides which class reads it."""
+"""A base from its folder: what the folder says that it is decides which class reads it."""
 
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline
 
 from ppd.diffusion.model.backbone import Backbone, Codec
+from ppd.diffusion.model.codecs import load_codec
+from ppd.diffusion.model.frozen import DTYPES
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.unet import UNetBackbone
+from ppd.diffusion.model.z_image import ZImageBackbone
+from ppd.errors import InputError
 from ppd.settings import Precision
+
+CLASSES: dict[str, type[StableCascadeBackbone] | type[UNetBackbone] | type[ZImageBackbone]] = {
+    "StableCascadePriorPipeline": StableCascadeBackbone,
+    "StableDiffusionPipeline": UNetBackbone,
+    "StableDiffusionXLPipeline": UNetBackbone,
+    "ZImagePipeline": ZImageBackbone,
+}
+"""The pipelines of diffusers whose folders are bases here."""
 
 
 def load_backbone(
@@ -19,8 +33,30 @@ def load_backbone(
 ) -> Backbone:
     """The base in a folder (or hub id) in the hub's layout. Without a `codec`, the folder's own is loaded.
 
-    Raises InputError for a folder that holds none that is known, and for what the base's own class refuses.
+    `model_index.json` names the pipeline; without one, a folder with `prior/` is a Stable Cascade. Raises InputError
+    for one that is not known, for fp16, and for what the base's own class refuses.
     """
-    return StableCascadeBackbone.from_pretrained(
-        folder, codec=codec, revision=revision, precision=precision, device=device
-    )
+    if precision == "fp16":
+        raise InputError("these bases overflow in fp16 and return NaN", fix="Use precision: bf16 or fp32")
+    base = CLASSES[_pipeline(folder, revision)]
+    codec = codec or load_codec(folder, revision, DTYPES[precision], device)
+    return base.from_pretrained(folder, codec=codec, revision=revision, precision=precision, device=device)
+
+
+def _pipeline(folder: str | Path, revision: str | None) -> str:
+    """The name of one of `CLASSES`."""
+    if (Path(folder) / "prior").is_dir():
+        return "StableCascadePriorPipeline"
+    try:
+        name = str(DiffusionPipeline.load_config(folder, revision=revision)["_class_name"])
+    except (OSError, KeyError) as error:
+        raise InputError(
+            "neither model_index.json, which says what a base is, nor prior/ of a Stable Cascade",
+            file=folder,
+            fix="Copy the whole folder of the model",
+        ) from error
+    if name not in CLASSES:
+        raise InputError(
+            f"a {name}, which is no base here; known are {', '.join(CLASSES)}", file=Path(folder) / "model_index.json"
+        )
+    return name

@@ -8,13 +8,16 @@ would change with the noise level.
 t in (0, 1] is the noise level, fp32, one a row. Legend: B rows; C, h, w latent; ᾱ the signal share.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from ppd.errors import InputError
@@ -61,7 +64,6 @@ def check_sampler(process: Process, sampler: str) -> None:
         )
 
 
-@dataclass(frozen=True)
 class VariancePreserving(ABC):
     """x_t = √ᾱ(t)·x_0 + √(1−ᾱ(t))·ε, with a network that predicts ε or v = √ᾱ·ε − √(1−ᾱ)·x_0.
 
@@ -97,6 +99,7 @@ class VariancePreserving(ABC):
 class Cosine(VariancePreserving):
     """Stable Cascade's: continuous t, ᾱ a squared cosine (diffusers' DDPMWuerstchenScheduler with scaler 1)."""
 
+    prediction: Prediction
     offset: float = 0.008
     samplers = ("ddim", "ddpm")
 
@@ -121,6 +124,88 @@ class Cosine(VariancePreserving):
             else:
                 x = ddpm_step(x, noise, signal, signal_next, fresh() * (t_next != 0))
         return x
+
+
+class Discrete(VariancePreserving):
+    """A table of ᾱ over n training steps, as Stable Diffusion's schedulers describe it: t is step ⌊t·n⌋.
+
+    config: of any of them; sampling is by diffusers' own DDIMScheduler, η = 0, with this config's spacing of steps.
+    """
+
+    samplers = ("ddim",)
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        if (prediction := config.get("prediction_type", "epsilon")) not in get_args(Prediction):
+            raise InputError(f"prediction_type is {prediction!r}; expected {' or '.join(get_args(Prediction))}")
+        self.prediction = prediction
+        # Latents are not bounded: with the class' default, to clip x̂_0 at 1, a config that is silent would lose colour.
+        self._make = partial(DDIMScheduler.from_config, config, clip_sample=False, thresholding=False)
+        self._table: Tensor = self._make().alphas_cumprod
+
+    @property
+    def n_steps(self) -> int:
+        return len(self._table)
+
+    @property
+    def name(self) -> str:
+        digest = hashlib.sha256(self._table.numpy().tobytes()).hexdigest()[:8]
+        return f"{self.n_steps} steps {digest}, {self.prediction}"
+
+    def step_of(self, t: Tensor) -> Tensor:
+        """The training step of each t in (0, 1], as the network takes it: int64, 0 is the least noise."""
+        return (t * self.n_steps).long().clamp(max=self.n_steps - 1)
+
+    def alpha_bar(self, t: Tensor) -> Tensor:
+        if self._table.device != t.device:
+            self._table = self._table.to(t.device)
+        return self._table[self.step_of(t)]
+
+    def denoise(self, predict: Predict, x: Tensor, n_steps: int, sampler: str, fresh: Callable[[], Tensor]) -> Tensor:
+        check_sampler(self, sampler)
+        scheduler = self._make()
+        scheduler.set_timesteps(n_steps)
+        for step in scheduler.timesteps:
+            middle = ((step + 0.5) / self.n_steps).to(x.device)
+            x = scheduler.step(predict(x, middle), step, x).prev_sample
+        return x
+
+
+class RectifiedFlow:
+    """x_σ = (1−σ)·x_0 + σ·ε with a network that predicts the velocity ε − x_0 (arXiv 2209.03003); t is σ.
+
+    config: of diffusers' FlowMatchEulerDiscreteScheduler, which samples, with its shift towards noise.
+    """
+
+    samplers = ("euler",)
+    name = "rectified flow, velocity"
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._make = partial(FlowMatchEulerDiscreteScheduler.from_config, config, stochastic_sampling=False)
+        self._make()  # a config that it refuses is refused now
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        sigma = t[:, None, None, None]
+        return (1 - sigma) * x_0 + sigma * noise
+
+    def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        return noise - x_0
+
+    def denoise(self, predict: Predict, x: Tensor, n_steps: int, sampler: str, fresh: Callable[[], Tensor]) -> Tensor:
+        """Euler's steps at σ evenly spaced from 1 to 1/n_steps, then shifted, as Z-Image's pipeline has them."""
+        check_sampler(self, sampler)
+        scheduler = self._make()
+        mu = _shift_of_size((x.shape[2] // 2) * (x.shape[3] // 2), scheduler.config)
+        scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / n_steps, n_steps).tolist(), mu=mu)
+        for sigma, time in zip(scheduler.sigmas[:-1], scheduler.timesteps, strict=True):
+            x = scheduler.step(predict(x, sigma.to(x.device)), time, x).prev_sample
+        return x
+
+
+def _shift_of_size(n_tokens: int, config: Mapping[str, Any]) -> float:
+    """The shift's exponent for an image of so many tokens, linear between two sizes; read where the config asks for
+    `use_dynamic_shifting` (arXiv 2403.03206, §5.3.2, as diffusers' pipelines have it)."""
+    slope = (config["max_shift"] - config["base_shift"]) / (config["max_image_seq_len"] - config["base_image_seq_len"])
+    return n_tokens * slope + (config["base_shift"] - slope * config["base_image_seq_len"])
 
 
 def ddim_step(x: Tensor, noise: Tensor, signal: Tensor, signal_next: Tensor) -> Tensor:

@@ -20,8 +20,7 @@ from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedT
 
 from ppd.diffusion.model.attention import CrossAttention
 from ppd.diffusion.model.backbone import Codec, Text
-from ppd.diffusion.model.cascade_codec import CascadeCodec
-from ppd.diffusion.model.codec import ImageCodec
+from ppd.diffusion.model.codecs import load_codec
 from ppd.diffusion.model.fingerprint import fingerprint
 from ppd.diffusion.model.memory import require_room
 from ppd.diffusion.model.process import Cosine, Prediction
@@ -96,7 +95,7 @@ class StableCascadeBackbone:
             )
         dtype = DTYPES[precision]
         config = StableCascadeUNet.load_config(folder, subfolder="prior", revision=revision)
-        require_room(config, dtype, torch.device(device), str(folder))
+        require_room(StableCascadeUNet, config, dtype, torch.device(device), str(folder))
         unet = StableCascadeUNet.from_pretrained(
             folder, subfolder="prior", revision=revision, torch_dtype=dtype, use_safetensors=True
         )
@@ -109,7 +108,7 @@ class StableCascadeBackbone:
             tokenizer=AutoTokenizer.from_pretrained(
                 folder, subfolder="tokenizer", revision=revision, trust_remote_code=False
             ),
-            codec=codec or _load_codec(folder, revision, dtype, device),
+            codec=codec or load_codec(folder, revision, dtype, device),
             prediction_type=prediction_type,
             schedule_offset=schedule.get("s", 0.008),
             base_id=str(folder),
@@ -171,6 +170,9 @@ class StableCascadeBackbone:
     def guide(self, near: Tensor, far: Tensor, strength: float) -> Tensor:
         return torch.lerp(far, near, strength)
 
+    def text_lengths(self, text: Text) -> list[int]:
+        return [text.tokens.shape[1]] * len(text)
+
     def attention_blocks(self) -> Mapping[str, Attention]:
         """Names as "down_0_2": side, level, place in the level."""
         sides = {"down": self.unet.down_blocks, "up": self.unet.up_blocks}
@@ -199,17 +201,3 @@ def _keep_timesteps_exact(unet: StableCascadeUNet, dtype: torch.dtype) -> None:
     """
     embed = StableCascadeUNet.get_timestep_ratio_embedding
     unet.get_timestep_ratio_embedding = lambda t, *rest: embed(unet, t, *rest).to(dtype)
-
-
-def _load_codec(
-    folder: str | Path, revision: str | None, dtype: torch.dtype, device: torch.device | str
-) -> CascadeCodec | ImageCodec:
-    """The codec in `codec/`: a copy of stabilityai/stable-cascade, or the nano one."""
-    if CascadeCodec.is_in(Path(folder) / "codec"):
-        return CascadeCodec.from_pretrained(Path(folder) / "codec", dtype=dtype)
-    try:
-        return ImageCodec.from_pretrained(folder, subfolder="codec", revision=revision, use_safetensors=True).to(device)
-    except OSError as error:
-        raise InputError(
-            f"no image codec: {error}", file=f"{folder}/codec", fix="Put a copy of stabilityai/stable-cascade there"
-        ) from error

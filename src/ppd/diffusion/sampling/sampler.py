@@ -54,8 +54,11 @@ def sample(
     # One by one, so that a caption's embedding does not depend on the other captions, not even in the last bit.
     texts = Text.cat([backbone.encode_captions([caption]) for caption in [*captions, ""]])
     row_of = {caption: row for row, caption in enumerate(captions)}
-    for start in range(0, len(requests), settings.batch_size):
-        batch = requests[start : start + settings.batch_size]
+    lengths = backbone.text_lengths(texts)
+    images: dict[int, np.ndarray] = {}  # sampled, and not their turn yet
+    next_number = 0
+    for numbers in _batches([lengths[row_of[request.caption]] for request in requests], settings.batch_size):
+        batch = [requests[number] for number in numbers]
         # The last batch is filled up: kernels differ with the batch's size in the last bit, and so would images.
         filled = [*batch, *[batch[0]] * (settings.batch_size - len(batch))]
         rows = torch.tensor([row_of[request.caption] for request in filled])
@@ -68,8 +71,20 @@ def sample(
                 fix="The images before it are kept. Lower user_guidance, or sample in precision: fp32",
             )
         randoms = [generator("decode", request.caption, request.seed) for request in filled]
-        images = backbone.decode_latents(latents, text, randoms)
-        yield from (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()[: len(batch)]
+        pixels = (backbone.decode_latents(latents, text, randoms) * 255).round().to(torch.uint8)
+        images |= dict(zip(numbers, pixels.permute(0, 2, 3, 1).cpu().numpy(), strict=False))
+        while next_number in images:
+            yield images.pop(next_number)
+            next_number += 1
+
+
+def _batches(lengths: list[int], size: int) -> list[list[int]]:
+    """Numbers of requests, each batch of captions of one length (`Backbone.text_lengths`), by their first number."""
+    batches = []
+    for length in set(lengths):
+        numbers = [number for number, its_length in enumerate(lengths) if its_length == length]
+        batches += [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    return sorted(batches)
 
 
 @torch.no_grad()
