@@ -92,7 +92,9 @@ def make_project(folder: Path) -> None:
     shutil.copy(ROOT / "dvc.yaml", folder)
     (folder / "src").symlink_to(ROOT / "src")
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML().dump(SETTINGS.model_dump(mode="json") | {"launch": {"processes": 1, "training": 1, "command": None}}, file)
+        YAML().dump(
+            SETTINGS.model_dump(mode="json") | {"launch": {"processes": 1, "training": 1, "command": None}}, file
+        )
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "false"]):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from ppd.errors import InputError
 from ppd.settings import EmbeddingSettings, ServerSettings
 from ppd.vlm.chat_request import chat_request
-from ppd.vlm.embedding import embed, support_key
+from ppd.vlm.embedding import Profile, embed, support_key
 from ppd.vlm.prompts import profile_conversation
-from ppd.vlm.server_writer import Profile, ServerWriter
+from ppd.vlm.server_writer import ServerWriter
 from ppd.vlm.transformers_backend import TransformersVlm
 from tests.tiny import CHAT_TEMPLATE, write_vlm
 from tests.vlm.misbehaving_server import Server, refuses, says

@@ -12,7 +12,6 @@ from ppd.preferences.images import READING
 from ppd.settings import EmbeddingSettings
 from ppd.users.support import Pair
 from ppd.vlm.prompts import Conversation, profile_conversation
-from ppd.vlm.server_writer import Profile
 from ppd.vlm.transformers_backend import TransformersVlm
 
 
@@ -22,6 +21,14 @@ class Embedded:
 
     hidden: Tensor
     profiles: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What somebody else wrote. cut: its tokens were used up, so its last one was never read by whoever wrote it."""
+
+    text: str
+    cut: bool
 
 
 Writer = Callable[[Sequence[Conversation]], Sequence[Profile]]

@@ -7,7 +7,6 @@ not.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
@@ -18,17 +17,10 @@ from ppd.vlm.answer_cache import AnswerCache, key_of
 from ppd.vlm.budget import Budget
 from ppd.vlm.chat_client import CallFailed, ChatClient, ask_within
 from ppd.vlm.chat_request import chat_request
+from ppd.vlm.embedding import Profile
 from ppd.vlm.prompts import Conversation
 
 _SETTING = "embedding.server"
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What a server wrote. cut: its tokens were used up, so its last one was never read by whoever wrote it."""
-
-    text: str
-    cut: bool
 
 
 class ServerWriter:
