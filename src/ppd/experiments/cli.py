@@ -16,14 +16,16 @@ EXPERIMENTS = {
     "users": "ppd.experiments.users:write_users",
     "implicit": "ppd.experiments.prediction:write_prediction",
     "identification": "ppd.experiments.identification:write_identification",
-    "guidance": "ppd.experiments.guidance:write_guidance",
+    "sampling": "ppd.experiments.sampling:write_sampling",
+    "decomposition": "ppd.experiments.decomposition:write_decomposition",
+    "best-of-n": "ppd.experiments.best_of_n:write_best_of_n",
     "rewards": "ppd.experiments.rewards:write_rewards",
     "interpolation": "ppd.experiments.interpolation:write_interpolation",
     "flow": "ppd.experiments.flow:write_flow",
     "page": "ppd.experiments.page:write_page",
 }
 """What runs each: a function of both settings and the layout, and of the variant for "ablation"; imported when run."""
-RENAMED = {"groundwork": "shared-inputs", "people": "users"}
+RENAMED = {"groundwork": "shared-inputs", "people": "users", "guidance": "sampling"}
 
 
 def experiment(

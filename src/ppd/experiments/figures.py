@@ -44,18 +44,19 @@ def directions_plot(rows: Sequence[Mapping[str, float]], kept: int | None) -> by
     return png(figure)
 
 
-def guidance_plot(rows: Sequence[Mapping[str, Any]], base: Mapping[str, float]) -> bytes:
-    """What each strength of user guidance gains, and the content and realism that are left."""
-    figure = Figure(figsize=(9, 3))
-    left, right = figure.subplots(1, 2)
-    strengths = [row["strength"] for row in rows]
-    gains = [_over_base(row["win_rates"], "independent") for row in rows]
-    _errorbars(left, strengths, gains, "gain_sd", "gain_sd_", color=ACCENT)
-    _finish(left, legend=False, xlabel="user guidance", ylabel="gain (SD of base)")
-    for key, colour in (("concept_accuracy", BLUE), ("precision", ACCENT)):
-        right.plot(strengths, [row[key] for row in rows], marker="o", color=colour, label=key.replace("_", " "))
-        right.axhline(base[key], color=colour, linewidth=1, linestyle="--")
-    _finish(right, xlabel="user guidance", ylim=(0, 1.02), title="dashed: the base", ylabel="share of images")
+def sampling_plot(rows: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> bytes:
+    """What each way to sample for a user gains, against the realism that is left; a line for each interval."""
+    figure = Figure(figsize=(5.5, 3))
+    axes = figure.subplots()
+    for low in sorted({row["interval"][0] for row in rows}):
+        line = [row for row in rows if row["interval"][0] == low]
+        gains = [_over_base(row["win_rates"], "independent")["gain_sd"] for row in line]
+        axes.plot([row["precision"]["mean"] for row in line], gains, marker="o", linewidth=1, label=f"t > {low:g}")
+        for row, gain in zip(line, gains, strict=True):
+            axes.annotate(f"{row['strength']:g}", (row["precision"]["mean"], gain), fontsize=7, xytext=(3, 3),
+                          textcoords="offset points")  # fmt: skip
+    axes.axvline(base["precision"]["mean"], color=QUIET, linewidth=1, linestyle="--")
+    _finish(axes, xlabel="precision (dashed: the base)", ylabel="gain (SD of base)")
     return png(figure)
 
 

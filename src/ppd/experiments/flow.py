@@ -149,7 +149,9 @@ def job_result(
         readings = pd.concat([found[name].readings for name in models.values()])
         verdicts[seed] = judge(planned[known], readings, tastes).assign(training_seed=seed)
     return {
-        "win_rates": win_rates(pd.concat(verdicts.values(), ignore_index=True)),
+        "win_rates": win_rates(
+            pd.concat([table.assign(training_seed=seed) for seed, table in verdicts.items()], ignore_index=True)
+        ),
         "by_seed": {str(seed): win_rates(table) for seed, table in verdicts.items()},
         "images": {run.name: found[run.name].measures for run in job_runs(settings, experiments)},
     }

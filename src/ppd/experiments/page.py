@@ -11,8 +11,8 @@ from ppd.evaluation.win_rates import Entry
 from ppd.experiments.figures import (
     curve_plot,
     directions_plot,
-    guidance_plot,
     interpolation_plot,
+    sampling_plot,
     scaling_plot,
     stability_plot,
 )
@@ -23,7 +23,17 @@ from ppd.settings import Settings
 from ppd.statistics.bootstrap import clustered_mean
 
 Result = Mapping[str, Any]
-SECTIONS = ("users", "implicit", "identification", "guidance", "rewards", "interpolation", "flow")
+SECTIONS = (
+    "users",
+    "best_of_n",
+    "decomposition",
+    "implicit",
+    "identification",
+    "sampling",
+    "rewards",
+    "interpolation",
+    "flow",
+)
 """The experiments with a result file of their own, beside the ablations."""
 
 
@@ -64,6 +74,7 @@ def render(found: Mapping[str, Any], experiments: ExperimentSettings) -> str:
         rates=entry,
         tables=ablation_tables(ablation, experiments),
         confirmed=confirmed_rows(ablation, experiments),
+        full=full_rows(ablation, experiments),
         curve=curve_rows(found),
         missing=[name for name in SECTIONS if name not in found],
         missing_variants=[name for name in experiments.variants if name not in ablation],
@@ -106,10 +117,21 @@ def ablation_tables(ablation: Mapping[str, Result], experiments: ExperimentSetti
         return {}
     tables: dict[str, list[dict[str, Any]]] = {}
     for name, variant in experiments.variants.items():
-        if name != "default" and name in ablation:
+        if name != "default" and name in ablation and not variant.full_length:
             row = {"result": ablation[name], "difference": difference(ablation[name], ablation["default"])}
             tables.setdefault(variant.varies, []).append(row)
     return tables
+
+
+def full_rows(ablation: Mapping[str, Result], experiments: ExperimentSettings) -> list[dict[str, Any]]:
+    """The variants that were trained at full length, each with its gain over the pipeline's own training."""
+    ran = [name for name, variant in experiments.variants.items() if variant.full_length and name in ablation]
+    own = next((ablation[name] for name in ran if not experiments.variants[name].changes), None)
+    return [
+        {"result": ablation[name], "difference": difference(ablation[name], own) if ablation[name] != own else None}
+        for name in ran
+        if own is not None
+    ]
 
 
 def confirmed_rows(ablation: Mapping[str, Result], experiments: ExperimentSettings) -> list[dict[str, Any]]:
@@ -139,9 +161,9 @@ def curve_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     trials = with_default(found["ablation"], "training steps", by="steps")
     rows = [row("trial", trial, trial["users"]["validation"]["win_rates"]) for trial in trials]
-    if "guidance" in found:
-        as_trained = next(row for row in found["guidance"]["rows"] if row["strength"] == 1.0)
-        rows.append(row("the pipeline's run", found["guidance"]["headline"], as_trained["win_rates"]))
+    if "sampling" in found:
+        everywhere = [r for r in found["sampling"]["rows"] if (r["interval"][0], r["strength"]) == (0.0, 1.0)]
+        rows += [row("the pipeline's run", found["sampling"]["headline"], r["win_rates"]) for r in everywhere]
     return rows
 
 
@@ -172,8 +194,8 @@ def figures(found: Mapping[str, Any], experiments: ExperimentSettings) -> dict[s
     if "identification" in found:
         directions = found["identification"]["directions"]
         drawn["directions"] = directions_plot(directions["rows"], directions["kept"])
-    if "guidance" in found:
-        drawn["guidance"] = guidance_plot(found["guidance"]["rows"], found["guidance"]["base"])
+    if "sampling" in found:
+        drawn["sampling"] = sampling_plot(found["sampling"]["rows"], found["sampling"]["base"])
     if "interpolation" in found:
         rewards = found["rewards"]["interpolations"] if "rewards" in found else []
         drawn["interpolations"] = interpolation_plot(found["interpolation"]["rows"], rewards)

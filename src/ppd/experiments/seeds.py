@@ -2,7 +2,10 @@
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from ppd.diffusion.adapter.checkpoint import WEIGHTS
 from ppd.diffusion.encoding.store import Encoded
@@ -54,7 +57,14 @@ def adapter_files(settings: Settings, experiments: ExperimentSettings, layout: L
 
 
 def _train(settings: Settings, layout: Layout, folder: Path) -> None:
-    data = training_data(Preferences.open(layout.preferences), Encoded.open(layout.latents), user_embeddings(layout))
+    train_once(settings, layout, user_embeddings(layout), folder)
+
+
+def train_once(settings: Settings, layout: Layout, embeddings: Mapping[str, Tensor], folder: Path) -> None:
+    """Train ppd at full length with these embeddings, unless it was: folder/adapter, and what it cost."""
+    if (folder / COST).exists():
+        return
+    data = training_data(Preferences.open(layout.preferences), Encoded.open(layout.latents), embeddings)
     backbone = base_model(settings, settings.finetune.precision)
     started = time.process_time()
     finetune(

@@ -24,6 +24,10 @@ class Variant(Component):
     """Train on this share of every user's training pairs."""
     whole_network: bool = False
     """Train the base's own weights beside the adapter."""
+    full_length: bool = False
+    """Train and sample as the pipeline does, in place of a trial's budget; without changes, take its own adapters."""
+    n_seeds: int | None = Field(None, ge=1)
+    """Train with the first so many seeds; null: with all."""
 
 
 class TrialSettings(Component):
@@ -49,6 +53,44 @@ class RewardExperimentSettings(Component):
     shares: tuple[float, ...] = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
     """Points on the line from one reward to the next, as the share of the second."""
     seeds_per_interpolation: int = Field(4, ge=1)
+
+
+class SamplingGridSettings(Component):
+    """How to sample for a user, chosen on validation users and captions (`ppd.experiments.sampling`)."""
+
+    grid: tuple[tuple[float, float], ...] = ((0.0, 1.0), (0.6, 1.0), (0.6, 1.5), (0.7, 2.0), (0.8, 3.0))
+    """(low, strength): the low end of the interval of noise levels at which the user acts, and the guidance in it."""
+    max_precision_loss: float = Field(0.08, ge=0)
+    """What is chosen gains most among those that lose at most so much precision to the base …"""
+    min_concept_accuracy: float = Field(0.99, ge=0, le=1)
+    """… and show what the caption names at least so often."""
+
+
+class BestOfNSettings(Component):
+    """Several images of the base and a pick among them, as a competitor (`ppd.experiments.best_of_n`)."""
+
+    n: tuple[int, ...] = (4, 16, 64)
+    """Images of the base to pick from: powers of two, for the judge's tournaments."""
+    n_ours: tuple[int, ...] = (4, 16)
+    """The same of ours."""
+    pool: int = Field(128, ge=8)
+    """Images of the base that all users' candidates are of, for each caption."""
+    captions_per_user: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _tournaments(self) -> "BestOfNSettings":
+        if wrong := [n for n in (*self.n, *self.n_ours) if n < 2 or n & (n - 1)]:
+            raise ValueError(f"n and n_ours must be powers of two from 2, not {wrong[0]}")
+        if self.pool < max(self.n) + 4:
+            raise ValueError(f"pool ({self.pool}) must leave four images beside the {max(self.n)} to pick from")
+        return self
+
+
+class DecompositionSettings(Component):
+    """The same training with other embeddings (`ppd.experiments.decomposition`)."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds of each embedding, among those of `seeds`."""
 
 
 class InterpolationSettings(Component):
@@ -79,8 +121,9 @@ class ExperimentSettings(Component):
     """Processes that train or sample side by side, each with one thread; what they compute does not depend on it."""
     trial: TrialSettings = TrialSettings()
     variants: dict[str, Variant] = Field(default_factory=dict)
-    guidance: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-    """User guidance at which the headline models sample for the validation users."""
+    sampling: SamplingGridSettings = SamplingGridSettings()
+    best_of_n: BestOfNSettings = BestOfNSettings()
+    decomposition: DecompositionSettings = DecompositionSettings()
     rewards: RewardExperimentSettings = RewardExperimentSettings()
     interpolation: InterpolationSettings = InterpolationSettings()
     flow: FlowSettings = FlowSettings()
@@ -89,6 +132,8 @@ class ExperimentSettings(Component):
     def _confirmed_exist(self) -> "ExperimentSettings":
         if unknown := sorted(set(self.trial.confirmed) - set(self.variants)):
             raise ValueError(f"trial.confirmed names {unknown[0]}, but there is no such variant")
+        if others := sorted(set(self.decomposition.seeds) - set(self.seeds)):
+            raise ValueError(f"decomposition.seeds names {others[0]}, which is not among the seeds")
         return self
 
 

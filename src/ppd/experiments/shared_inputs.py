@@ -3,8 +3,10 @@
 import shutil
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from ppd.diffusion.sampling.store import read_samples
 from ppd.evaluation.plan import image_requests
 from ppd.evaluation.tables import Pixels
 from ppd.experiments.models import base_model, embedding_model
-from ppd.experiments.plan import requests_of, sampling_of
+from ppd.experiments.plan import SPLITS, pool_requests, requests_of, sampling_of
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import atomic_path
 from ppd.layout import Layout
@@ -22,20 +24,22 @@ from ppd.resumable import resumable
 from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
 from ppd.simulation.attribute_classifier import AttributeClassifier
-from ppd.simulation.truth.image_quality import precision_of, renders
+from ppd.simulation.truth.image_quality import renders
 from ppd.simulation.truth.judge import load_classifier
 from ppd.simulation.truth.readings import read_features
+from ppd.statistics.precision import in_manifold
 from ppd.users.support import support_groups
 from ppd.vlm.refresh import refresh
 
 BASE, MANIFOLD = "base.parquet", "manifold.safetensors"
+POOL = "pool.parquet"
 
 
 def prepare_shared_inputs(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
-    """Leave in the folder of shared inputs: prompt-end and answer-end.parquet (all layers), base.parquet, manifold.
+    """Leave in the folder of shared inputs: prompt-end and answer-end.parquet (all layers), base, pool, manifold.
 
-    base: the base's images for the trials' captions and seeds, sampled as trials sample. manifold: the CLIP features of
-    fresh renders, for precision.
+    base: the base's images for the trials' captions and seeds, sampled as trials sample. pool: many more, sampled as
+    the pipeline samples, of all held-out captions. manifold: the CLIP features of fresh renders, for precision.
     """
     log = Preferences.open(layout.preferences)
     vlm = embedding_model(settings)
@@ -45,11 +49,13 @@ def prepare_shared_inputs(settings: Settings, experiments: ExperimentSettings, l
             every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})
             groups = support_groups(log, log.users.user_id)
             refresh(work / f"{read}.parquet", groups, vlm, every_layer, work / f"{read}.unfinished")
-        planned = [requests_of(log, split, settings.evaluation, experiments.trial) for split in ("validation", "test")]
+        planned = [requests_of(log, split, settings.evaluation, experiments.trial) for split in SPLITS]
         requests = pd.concat([image_requests(requests, "base", plan) for requests, plan in planned], ignore_index=True)
         requests, sampling = requests.drop_duplicates(), sampling_of(settings.sampling, experiments.trial)
         backbone = base_model(settings, settings.sampling.precision)
         sample_images(requests, backbone, sampling, work / BASE, work / "base.unfinished")
+        pool = pool_requests(log, settings.evaluation, experiments.best_of_n.pool)
+        sample_images(pool, backbone, settings.sampling, work / POOL, work / "pool.unfinished")
         clip = ClipScorer.from_pretrained(settings.models.clip)
         (real,) = renders(layout.stickers, 1)
         with atomic_path(work / MANIFOLD) as fresh:
@@ -58,9 +64,9 @@ def prepare_shared_inputs(settings: Settings, experiments: ExperimentSettings, l
             shutil.copytree(work, fresh)
 
 
-def base_samples(layout: Layout, requests: pd.DataFrame) -> tuple[pd.DataFrame, Pixels]:
-    """The base's images that are there for the captions of these requests, as `read_samples` gives them."""
-    sampled, images = read_samples(layout.shared_inputs / BASE)
+def base_samples(layout: Layout, file: str, requests: pd.DataFrame) -> tuple[pd.DataFrame, Pixels]:
+    """The base's images in `BASE` or `POOL` for the captions of these requests, as `read_samples` gives them."""
+    sampled, images = read_samples(layout.shared_inputs / file)
     asked = sampled.caption.isin(requests.caption.unique()).to_numpy()
     return sampled[asked].reset_index(drop=True), images[asked]
 
@@ -86,5 +92,15 @@ class ImageMeasures:
         readings = read_features(model, sampled, images, self.classifier)
         return readings, {"concept_accuracy": float(readings.concept_right.mean()), "precision": self.precision(images)}
 
+    def table(self, model: str, sampled: pd.DataFrame, images: Pixels) -> pd.DataFrame:
+        """The readings, with in_manifold: what both measures are the means of."""
+        readings = read_features(model, sampled, images, self.classifier)
+        return readings.assign(in_manifold=self.in_manifold(images))
+
     def precision(self, images: Pixels) -> float:
-        return precision_of(images, self.clip, self.renders)
+        return float(self.in_manifold(images).mean())
+
+    def in_manifold(self, images: Pixels) -> NDArray[np.bool_]:
+        """Whether each image is where real renders are: [N] (`ppd.statistics.precision`)."""
+        features = torch.as_tensor(self.clip.embed_images(images))
+        return np.asarray(in_manifold(features, self.renders).numpy())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.sampling.sampler import Request, interpolate, sample, sample_latents
+from ppd.diffusion.sampling.sampler import Request, interpolate, n_forwards, sample, sample_latents
 from ppd.errors import InputError
 from ppd.seeding import generator
 from ppd.settings import SamplingSettings, UserAttentionSettings
@@ -136,6 +136,10 @@ def test_the_user_acts_inside_the_interval_alone(
     assert not torch.equal(whole[0][:2], base[0][:2])
     assert (whole[1], empty_interval[1], base[1]) == ([3] * 4, [2] * 4, [2] * 4)
     assert upper[1] == [3, 3, 2, 2], "t = 1, .75, .5, .25, and .5 is not above .5"
+    for (_, counted_rows), interval in ((whole, (0.0, 1.0)), (empty_interval, (0.6, 0.6)), (upper, (0.5, 1.0))):
+        settings = SETTINGS.model_copy(update={"user_interval": interval})
+        assert n_forwards(backbone.process, settings, for_user=True) == sum(counted_rows)
+    assert n_forwards(backbone.process, SETTINGS, for_user=False) == sum(base[1])
     assert not torch.equal(upper[0][:2], whole[0][:2])
     assert not torch.equal(upper[0][:2], base[0][:2])
 

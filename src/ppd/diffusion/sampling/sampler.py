@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone, Text
+from ppd.diffusion.model.process import Process
 from ppd.errors import InputError
 from ppd.seeding import generator
 from ppd.settings import SamplingSettings
@@ -113,6 +114,27 @@ def sample_latents(
     return backbone.process.denoise(predict, x, settings.steps, settings.sampler, fresh)
 
 
+def n_forwards(process: Process, settings: SamplingSettings, *, for_user: bool) -> int:
+    """Forwards of the network that an image costs, a branch of the guidance counted as one."""
+    low, high = settings.user_interval
+    counted = 0
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal counted
+        s_u = settings.user_guidance if for_user and low < t <= high else 0.0
+        counted += sum(coefficient != 0 for coefficient in _coefficients(settings.text_guidance, s_u))
+        return x
+
+    nothing = torch.zeros(1, 1, 1, 1)
+    process.denoise(predict, nothing, settings.steps, settings.sampler, lambda: nothing)
+    return counted
+
+
+def _coefficients(s_c: float, s_u: float) -> tuple[float, float, float]:
+    """Of ε(c, u), ε(c, ∅) and ε(∅, ∅) in the guided noise: they add up to 1."""
+    return s_u, s_c - s_u, 1 - s_c
+
+
 class _Guidance:
     """Predicts with guidance for one batch of requests, one forward of the network a call."""
 
@@ -128,8 +150,9 @@ class _Guidance:
         self.backbone, self.adapter = backbone, adapter
         s_c, s_u = settings.text_guidance, settings.user_guidance if users is not None else 0.0
         no_text = empty[torch.zeros(len(text), dtype=torch.int64)]
-        # (coefficient, caption, for the user?). They add up to 1.
-        branches = [(s_u, text, True), (s_c - s_u, text, False), (1 - s_c, no_text, False)]
+        # (coefficient, caption, for the user?).
+        of = _coefficients(s_c, s_u)
+        branches = [(of[0], text, True), (of[1], text, False), (of[2], no_text, False)]
         branches = [branch for branch in branches if branch[0] != 0]
         self.coefficients = [coefficient for coefficient, _, _ in branches]
         self.text = Text.cat([caption for _, caption, _ in branches])

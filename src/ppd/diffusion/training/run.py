@@ -15,6 +15,7 @@ from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.training.curve import CURVE
 from ppd.diffusion.training.dataset import TrainingData
 from ppd.diffusion.training.describe import describe
+from ppd.diffusion.training.learned import complaint
 from ppd.diffusion.training.trainer import CHECKPOINT, Trainer
 from ppd.errors import DamagedFile, InputError
 from ppd.files import atomic_path
@@ -61,6 +62,8 @@ def finetune(
         task = progress.add_task(method, total=settings.steps, now="")
         for row in trainer.train(unfinished):
             progress.update(task, completed=row["step"] + 1, now=f"loss {row['loss']:.3f}")
+            if method == "ppd" and (said := complaint(row, settings)):
+                console.print(said, soft_wrap=True, markup=False, style="yellow")
     config = adapter_config(
         trainer.adapter,
         backbone,

@@ -6,6 +6,7 @@ from torch import Tensor
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.training.dataset import Draw, Pairs, TrainingData, shuffled_users
+from ppd.diffusion.training.learned import personal_gap
 from ppd.diffusion.training.loss import denoising_error, margin
 from ppd.diffusion.training.objective import Stats, accuracy, base_errors, noisy_pairs
 from ppd.diffusion.training.timesteps import noise_levels, stratified
@@ -45,12 +46,13 @@ class HeldOutEvaluation:
         # Over all pairs, not within a batch: in a batch of one, or of one user, nobody would be exchanged.
         others = data.embeddings_of(shuffled_users(pairs.user), draw.group)
         self.others = [others[rows].repeat(2, 1, 1).to(backbone.device) for rows in parts]
-        self.n_users = len(pairs.user.unique())
+        self.users = pairs.user
         self.reference = [base_errors(backbone, adapter, batch) for batch in self.batches]
 
     @torch.no_grad()
     def metrics(self) -> Stats:
-        """Implicit accuracy and margin; and the accuracy when each pair is read with another user's embedding.
+        """Implicit accuracy and margin; and the accuracy when each pair is read with another user's embedding, with
+        what `personal_gap` says of the two.
 
         If accuracy does not fall when users are shuffled, the adapter has learned a pooled taste. With one user alone
         there is nobody to shuffle with, and no such number.
@@ -68,6 +70,8 @@ class HeldOutEvaluation:
             return {}
         m = torch.cat(own)
         found = {"accuracy": accuracy(m), "margin": m.mean()}
-        if self.n_users > 1:
+        several = len(self.users.unique()) > 1
+        if several:
             found["accuracy_shuffled_user"] = accuracy(torch.cat(shuffled))
-        return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+        stats: Stats = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
+        return stats | (personal_gap(m, torch.cat(shuffled), self.users) if several else {})
