@@ -10,11 +10,13 @@ from transformers import AutoTokenizer, Qwen3Model
 
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.errors import InputError
+from ppd.pretrain import recipes
 from ppd.pretrain.flow_prior import FlowPriorSettings, build_flow_prior, build_text_encoder, train_flow_prior
 from ppd.pretrain.latent_pool import CAPTIONS
 from ppd.pretrain.loop import LoopSettings
 from ppd.pretrain.text import chat_tokenizer, tokenize
 from ppd.pretrain.z_image_batch import BatchedZImage
+from ppd.simulation.attribute_classifier import AttributeClassifier
 from ppd.simulation.render import Atlas
 
 CPU = torch.device("cpu")
@@ -114,3 +116,19 @@ def test_it_resumes(atlas: Atlas, codec_folder: Path, tmp_path: Path) -> None:
     )
     for name, value in cut.items():
         torch.testing.assert_close(whole[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_a_base_of_this_project_and_gets_a_card(
+    atlas: Atlas, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    reader = AttributeClassifier(width=16, n_blocks=1).eval()
+    monkeypatch.setattr(recipes, "_attribute_classifier", lambda: reader)
+    monkeypatch.setattr(recipes.Atlas, "load", lambda folder: atlas)
+    measures = recipes.check("flow-prior", folder, n=32, text_guidance=1.0)
+    assert next(measure.n for measure in measures if measure.name == "concept accuracy") == 32
+    card = (folder / "README.md").read_text()
+    assert "# Nano Z-Image" in card
+    assert "`ppd pretrain prior --kind flow --settings settings.json`" in card
+    assert "on a CPU core" in card
+    assert (folder / "samples.png").exists()

@@ -1,7 +1,8 @@
 """The nano Z-Image: a flow-matching prior over the codec's latents, in the hub's folder layout.
 
-For a GPU: minutes there, hours on a CPU core. A caption names the concept only, as for the nano Stable Cascade
-(`ppd.pretrain.prior`), and the codec is that one's.
+About 2 minutes on an H100 for the defaults, hours on a CPU core; expect a loss of .39, which still falls then, and with
+text guidance 3 the right concept in .99 of the pictures, though many are still blurred. A caption names the concept
+only, as for the nano Stable Cascade (`ppd.pretrain.prior`), and the codec is that one's.
 """
 
 import json
@@ -47,12 +48,13 @@ class FlowPriorSettings(Component):
     text_layers: int = Field(2, ge=2)
     """Z-Image reads the hidden states before the last layer, which therefore learns nothing."""
     empty_caption_share: Share = 0.1
-    pool_size: int = Field(32_768, ge=1)
+    pool_size: int = Field(65_536, ge=1)
     """Renders whose latents are held at once; after `pool_steps` steps they make room for new ones."""
-    pool_steps: int = Field(500, ge=1)
-    compile: bool = True
+    pool_steps: int = Field(1000, ge=1)
+    compile: bool = False
+    """Compile the blocks first: worth its time only for a run longer than the default."""
     loop: LoopSettings = LoopSettings(
-        steps=12_000, batch_size=256, learning_rate=1e-3, warmup_steps=500, decay_share=0.4, ema_decay=0.999
+        steps=943, batch_size=512, learning_rate=1e-3, warmup_steps=200, decay_share=0.4, ema_decay=0.998
     )
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from scipy.stats import norm
 
 from ppd.diffusion.model.codec import ImageCodec
-from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
+from ppd.diffusion.model.load import load_backbone
 from ppd.diffusion.sampling.sampler import Request, sample
 from ppd.pretrain.clip import CAPTIONS
 from ppd.pretrain.codec import heldout_psnr_db
@@ -63,7 +63,7 @@ def prior_quality(
     Style-neutral means: every style near its share of the world, every factor with mean near 0, both sides drawn, and
     the world's spread (`FACTOR_SD`).
     """
-    backbone = StableCascadeBackbone.from_pretrained(folder, precision="bf16")  # as params.yaml samples
+    backbone = load_backbone(folder, precision="bf16")  # as params.yaml samples
     concepts = np.repeat(np.arange(len(CONCEPTS)), images_per_caption)
     requests = [Request(caption, seed) for caption in CAPTIONS for seed in range(images_per_caption)]
     started = time.perf_counter()

@@ -91,7 +91,8 @@ def check(name: Name, folder: Path, n: int, text_guidance: float = 1.0) -> list[
     match name:
         case "prior" | "flow-prior":
             command += f" --text-guidance {text_guidance:g}"
-            sampling = SamplingSettings(precision="fp32", steps=20, text_guidance=text_guidance)
+            sampler: Literal["ddim", "euler"] = "ddim" if name == "prior" else "euler"
+            sampling = SamplingSettings(precision="fp32", steps=20, sampler=sampler, text_guidance=text_guidance)
             each = max(1, n // len(CONCEPTS))
             measures, images = prior_quality(_there(folder), _attribute_classifier(), atlas, sampling, each)
             _save_samples(images, folder / SAMPLES)
