@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ppd.preferences.store import Preferences
-    from ppd.users.embeddings import UserEmbeddings
 
 
 def ingest(settings: Settings, layout: Layout) -> None:
@@ -86,10 +85,11 @@ def embed(settings: Settings, layout: Layout, shard: str) -> None:
 def users(settings: Settings, layout: Layout) -> None:
     """The manifest of all users, and the whitening fitted on those of training."""
     from ppd.preferences.store import Preferences
+    from ppd.users.embeddings import load_embeddings
     from ppd.users.manifest import fit_whitening, write_manifest
 
     preferences = Preferences.open(layout.preferences)
-    embeddings = _raw_embeddings(layout, preferences)
+    embeddings = load_embeddings(_shard_files(layout, preferences))
     fit_whitening(preferences, embeddings, settings.embedding).save(layout.whitening)
     write_manifest(preferences, embeddings, _shard_files(layout, preferences), layout.manifest)
 
@@ -177,9 +177,10 @@ def report(settings: Settings, layout: Layout) -> None:
     """Win rates, metrics, plots and the page that explains them."""
     from ppd.evaluation.publish import publish
     from ppd.preferences.store import Preferences
+    from ppd.users.embeddings import load_profiles
 
     preferences = Preferences.open(layout.preferences)
-    profiles, truth = _raw_embeddings(layout, preferences).profiles, None
+    profiles, truth = load_profiles(_shard_files(layout, preferences)), None
     if _truth_is_known(layout):
         from ppd.simulation.truth.measures import SimulatedMeasures
 
@@ -203,15 +204,9 @@ def _shard_files(layout: Layout, preferences: "Preferences") -> list[Path]:
     return [layout.shard(shard) for shard in sorted(preferences.users.shard.unique())]
 
 
-def _raw_embeddings(layout: Layout, preferences: "Preferences") -> "UserEmbeddings":
-    from ppd.users.embeddings import load_embeddings
-
-    return load_embeddings(_shard_files(layout, preferences))
-
-
 def _embeddings(layout: Layout, preferences: "Preferences") -> "dict[str, Tensor]":
     """Whitened embeddings [groups, rows, components] of all users."""
     from ppd.users.manifest import whitened
     from ppd.users.whitening import Whitening
 
-    return whitened(_raw_embeddings(layout, preferences), Whitening.load(layout.whitening))
+    return whitened(_shard_files(layout, preferences), Whitening.load(layout.whitening))

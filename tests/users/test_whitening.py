@@ -9,7 +9,7 @@ from ppd.errors import InputError
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
 from ppd.stored_tables import read_frame, write_table
-from ppd.users.embeddings import UserEmbeddings, VlmRef
+from ppd.users.embeddings import UserEmbeddings, VlmRef, load_embeddings, load_profiles, write_rows
 from ppd.users.manifest import fit_whitening, whitened, write_manifest
 from ppd.users.whitening import Whitening
 
@@ -91,8 +91,40 @@ def test_the_whitening_is_that_of_the_training_users_whatever_the_others_are_lik
     assert fit_whitening(log, moved, settings).name == white.name
     one = {train.iloc[0]: known.hidden[train.iloc[0]] + 1}
     assert fit_whitening(log, replace(known, hidden=known.hidden | one), settings).name != white.name
-    u = torch.cat([whitened(known, white)[user_id] for user_id in train])
+    u = torch.cat([white(known.hidden[user_id]) for user_id in train])
     torch.testing.assert_close(u.mean(dim=0), torch.zeros(1, 3), atol=1e-5, rtol=0)
+
+
+def test_users_are_read_one_at_a_time_and_whitened_as_all_at_once(embeddings, tmp_path, monkeypatch):
+    """Also where a user's groups lie in two batches of what is read."""
+    log, known = embeddings
+    users = sorted(known.hidden)
+    files = [tmp_path / "b.parquet", tmp_path / "a.parquet"]
+    for file, some in zip(files, (users[: len(users) // 2], users[len(users) // 2 :]), strict=True):
+        rows = [
+            {
+                "user_id": user_id,
+                "support_group": group,
+                "key": f"{user_id} {group}",
+                "profile": known.profiles[user_id][0],
+                "shape": list(hidden.shape),
+                "hidden": hidden.numpy().reshape(-1),
+            }
+            for user_id in some
+            for group, hidden in enumerate(known.hidden[user_id])
+        ]
+        write_rows(file, rows, known.vlm)
+    monkeypatch.setattr("ppd.users.embeddings.ROWS_AT_ONCE", 3)
+    loaded = load_embeddings(reversed(files))
+    assert list(loaded.hidden) == users
+    assert all(torch.equal(loaded.hidden[user_id], known.hidden[user_id]) for user_id in users)
+    assert {user_id: profiles[:1] for user_id, profiles in load_profiles(files).items()} == {
+        user_id: known.profiles[user_id][:1] for user_id in users
+    }
+    white = fit_whitening(log, known, EmbeddingSettings(rows=None, components=3))
+    u = whitened(files, white)
+    assert list(u) == users
+    assert all(torch.equal(u[user_id], white(known.hidden[user_id])) for user_id in users)
 
 
 def test_the_manifest_shows_the_profile_of_the_first_group(embeddings, tmp_path):

@@ -13,7 +13,6 @@ from ppd.diffusion.model.load import load_backbone
 from ppd.diffusion.sampling.run import sample_images
 from ppd.layout import Layout
 from ppd.settings import Precision, SamplingSettings, Settings
-from ppd.users.embeddings import load_embeddings
 from ppd.users.manifest import whitened
 from ppd.users.whitening import Whitening
 from ppd.vlm.transformers_backend import TransformersVlm
@@ -34,7 +33,7 @@ def embedding_model(settings: Settings) -> TransformersVlm:
 
 def user_embeddings(layout: Layout) -> dict[str, Tensor]:
     """The pipeline's whitened embeddings [groups, rows, components] of all users."""
-    return whitened(load_embeddings(layout.shard_files()), Whitening.load(layout.whitening))
+    return whitened(layout.shard_files(), Whitening.load(layout.whitening))
 
 
 def first_embeddings_of_users(layout: Layout) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """Users' embeddings as the vision-language model left them: a parquet file a shard."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from ppd.errors import InputError
 from ppd.files import atomic_path
-from ppd.stored_tables import read_table, reading, write_table
+from ppd.stored_tables import read_frame, reading, write_table
+
+ROWS_AT_ONCE = 256
 
 SCHEMA = pa.schema(
     [
@@ -41,18 +45,21 @@ def write_rows(file: Path, rows: Sequence[dict[str, object]], vlm: VlmRef) -> No
         write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(asdict(vlm))), fresh)
 
 
-def read_rows(files: Iterable[Path]) -> list[dict[str, object]]:
-    """Rows of the files that are there; the hidden states stay arrays."""
-    rows: list[dict[str, object]] = []
+def read_rows(files: Iterable[Path]) -> Iterator[dict[str, object]]:
+    """Rows of the files that are there, a few hundred in memory at a time; the hidden states stay arrays."""
     for file in files:
         if file.suffix != ".parquet" or not file.exists():
             continue
-        table = read_table(file, schema=SCHEMA)
-        hidden = table["hidden"].combine_chunks()
-        offsets, values = hidden.offsets.to_numpy(), hidden.values.to_numpy()
-        for i, row in enumerate(table.drop_columns(["hidden"]).to_pylist()):
-            rows.append(row | {"hidden": values[offsets[i] : offsets[i + 1]]})
-    return rows
+        # Without pre_buffer a column is read as it is asked for, however long its row group is.
+        with (
+            reading(file),
+            pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as stored,
+        ):
+            for batch in stored.iter_batches(ROWS_AT_ONCE, use_threads=False):
+                hidden = batch["hidden"]
+                offsets, values = hidden.offsets.to_numpy(), hidden.values.to_numpy()
+                for i, row in enumerate(batch.drop_columns(["hidden"]).to_pylist()):
+                    yield row | {"hidden": values[offsets[i] : offsets[i + 1]]}
 
 
 def _model_of(file: Path) -> VlmRef:
@@ -72,30 +79,51 @@ class UserEmbeddings:
     vlm: VlmRef
 
 
-def load_embeddings(files: Iterable[str | Path]) -> UserEmbeddings:
-    """Read the shards' files. Raises InputError where one is missing or two do not fit together."""
+def each_user(files: Iterable[str | Path]) -> Iterator[tuple[str, Tensor, tuple[str, ...]]]:
+    """(user_id, embeddings, profiles) as in `UserEmbeddings`, of one user after another.
+
+    Raises InputError where a file is missing or two do not fit together.
+    """
     paths = [Path(file) for file in files]
+    _one_model(paths)
+    shape: tuple[int, ...] | None = None
+    for user_id, rows in groupby(read_rows(paths), key=lambda row: str(row["user_id"])):
+        groups = sorted(rows, key=lambda row: int(row["support_group"]))  # type: ignore[call-overload]
+        shapes: set[tuple[int, ...]] = {tuple(row["shape"]) for row in groups} | ({shape} if shape else set())  # type: ignore[arg-type]
+        if len(shapes) > 1:
+            raise InputError(
+                f"shards hold embeddings of different shapes {sorted(shapes)}", fix="Embed every shard again"
+            )
+        (shape,) = shapes
+        hidden = np.stack([np.asarray(row["hidden"]).reshape(shape) for row in groups])
+        if not np.isfinite(hidden).all():
+            raise InputError(
+                f"the embedding of user {user_id} is no number", fix="Delete their shard and embed it again"
+            )
+        yield user_id, torch.from_numpy(hidden), tuple(str(row["profile"]) for row in groups)
+
+
+def load_embeddings(files: Iterable[str | Path]) -> UserEmbeddings:
+    """All users' at once, by user_id. Raises as `each_user` does."""
+    paths = [Path(file) for file in files]
+    users = sorted(each_user(paths), key=lambda user: user[0])
+    hidden = {user_id: embeddings for user_id, embeddings, _ in users}
+    return UserEmbeddings(hidden, {user_id: profiles for user_id, _, profiles in users}, _one_model(paths))
+
+
+def load_profiles(files: Iterable[Path]) -> dict[str, tuple[str, ...]]:
+    """What was written of each user, without their embeddings."""
+    columns = ["user_id", "support_group", "profile"]
+    table = pd.concat([read_frame(file, columns) for file in files]).sort_values(columns[:2])
+    return {str(user_id): tuple(profiles) for user_id, profiles in table.groupby("user_id").profile}
+
+
+def _one_model(paths: list[Path]) -> VlmRef:
+    """The one that all of these files are of."""
     for path in paths:
         if not path.exists():
             raise InputError("no embeddings here", file=path, fix="Run `ppd stage embed` for every shard first")
     models = {_model_of(path) for path in paths}
-    rows = sorted(read_rows(paths), key=lambda row: (row["user_id"], row["support_group"]))
-    shapes: set[tuple[int, ...]] = {tuple(row["shape"]) for row in rows}  # type: ignore[arg-type]
-    if len(shapes) > 1:
-        raise InputError(f"shards hold embeddings of different shapes {sorted(shapes)}", fix="Embed every shard again")
     if len(models) != 1:
         raise InputError(f"shards hold embeddings of {len(models)} models", fix="Embed every shard again")
-    hidden: dict[str, list[Tensor]] = {}
-    profiles: dict[str, list[str]] = {}
-    for row in rows:
-        user = str(row["user_id"])
-        array = np.array(row["hidden"]).reshape(row["shape"])  # type: ignore[call-overload]
-        if not np.isfinite(array).all():
-            raise InputError(f"the embedding of user {user} is no number", fix="Delete their shard and embed it again")
-        hidden.setdefault(user, []).append(torch.from_numpy(array))
-        profiles.setdefault(user, []).append(str(row["profile"]))
-    return UserEmbeddings(
-        {user: torch.stack(groups) for user, groups in hidden.items()},
-        {user: tuple(texts) for user, texts in profiles.items()},
-        models.pop(),
-    )
+    return models.pop()

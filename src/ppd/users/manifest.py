@@ -12,7 +12,7 @@ from ppd.files import atomic_path
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
 from ppd.stored_tables import read_frame, write_table
-from ppd.users.embeddings import UserEmbeddings
+from ppd.users.embeddings import UserEmbeddings, each_user
 from ppd.users.whitening import EmbeddingRecipe, Whitening
 
 
@@ -29,9 +29,12 @@ def fit_whitening(preferences: Preferences, embeddings: UserEmbeddings, settings
     return Whitening.fit(hidden, components=settings.components, shrinkage=settings.shrinkage, recipe=recipe)
 
 
-def whitened(embeddings: UserEmbeddings, whitening: Whitening) -> dict[str, Tensor]:
-    """The user embeddings [groups, rows, components] that the adapter reads, by user_id."""
-    return {user_id: whitening(hidden) for user_id, hidden in embeddings.hidden.items()}
+def whitened(files: Iterable[Path], whitening: Whitening) -> dict[str, Tensor]:
+    """The user embeddings [groups, rows, components] that the adapter reads, by user_id.
+
+    A tenth and less of what the files hold, which is never in memory as a whole.
+    """
+    return dict(sorted((user_id, whitening(hidden)) for user_id, hidden, _ in each_user(files)))
 
 
 def write_manifest(

@@ -57,11 +57,11 @@ class Whitening:
         kept = dim if components is None else components
         if not 0 < kept <= dim or n < 2:
             raise InputError(f"whitening {n} embeddings of {dim} dimensions to {kept} components is not possible")
-        x = hidden.double()
-        mean = x.mean(dim=0)
-        matrices = []
-        for row in range(rows):
-            centred = x[:, row] - mean[row]
+        means, matrices = [], []
+        for row in range(rows):  # one at a time: in double precision all of them would be twice what was read
+            centred = hidden[:, row].double()
+            means.append(centred.mean(dim=0))
+            centred -= means[-1]
             spectrum, directions = torch.linalg.eigh(centred.T @ centred / (n - 1))
             spectrum, directions = spectrum.flip(0).clamp_min(0), directions.flip(1)
             spectrum = (1 - shrinkage) * spectrum + shrinkage * spectrum.mean()
@@ -69,7 +69,7 @@ class Whitening:
             directions = directions * largest.sign()
             floor = torch.finfo(torch.float32).eps * spectrum.max().clamp_min(1e-12)
             matrices.append((directions / spectrum.clamp_min(floor).sqrt())[:, :kept])
-        return Whitening(mean.float(), torch.stack(matrices).float(), recipe)
+        return Whitening(torch.stack(means).float(), torch.stack(matrices).float(), recipe)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[..., rows, dim] -> [..., rows, components]. Raises InputError for embeddings of another shape."""
