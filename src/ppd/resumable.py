@@ -12,6 +12,8 @@ from rich.console import Console
 
 from ppd.parts import this_part
 
+_PORTION = 1 << 20
+
 
 def work_folder(unfinished: Path, described: Iterable[object], inputs: Iterable[Path] = ()) -> Path:
     """The folder inside `unfinished` of the work with this description and these input files; made if need be.
@@ -24,7 +26,9 @@ def work_folder(unfinished: Path, described: Iterable[object], inputs: Iterable[
     for part in described:
         digest.update((part.model_dump_json() if isinstance(part, BaseModel) else json.dumps(part)).encode())
     for file in inputs:
-        digest.update(file.read_bytes())
+        with file.open("rb") as content:
+            while portion := content.read(_PORTION):
+                digest.update(portion)
     key, part = digest.hexdigest()[:16], this_part()
     if part.is_first:
         only_folder(unfinished, key)

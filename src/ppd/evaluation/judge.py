@@ -10,10 +10,10 @@ import pandas as pd
 from ppd.evaluation.plan import plan_comparisons, plan_interpolations, plan_requests
 from ppd.evaluation.truth import TrueJudge
 from ppd.evaluation.vlm_verdicts import (
+    StoredSamples,
     held_out_choices,
     judge_choices,
     judge_comparisons,
-    load_samples,
     shown_to_the_judge,
 )
 from ppd.files import atomic_path
@@ -23,7 +23,7 @@ from ppd.preferences.store import Preferences
 from ppd.resumable import work_folder
 from ppd.settings import Settings
 from ppd.stored_tables import read_frame, write_table
-from ppd.users.support import Pair, first_support
+from ppd.users.support import FirstSupport, Pair
 from ppd.vlm.judges import load_judge
 from ppd.vlm.judging import Judge
 
@@ -43,7 +43,7 @@ def write_verdicts(
     requests = plan_requests(preferences, settings.evaluation)
     comparisons = plan_comparisons(requests, settings.evaluation)
     users = requests.user_id.unique().tolist()
-    supports = first_support(preferences, users)
+    supports = FirstSupport(preferences, users)
     shown, choices = shown_to_the_judge(comparisons), held_out_choices(preferences, users)
     judge = load_judge(settings, layout.answers, supports[users[0]], len(shown) + len(choices))
     shown_images = hashlib.sha256(b"".join(preferences.digests)).hexdigest()
@@ -52,7 +52,7 @@ def write_verdicts(
         [settings.judge, judge.name, shown_images, shown.to_numpy().tolist(), choices.pair_id.tolist()],
         [*images.values(), preferences.folder / "pairs.parquet"],
     )
-    tables = _by_the_vlm(shown, choices, preferences, load_samples(images), supports, judge, work)
+    tables = _by_the_vlm(shown, choices, preferences, StoredSamples(images), supports, judge, work)
     if tables is None:
         return
     if truth is not None:

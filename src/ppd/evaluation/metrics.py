@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from ppd.evaluation.reward_scores import Scores
-from ppd.evaluation.tables import Pixels
 from ppd.evaluation.win_rates import CEILING, Entry, headline, paired_differences
+from ppd.rewards.scorer import Images
 from ppd.statistics.bootstrap import clustered_mean
 
 
@@ -51,7 +51,7 @@ def judge_metrics(choices: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, fl
     return metrics
 
 
-def reward_metrics(samples: Mapping[str, tuple[pd.DataFrame, Pixels]], scores: Scores) -> dict[str, float]:
+def reward_metrics(samples: Mapping[str, tuple[pd.DataFrame, Images]], scores: Scores) -> dict[str, float]:
     """Each scorer's mean over each model's images, with its interval over captions."""
     metrics: dict[str, float] = {}
     for (reward, model), values in scores.items():

@@ -1,6 +1,6 @@
 """A few users and interpolations in miniature, for the report: the first of the plan, so none is picked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -14,7 +14,8 @@ from ppd.evaluation.tables import Pixels
 from ppd.evaluation.truth import TrueMeasures
 from ppd.preferences.images import open_rgb
 from ppd.preferences.store import Preferences
-from ppd.users.support import first_support
+from ppd.rewards.scorer import Images
+from ppd.users.support import FirstSupport
 
 N_PAGES = 8
 N_IMAGES = 8
@@ -27,14 +28,14 @@ def user_pages(
     preferences: Preferences,
     profiles: Mapping[str, Sequence[str]],
     requests: pd.DataFrame,
-    samples: Mapping[str, tuple[pd.DataFrame, Pixels]],
+    samples: Mapping[str, tuple[pd.DataFrame, Images]],
     compared: pd.DataFrame,
     truth: TrueMeasures | None,
 ) -> list[UserPage]:
     """Miniatures of the first unseen users of the plan: their pairs, the base's images, and theirs."""
     chosen = requests[requests.users == "unseen"].user_id.unique()[:N_PAGES].tolist()
-    supports = first_support(preferences, chosen)
-    base, personal = (_by_key(*samples[model]) for model in ("base", "ppd"))
+    supports = FirstSupport(preferences, chosen)
+    base, personal = (_thumbnails(*samples[model]) for model in ("base", "ppd"))
     same_seed = (compared.method == "ppd") & (compared.opponent == "base") & (compared.pairing == "same-seed")
     gains = compared[same_seed & compared.gain_sd.notna()].groupby("user_id").gain_sd.mean()
     pages = []
@@ -48,8 +49,8 @@ def user_pages(
                 profile=profiles[user_id][0],
                 truth=truth.taste(user_id) if truth is not None else "",
                 pairs=[(_decoded(pair.preferred), _decoded(pair.rejected)) for pair in supports[user_id]],
-                base=[_thumbnail(Image.fromarray(base[UNCONDITIONAL, caption, seed])) for caption, seed in keys],
-                personal=[_thumbnail(Image.fromarray(personal[user_id, caption, seed])) for caption, seed in keys],
+                base=[base(UNCONDITIONAL, *key) for key in keys],
+                personal=[personal(user_id, *key) for key in keys],
                 gain_sd=float(gains.get(user_id, np.nan)),
             )
         )
@@ -75,9 +76,11 @@ def interpolation_strips(points: pd.DataFrame, images: Pixels) -> list[Interpola
     return strips
 
 
-def _by_key(requests: pd.DataFrame, images: Pixels) -> Mapping[tuple[str, str, int], Pixels]:
+def _thumbnails(requests: pd.DataFrame, images: Images) -> Callable[[str, str, int], Pixels]:
+    """Makes the miniature of an image that is named by `tables.SAMPLE`."""
     keys = zip(requests.user_id, requests.caption, requests.seed.tolist(), strict=True)
-    return dict(zip(keys, images, strict=True))
+    row_of = {key: row for row, key in enumerate(keys)}
+    return lambda *key: _thumbnail(Image.fromarray(images[row_of[key]]))
 
 
 def _decoded(encoded: bytes) -> Pixels:

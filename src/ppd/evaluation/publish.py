@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ppd.device import this_device
-from ppd.diffusion.sampling.store import read_samples
+from ppd.diffusion.sampling.store import open_samples, read_samples
 from ppd.diffusion.training.curve import read_curves
 from ppd.evaluation.human import human_verdicts
 from ppd.evaluation.metrics import (
@@ -47,7 +47,7 @@ def publish(
     Several processes may share the scoring (`ppd.parts`); the first one writes. images: the sampled images of each
     model. profiles: what the vision-language model wrote of each user.
     """
-    samples = {model: read_samples(file) for model, file in images.items()}
+    samples = {model: open_samples(file) for model, file in images.items()}
     scorers = load_scorers(settings.rewards, device=this_device())
     scores = score_images(samples, scorers, layout.unfinished / "rewards", settings.rewards, images)
     if scores is None:

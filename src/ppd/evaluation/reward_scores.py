@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ppd.evaluation.tables import Pixels
 from ppd.files import atomic_path
 from ppd.parts import share
 from ppd.resumable import work_folder
-from ppd.rewards.scorer import Scorer
+from ppd.rewards.scorer import Images, Scorer
 from ppd.settings import RewardSettings
 from ppd.stored_tables import read_frame, write_table
 
@@ -23,7 +22,7 @@ Scores = Mapping[tuple[str, str], NDArray[np.float64]]
 
 
 def score_images(
-    samples: Mapping[str, tuple[pd.DataFrame, Pixels]],
+    samples: Mapping[str, tuple[pd.DataFrame, Images]],
     scorers: Mapping[str, Scorer],
     unfinished: Path,
     rewards: tuple[RewardSettings, ...],

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from ppd.evaluation.tables import Pixels
+from ppd.rewards.scorer import Images
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TrueJudge(Protocol):
 class TrueMeasures(Protocol):
     """What a report tells beside the verdicts of a true judge."""
 
-    def metrics(self, readings: pd.DataFrame, images: Mapping[str, Pixels]) -> dict[str, float]:
+    def metrics(self, readings: pd.DataFrame, images: Mapping[str, Images]) -> dict[str, float]:
         """Do the images of each model still show what was asked, and are they still pictures? By dotted names."""
         ...
 

@@ -1,13 +1,13 @@
 """The vision-language model's verdicts on planned comparisons, each with its prompts, both answers, probabilities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ppd.diffusion.sampling.store import SampledImages, open_samples
 from ppd.preferences.store import Preferences
-from ppd.stored_tables import read_frame
 from ppd.users.support import Pair
 from ppd.vlm.judging import Judge, Verdict
 from ppd.vlm.prompts import Candidates
@@ -30,14 +30,25 @@ Samples = Mapping[tuple[str, str, str, int], bytes]
 """(model, user_id, caption, seed) -> PNG."""
 
 
-def load_samples(images: Mapping[str, Path]) -> Samples:
-    """The sampled images of each model, still encoded."""
-    samples: dict[tuple[str, str, str, int], bytes] = {}
-    for model, file in images.items():
-        table = read_frame(file)
-        keys = zip(table.user_id, table.caption, table.seed.tolist(), strict=True)
-        samples |= {(model, *key): png for key, png in zip(keys, table.png, strict=True)}
-    return samples
+class StoredSamples(Samples):
+    """The sampled images of each model, still encoded, read from their files as they are asked for."""
+
+    def __init__(self, images: Mapping[str, Path]) -> None:
+        self._images: dict[str, SampledImages] = {}
+        self._rows: dict[tuple[str, str, str, int], int] = {}
+        for model, file in images.items():
+            requests, self._images[model] = open_samples(file)
+            keys = zip(requests.user_id, requests.caption, requests.seed.tolist(), strict=True)
+            self._rows |= {(model, *key): row for row, key in enumerate(keys)}
+
+    def __getitem__(self, key: tuple[str, str, str, int]) -> bytes:
+        return self._images[key[0]].png(self._rows[key])
+
+    def __iter__(self) -> Iterator[tuple[str, str, str, int]]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def shown_to_the_judge(comparisons: pd.DataFrame) -> pd.DataFrame:

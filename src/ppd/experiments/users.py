@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from ppd.evaluation.plan import METHODS, POOLED, image_requests, plan_comparisons, plan_requests
-from ppd.evaluation.vlm_verdicts import judge_comparisons, load_samples, shown_to_the_judge
+from ppd.evaluation.vlm_verdicts import StoredSamples, judge_comparisons, shown_to_the_judge
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.models import embedding_model, first_embeddings_of_users, sample_once, user_embeddings
 from ppd.experiments.processes import run_side_by_side
@@ -24,7 +24,7 @@ from ppd.simulation.truth.judge import load_classifier
 from ppd.simulation.truth.readings import read_features_of_file
 from ppd.simulation.truth.utility import Tastes, judge
 from ppd.statistics.bootstrap import clustered_mean
-from ppd.users.support import first_support
+from ppd.users.support import FirstSupport
 from ppd.users.whitening import Whitening
 from ppd.vlm.embedding import embed
 from ppd.vlm.judges import load_judge
@@ -100,12 +100,12 @@ def _judge_seed(settings: Settings, layout: Layout, seed: int, folder: Path) -> 
     files = {model: layout.sampled(model) for model in POOLED} | {"ppd": file}
     classifier = load_classifier(settings.models.attribute_classifier)
     readings = pd.concat([read_features_of_file(model, file, classifier) for model, file in files.items()])
-    supports = first_support(log, requests.user_id.unique().tolist())
+    supports = FirstSupport(log, requests.user_id.unique().tolist())
     vlm = load_judge(settings, layout.answers, next(iter(supports.values())), len(shown_to_the_judge(planned)))
     for name, table in (
         ("readings", readings.reset_index()),
         ("by_truth", judge(planned, readings, Tastes.load(layout.truth))),
-        ("by_vlm", judge_comparisons(planned, load_samples(files), supports, vlm)),
+        ("by_vlm", judge_comparisons(planned, StoredSamples(files), supports, vlm)),
     ):
         with atomic_path(folder / f"{name}.parquet") as fresh:
             table.to_parquet(fresh, index=False)

@@ -1,6 +1,6 @@
 """The pairs by which models know a user, in groups: what an embedding is made of, and what the judge is shown."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -56,7 +56,24 @@ def _groups(preferences: Preferences, ordered: pd.DataFrame) -> Iterator[Support
             yield SupportGroup(user_id, group, tuple(Pair(c, images[a], images[b]) for c, a, b in told))
 
 
-def first_support(preferences: Preferences, user_ids: Sequence[str]) -> dict[str, tuple[Pair, ...]]:
-    """Each user's first support group: what their embedding is made of, and by what the judge knows them."""
-    groups = support_groups(preferences, user_ids)
-    return {group.user_id: group.pairs for group in groups if group.support_group == 0}
+class FirstSupport(Mapping[str, tuple[Pair, ...]]):
+    """Each user's first support group: what their embedding is made of, and by what the judge knows them.
+
+    Its images are read when it is asked for; a user without one has no entry.
+    """
+
+    def __init__(self, preferences: Preferences, user_ids: Iterable[str]) -> None:
+        pairs = preferences.pairs
+        first = pairs[(pairs.role == "support") & (pairs.support_group == 0) & pairs.user_id.isin(list(user_ids))]
+        self._preferences = preferences
+        self._rows = {str(user_id): rows for user_id, rows in first.sort_values("pair_id").groupby("user_id")}
+
+    def __getitem__(self, user_id: str) -> tuple[Pair, ...]:
+        (group,) = _groups(self._preferences, self._rows[user_id])
+        return group.pairs
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.sampling.sampler import Request, sample
+from ppd.diffusion.sampling.store import PNG, write_samples
 from ppd.files import atomic_path
 from ppd.parts import share
 from ppd.resumable import work_folder
@@ -52,11 +53,11 @@ def sample_images(
         rows = slice(starts[number], starts[number] + size)
         images = [_png(image) for image in sample(backbone, wanted[rows], settings, adapter)]
         with atomic_path(units[number]) as fresh:
-            write_table(requests.iloc[rows].assign(png=images), fresh)
+            write_table(requests.iloc[rows].assign(**{PNG: images}), fresh)
 
     if share(units, [len(wanted[start : start + size]) for start in starts], make, label="sample", check=read_frame):
         with atomic_path(file) as fresh:
-            write_table(pd.concat([read_frame(unit) for unit in units], ignore_index=True), fresh)
+            write_samples(units, fresh)
         shutil.rmtree(unfinished)
 
 

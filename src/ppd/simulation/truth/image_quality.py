@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppd.evaluation.tables import Pixels
 from ppd.rewards.clip_score import ClipScorer
+from ppd.rewards.scorer import Images
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas, render
 from ppd.simulation.world import STYLES, sample_scenes
@@ -44,14 +45,14 @@ def renders(stickers: Path, n_sets: int) -> list[Pixels]:
     return [render(atlas, sample_scenes(rng, N_REAL)) for _ in range(n_sets)]
 
 
-def precision_of(images: Pixels, clip: ClipScorer, manifold: Tensor) -> float:
+def precision_of(images: Images, clip: ClipScorer, manifold: Tensor) -> float:
     """Share of images within the manifold of real ones, CLIP features [M, D] (`ppd.statistics.precision`)."""
     return precision(torch.as_tensor(clip.embed_images(images)), manifold)
 
 
-def image_precision(images: Mapping[str, Pixels], clip: ClipScorer, stickers: Path) -> dict[str, float]:
+def image_precision(images: Mapping[str, Images], clip: ClipScorer, stickers: Path) -> dict[str, float]:
     """Precision of each model's images; "renders" is that of other renders: what a perfect model would get."""
     real, other = renders(stickers, 2)
     manifold = torch.as_tensor(clip.embed_images(real))
-    groups: dict[str, Pixels] = {"renders": other, **images}
+    groups: dict[str, Images] = {"renders": other, **images}
     return {f"precision.{model}": precision_of(pixels, clip, manifold) for model, pixels in groups.items()}

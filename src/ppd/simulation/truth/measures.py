@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from ppd.device import this_device
-from ppd.evaluation.tables import Pixels
 from ppd.rewards.clip_score import ClipScorer
+from ppd.rewards.scorer import Images
 from ppd.simulation.truth.image_quality import concept_accuracy, image_precision, style_shares
 from ppd.simulation.truth.utility import USERS
 from ppd.stored_tables import read_frame
@@ -23,7 +23,7 @@ class SimulatedMeasures:
     truth: Path
     stickers: Path
 
-    def metrics(self, readings: pd.DataFrame, images: Mapping[str, Pixels]) -> dict[str, float]:
+    def metrics(self, readings: pd.DataFrame, images: Mapping[str, Images]) -> dict[str, float]:
         """Concept accuracy, shares of styles, and precision of each model's images."""
         clip = ClipScorer.from_pretrained(self.clip, device=this_device())
         return concept_accuracy(readings) | style_shares(readings) | image_precision(images, clip, self.stickers)
