@@ -50,6 +50,11 @@ def this_part() -> Part:
     return Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
+def here() -> Part:
+    """Which of the processes of this machine this is."""
+    return Part(int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def share(
     units: Sequence[Path],
     sizes: Sequence[int],

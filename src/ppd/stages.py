@@ -101,11 +101,14 @@ def finetune(settings: Settings, layout: Layout, method: Method) -> None:
     from ppd.diffusion.model.load import load_backbone
     from ppd.diffusion.training.assemble import training_data
     from ppd.diffusion.training.run import finetune
+    from ppd.parts import here
     from ppd.preferences.store import Preferences
     from ppd.users.whitening import Whitening
 
     preferences = Preferences.open(layout.preferences)
-    data = training_data(preferences, Encoded.open(layout.latents), _embeddings(layout, preferences))
+    # Of the processes on one machine one reads all that is encoded, to see whether it is as it was written.
+    encoded = Encoded.open(layout.latents, check=here().is_first)
+    data = training_data(preferences, encoded, _embeddings(layout, preferences))
     backbone = load_backbone(settings.models.prior, precision=settings.finetune.precision, device=this_device())
     finetune(
         backbone,

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from ppd.evaluation.reward_scores import Scores
+from ppd.evaluation.tables import Images
 from ppd.evaluation.win_rates import CEILING, Entry, headline, paired_differences
-from ppd.rewards.scorer import Images
 from ppd.statistics.bootstrap import clustered_mean
 
 

@@ -10,11 +10,10 @@ from PIL import Image
 from ppd.diffusion.encoding.pixels import resized
 from ppd.evaluation.plan import UNCONDITIONAL
 from ppd.evaluation.report import InterpolationStrip, UserPage
-from ppd.evaluation.tables import Pixels
+from ppd.evaluation.tables import Images, Pixels
 from ppd.evaluation.truth import TrueMeasures
 from ppd.preferences.images import open_rgb
 from ppd.preferences.store import Preferences
-from ppd.rewards.scorer import Images
 from ppd.users.support import FirstSupport
 
 N_PAGES = 8

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ppd.evaluation.tables import Images
 from ppd.files import atomic_path
 from ppd.parts import share
 from ppd.resumable import work_folder
-from ppd.rewards.scorer import Images, Scorer
+from ppd.rewards.scorer import Scorer
 from ppd.settings import RewardSettings
 from ppd.stored_tables import read_frame, write_table
 

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 """Images [N, H, W, 3], or one [H, W, 3]."""
 
+Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
+"""The images of a file: in memory, or read where they are used."""
+
 SAMPLE = ("user_id", "caption", "seed")
 """An image of one model. Models that know no user have one for all: user_id ""."""
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from ppd.rewards.scorer import Images
+from ppd.evaluation.tables import Images
 
 
 @dataclass(frozen=True)

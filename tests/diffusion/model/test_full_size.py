@@ -82,3 +82,17 @@ def test_a_network_that_does_not_fit_is_refused_before_it_is_read(monkeypatch: p
     require_room(StableCascadeUNet, PRIOR, torch.bfloat16, cpu, "prior")
     with pytest.raises(InputError, match=r"3.59 billion parameters take 14.4 GB .* 8.0 GB free. Use precision: bf16"):
         require_room(StableCascadeUNet, PRIOR, torch.float32, cpu, "prior")
+
+
+def test_all_processes_of_a_machine_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked by the first one, before any has begun: the later ones find what the others hold already."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16e9))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    require_room(StableCascadeUNet, PRIOR, torch.bfloat16, cpu, "prior")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="7.2 GB as torch.bfloat16 in each of 3 processes, but this machine has 16.0"):
+        require_room(StableCascadeUNet, PRIOR, torch.bfloat16, cpu, "prior")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    require_room(StableCascadeUNet, PRIOR, torch.bfloat16, cpu, "prior")

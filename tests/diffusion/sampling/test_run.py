@@ -2,13 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import ppd.diffusion.sampling.run as module
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.sampling.run import sample_images
-from ppd.diffusion.sampling.store import read_samples
+from ppd.diffusion.sampling.store import open_samples, read_samples
 from ppd.errors import InputError
 from ppd.settings import SamplingSettings
 
@@ -86,7 +87,7 @@ def test_a_damaged_part_is_sampled_again(
 
     sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "whole.parquet", tmp_path / "unfinished")
     with monkeypatch.context() as patch:
-        patch.setattr(module.pd, "concat", killed)
+        patch.setattr(module, "write_samples", killed)
         with pytest.raises(KeyboardInterrupt):
             sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "images.parquet", tmp_path / "unfinished")
     parts = sorted((tmp_path / "unfinished").glob("*/*.parquet"))
@@ -111,3 +112,34 @@ def test_an_image_of_no_number_names_its_request(backbone: StableCascadeBackbone
     with pytest.raises(InputError, match="the image of caption 'a fox', seed 0 is no number"):
         sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "images.parquet", tmp_path / "unfinished")
     assert not (tmp_path / "images.parquet").exists()
+
+
+def test_images_are_read_where_they_are_used(
+    backbone: StableCascadeBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any order, a row group at a time; the ones of one row group are read once."""
+    monkeypatch.setattr("ppd.diffusion.sampling.store._GROUP_BYTES", 500)
+    sample_images(REQUESTS, backbone, SETTINGS, tmp_path / "all.parquet", tmp_path / "unfinished")
+    pngs = pd.read_parquet(tmp_path / "all.parquet").png.tolist()
+    requests, images = open_samples(tmp_path / "all.parquet")
+    whole = read_samples(tmp_path / "all.parquet")[1]
+    pd.testing.assert_frame_equal(requests, REQUESTS)
+    assert len(images) == len(whole) == len(REQUESTS)
+    n_groups = pq.read_metadata(tmp_path / "all.parquet").num_row_groups
+    assert 3 < n_groups < len(REQUESTS)
+    read, read_row_group = [], pq.ParquetFile.read_row_group
+
+    def counted(*args: object, **options: object) -> object:
+        read.append(args)
+        return read_row_group(*args, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    np.testing.assert_array_equal(np.stack(images[:]), whole)
+    assert len(read) == n_groups
+    for place in (14, 0, 7):
+        np.testing.assert_array_equal(images[place], whole[place])
+        assert images.png(place) == pngs[place]
+    assert len(read) <= n_groups + 3
+    np.testing.assert_array_equal(images[4:6], whole[4:6])
+    with pytest.raises(IndexError):
+        images[len(REQUESTS)]

@@ -65,6 +65,8 @@ class Rows:
     def put(self, rows: NDArray[np.integer], values: Mapping[str, np.ndarray]) -> None:
         """Write rows: values of every name, [len(rows), ...]."""
         stored = {name: np.asarray(values[name], self[name].dtype) for name in self.names}
+        if any(array.shape[1:] != self[name].shape[1:] for name, array in stored.items()):
+            raise ValueError(f"rows of other shapes than those in {self.folder}")
         for name, array in stored.items():
             _write(self.file(name), self[name], rows, array)
         _write(self.folder / CHECKSUMS, self._checksums, rows, row_checksums([*stored.values()]))

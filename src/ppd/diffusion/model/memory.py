@@ -5,23 +5,30 @@ import torch
 from diffusers import ModelMixin
 
 from ppd.errors import InputError
+from ppd.parts import here
 
 
 def require_room(
     network: type[ModelMixin], config: dict[str, object], dtype: torch.dtype, device: torch.device, base_id: str
 ) -> None:
-    """Raises InputError if the network of this config has no room in the machine's memory or in the device's."""
+    """Raises InputError if the network of this config has no room in the machine's memory or in the device's.
+
+    Of several processes on the machine each holds the weights for a while, on their way to its device: the first one
+    asks for all of them, before any has begun.
+    """
     with torch.device("meta"):
         n_parameters = sum(weight.numel() for weight in network.from_config(config).parameters())
     needed = n_parameters * dtype.itemsize
-    free = {"this machine": psutil.virtual_memory().available}
+    n_loading = here().count if here().is_first else 1
+    places = [("this machine", psutil.virtual_memory().available, n_loading)]
     if device.type == "cuda":
-        free[str(device)] = torch.cuda.mem_get_info(device)[0]
-    for place, room in free.items():
-        if needed > room:
+        places.append((str(device), torch.cuda.mem_get_info(device)[0], 1))
+    for place, room, times in places:
+        if needed * times > room:
+            words = "" if times == 1 else f" in each of {times} processes"
             raise InputError(
-                f"{n_parameters / 1e9:.2f} billion parameters take {needed / 1e9:.1f} GB as {dtype}, "
+                f"{n_parameters / 1e9:.2f} billion parameters take {needed / 1e9:.1f} GB as {dtype}{words}, "
                 f"but {place} has {room / 1e9:.1f} GB free",
                 file=base_id,
-                fix="Use precision: bf16, a smaller base, or a larger machine",
+                fix="Use precision: bf16, a smaller base, fewer processes (launch), or a larger machine",
             )

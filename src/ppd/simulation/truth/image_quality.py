@@ -8,9 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ppd.evaluation.tables import Pixels
+from ppd.evaluation.tables import Images, Pixels
 from ppd.rewards.clip_score import ClipScorer
-from ppd.rewards.scorer import Images
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas, render
 from ppd.simulation.world import STYLES, sample_scenes

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from ppd.device import this_device
+from ppd.evaluation.tables import Images
 from ppd.rewards.clip_score import ClipScorer
-from ppd.rewards.scorer import Images
 from ppd.simulation.truth.image_quality import concept_accuracy, image_precision, style_shares
 from ppd.simulation.truth.utility import USERS
 from ppd.stored_tables import read_frame
