@@ -16,7 +16,7 @@ from ppd.diffusion.sampling.sampler import n_forwards
 from ppd.diffusion.sampling.store import read_samples
 from ppd.evaluation.plan import plan_requests
 from ppd.evaluation.tables import IMAGE_KEY, SAMPLE, with_columns
-from ppd.evaluation.vlm_verdicts import load_samples
+from ppd.evaluation.vlm_verdicts import StoredSamples
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.models import base_model, first_embeddings_of_users, sample_once
 from ppd.experiments.picks import candidates_of, compared, picked_by_judge, picked_by_taste
@@ -32,7 +32,7 @@ from ppd.resumable import resumable
 from ppd.settings import Settings
 from ppd.simulation.truth.exact import ExactObserver, support_pairs
 from ppd.simulation.truth.utility import Tastes, judge
-from ppd.users.support import first_support
+from ppd.users.support import FirstSupport
 from ppd.vlm.judges import load_judge
 
 OPPONENTS = 4
@@ -97,8 +97,8 @@ def _pick_by_judge(
 ) -> None:
     log = Preferences.open(layout.preferences)
     candidates = _candidates(settings, experiments, log, source)
-    samples = {key: png for file in files for key, png in load_samples({source: file}).items()}
-    supports = first_support(log, candidates.for_user.unique().tolist())
+    samples = {key: png for file in files for key, png in StoredSamples({source: file}).items()}
+    supports = FirstSupport(log, candidates.for_user.unique().tolist())
     ns = experiments.best_of_n.n_ours if source == OURS else experiments.best_of_n.n
     matches = (max(ns) - 1) * candidates.groupby(["for_user", "caption"]).ngroups
     vlm = load_judge(settings, layout.answers, next(iter(supports.values())), matches)
