@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ppd.diffusion.adapter.checkpoint import WEIGHTS
 from ppd.diffusion.sampling.sampler import n_forwards
 from ppd.diffusion.sampling.store import read_samples
 from ppd.evaluation.plan import plan_requests
@@ -22,7 +23,6 @@ from ppd.experiments.models import base_model, first_embeddings_of_users, sample
 from ppd.experiments.picks import candidates_of, compared, picked_by_judge, picked_by_taste
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.sampling import measured
-from ppd.experiments.seeds import adapter_files
 from ppd.experiments.settings import ExperimentSettings
 from ppd.experiments.shared_inputs import POOL, ImageMeasures
 from ppd.files import atomic_path, write_json
@@ -46,7 +46,7 @@ def write_best_of_n(settings: Settings, experiments: ExperimentSettings, layout:
     One training, the pipeline's own: it is held fixed. A killed run goes on.
     """
     how, log = experiments.best_of_n, Preferences.open(layout.preferences)
-    inputs = [*adapter_files(settings, experiments, layout)[:1], layout.shared_inputs / POOL]
+    inputs = [layout.models / "ppd" / WEIGHTS, layout.whitening, *layout.shard_files(), layout.shared_inputs / POOL]
     with resumable(layout.experiment_work / "best-of-n", [settings, how], inputs) as work:
         requests = _requests(settings, experiments, log)
         parts = np.array_split(requests.user_id.unique(), experiments.n_workers)
