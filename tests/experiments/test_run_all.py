@@ -63,7 +63,7 @@ def test_it_runs_all_that_dvc_runs(run_all: ModuleType) -> None:
     functions = set(EXPERIMENTS.values())
     assert {f for f in functions if f.removeprefix("ppd.experiments.") not in calls} == NOT_HERE
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert all(f"stages.{name}(" in calls for name in stages)
+    assert all(f"stages.{name.split('-')[0]}(" in calls for name in stages)
 
 
 NOT_HERE = {"ppd.experiments.page:write_page", "ppd.experiments.flow:write_flow"}
