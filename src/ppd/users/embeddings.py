@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppd.errors import InputError
 from ppd.files import atomic_path
-from ppd.stored_tables import read_frame, reading, write_table
+from ppd.stored_tables import read_frame, reading
 
 ROWS_AT_ONCE = 256
 
@@ -39,10 +39,12 @@ class VlmRef:
     revision: str
 
 
-def write_rows(file: Path, rows: Sequence[dict[str, object]], vlm: VlmRef) -> None:
-    """Write rows of `SCHEMA`, all of them by one model, whole or not at all."""
-    with atomic_path(file) as fresh:
-        write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA.with_metadata(asdict(vlm))), fresh)
+def write_rows(file: Path, rows: Iterable[dict[str, object]], vlm: VlmRef) -> None:
+    """Write rows of `SCHEMA`, all of them by one model, whole or not at all; a few hundred in memory at a time."""
+    schema, remaining = SCHEMA.with_metadata(asdict(vlm)), iter(rows)
+    with atomic_path(file) as fresh, pq.ParquetWriter(fresh, schema, write_page_checksum=True) as writer:
+        while some := list(islice(remaining, ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 
 def read_rows(files: Iterable[Path]) -> Iterator[dict[str, object]]:

@@ -105,7 +105,7 @@ def refresh(
     refreshed = Refreshed(len(plan.planned), len(plan.wanted) - len(plan.planned))
     if part.is_first:
         known |= {str(row["key"]): row for row in read_rows(plan.units)}
-        rows = [known[key] | {"user_id": user, "support_group": group} for user, group, key in plan.wanted]
+        rows = (known[key] | {"user_id": user, "support_group": group} for user, group, key in plan.wanted)
         write_rows(file, rows, vlm.ref)
         shutil.rmtree(unfinished)
     return refreshed
