@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,12 @@ def numbered(jpeg: bytes, number: int) -> bytes:
     return jpeg[:2] + b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big") + jpeg[2:]
 
 
-def rows(n: int, pictures: list[bytes]) -> Iterator[dict[str, Any]]:
-    """Rows of the log one after another; the seed is fixed."""
+def rows(
+    n: int, pictures: list[bytes], *, users: Sequence[int] | None = None, n_captions: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of the log one after another; the seed is fixed. users: whose each session is, if not drawn evenly."""
     rng = np.random.default_rng(1)
-    n_users, n_captions = max(4, n // ROWS_A_USER), max(20, int(n * N_CAPTIONS_PER_ROW))
+    n_users, n_captions = max(4, n // ROWS_A_USER), n_captions or max(20, int(n * N_CAPTIONS_PER_ROW))
     session_rows, n_images = 0, 0
     kept = user = caption = 0
     start = datetime.datetime(2023, 2, 1)
@@ -69,7 +71,7 @@ def rows(n: int, pictures: list[bytes]) -> Iterator[dict[str, Any]]:
         if session_rows == 0:
             session_rows, user, caption = (
                 int(rng.integers(1, 8)),
-                int(rng.integers(n_users)),
+                int(rng.integers(n_users)) if users is None else users[number],
                 int(rng.integers(n_captions)),
             )
             kept, n_images = n_images, n_images + 1

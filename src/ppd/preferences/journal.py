@@ -20,7 +20,7 @@ from ppd.preferences.cleaning import Cleaned, Pair, StoredImage
 from ppd.preferences.rows import Position, Refusal, Source
 from ppd.preferences.schema import IMAGES, PAIRS, REFUSED
 
-_GROUP_BYTES, _GROUP_IMAGES = 8 << 20, 1024  # a row group is the unit of random access
+_GROUP_BYTES, _GROUP_IMAGES = 1 << 20, 1024  # a row group is what is read for one image: a few photographs
 _PART_BYTES, _PART_ROWS = 256 << 20, 50_000
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Self
 
@@ -56,12 +56,12 @@ class Preferences:
         at = self._places(uids)
         order = np.argsort(at, kind="stable")
         group = np.searchsorted(self._group_starts, at[order], side="right") - 1
-        for wanted, places in zip(*_runs(group, order), strict=True):
-            part, number = self._groups[wanted]
+        for part, groups in groupby(_runs(group, order), key=lambda run: self._groups[run[0]][0]):
             with reading(part), pq.ParquetFile(part, page_checksum_verification=True) as file:
-                column = file.read_row_group(number, columns=["image"])["image"]
-            for place in places.tolist():
-                yield place, column[int(at[place] - self._group_starts[wanted])].as_py()
+                for wanted, places in groups:
+                    column = file.read_row_group(self._groups[wanted][1], columns=["image"], use_threads=False)["image"]
+                    for place in places.tolist():
+                        yield place, column[int(at[place] - self._group_starts[wanted])].as_py()
 
     def stored_order(self, uids: Sequence[str]) -> np.ndarray:
         """Which of these images comes first in the files, which next: int64 [len(uids)], as `stored_images` goes."""
@@ -116,7 +116,7 @@ class Preferences:
         return np.cumsum([0, *sizes[:-1]])
 
 
-def _runs(values: np.ndarray, items: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
-    """Of equal neighbours in `values`: each value once, and the items beside it."""
+def _runs(values: np.ndarray, items: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Of equal neighbours in `values`: the value, and the items beside it."""
     starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.empty(0, np.int64)
-    return values[starts].tolist(), np.split(items, starts[1:]) if len(values) else []
+    return zip(values[starts].tolist(), np.split(items, starts)[1:], strict=True)

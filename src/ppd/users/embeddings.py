@@ -1,6 +1,6 @@
 """Users' embeddings as the vision-language model left them: a parquet file a shard."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from pathlib import Path
