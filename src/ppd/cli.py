@@ -20,6 +20,7 @@ from ppd.errors import InputError
 from ppd.experiments.cli import experiment
 from ppd.files import unwritable
 from ppd.layout import Layout
+from ppd.one_user.cli import adapter as adapter_of_one_user
 from ppd.pretrain.cli import pretrain
 from ppd.studio.cli import studio
 
@@ -41,6 +42,7 @@ convert = typer.Typer(
     help="Rewrite published scorers that lie in other libraries' files, once, for `rewards`.", no_args_is_help=True
 )
 app.add_typer(convert, name="convert")
+app.add_typer(adapter_of_one_user, name="adapter")
 app.add_typer(pretrain, name="pretrain")
 app.command()(studio)
 app.command()(experiment)

@@ -162,8 +162,8 @@ def test_stable_cascade_gets_what_peft_reads(backbone: StableCascadeBackbone, bi
     inputs = torch.randn(1, 4, 4, 4), torch.rand(1), backbone.encode_captions(["a fox"])
     lora = trained(backbone.network, bias=bias)
     with lora.acting():
-        ours = backbone.predict_noise(*inputs)
+        ours = backbone.predict(*inputs)
     file = save_plain_lora(tmp_path / "lora", lora.as_peft(), backbone.network)
     assert sorted(other.name for other in file.parent.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     peft.PeftModel.from_pretrained(backbone.network, file.parent)
-    assert torch.equal(backbone.predict_noise(*inputs), ours)
+    assert torch.equal(backbone.predict(*inputs), ours)

@@ -59,6 +59,10 @@ class LowRank(nn.Module):
         with self._in_place({name: layer.get_base_layer() for name, (_, _, layer) in self._swaps.items()}):
             yield
 
+    def around(self, layer: nn.Module) -> Any:
+        """peft's layer around one of the network's own; None where it has no low-rank weights."""
+        return next((mine for _, _, mine in self._swaps.values() if mine.get_base_layer() is layer), None)
+
     def as_peft(self) -> dict[str, Tensor]:
         """The weights under peft's names (`NAME.lora_A.weight`), with alpha/rank inside B: alpha = rank for a reader.
 

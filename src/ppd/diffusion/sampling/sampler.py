@@ -101,12 +101,11 @@ def sample_latents(
     shape = (backbone.latent_channels, *settings.latent_size)
     randoms = [generator("sample", request.caption, request.seed) for request in requests]
     x = _randn(randoms, shape, backbone.device)
-    base = _Guidance(backbone, text, empty, None, settings, None)
-    guided = _Guidance(backbone, text, empty, _users_of(requests, adapter, backbone.device), settings, adapter)
-    low, high = settings.user_interval
+    base = Guidance(backbone, text, empty, None, settings, None)
+    guided = Guidance(backbone, text, empty, _users_of(requests, adapter, backbone.device), settings, adapter)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        return (guided if low < t <= high else base).predict(x, t.expand(len(x)))
+        return (guided if user_acts(t, settings) else base).predict(x, t.expand(len(x)))
 
     def fresh() -> Tensor:
         return _randn(randoms, shape, backbone.device)
@@ -116,12 +115,11 @@ def sample_latents(
 
 def n_forwards(process: Process, settings: SamplingSettings, *, for_user: bool) -> int:
     """Forwards of the network that an image costs, a branch of the guidance counted as one."""
-    low, high = settings.user_interval
     counted = 0
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         nonlocal counted
-        s_u = settings.user_guidance if for_user and low < t <= high else 0.0
+        s_u = settings.user_guidance if for_user and user_acts(t, settings) else 0.0
         counted += sum(coefficient != 0 for coefficient in _coefficients(settings.text_guidance, s_u))
         return x
 
@@ -135,7 +133,13 @@ def _coefficients(s_c: float, s_u: float) -> tuple[float, float, float]:
     return s_u, s_c - s_u, 1 - s_c
 
 
-class _Guidance:
+def user_acts(t: Tensor, settings: SamplingSettings) -> bool:
+    """Whether the user acts at the noise level t (a scalar), or the base draws alone."""
+    low, high = settings.user_interval
+    return bool(low < t <= high)
+
+
+class Guidance:
     """Predicts with guidance for one batch of requests, one forward of the network a call."""
 
     def __init__(

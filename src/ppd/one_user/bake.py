@@ -1,0 +1,73 @@
+"""A complete adapter and a user -> a plain LoRA in a folder (`ppd.diffusion.baking`)."""
+
+from pathlib import Path
+
+from ppd.device import this_device
+from ppd.diffusion.adapter.checkpoint import adapter_identity, load_adapter, read_config
+from ppd.diffusion.adapter.complete import read_complete
+from ppd.diffusion.baking.distill import Fit
+from ppd.diffusion.baking.run import Recipe, bake
+from ppd.diffusion.model.load import load_backbone
+from ppd.errors import InputError
+from ppd.layout import Layout
+from ppd.personalizer import Personalizer, read_pairs
+from ppd.preferences.store import Preferences
+from ppd.users.embeddings import load_embeddings
+
+
+def bake_for_user(
+    layout: Layout,
+    adapter: Path,
+    out: Path,
+    recipe: Recipe,
+    *,
+    user_id: str | None,
+    choices: Path | None,
+    captions: Path | None,
+    base: str | None,
+    vlm: str | None,
+) -> dict[str, Fit]:
+    """Bake `adapter` for a user of the log (user_id) or for whoever made `choices`; one of the two.
+
+    captions: a text file, one caption a line; without it those of the log are used. Raises InputError where nothing
+    says who or what.
+    """
+    if (user_id is None) == (choices is None):
+        raise InputError("who is it for?", fix="Give either --user, someone of the log, or --choices, a folder")
+    inference, whitening = read_complete(adapter)
+    wanted = _captions(captions, layout)
+    if choices is not None:
+        ppd = Personalizer.load(adapter, base=base, vlm=vlm)
+        backbone, loaded, user = ppd.backbone, ppd.adapter, ppd.embed(read_pairs(choices))
+    else:
+        embeddings = load_embeddings(layout.shard_files())
+        if user_id not in embeddings.hidden:
+            found = f"no user {user_id!r} among {len(embeddings.hidden)} who are embedded"
+            raise InputError(found, file=layout.users, column="user_id")
+        user = whitening(embeddings.hidden[user_id])[0]
+        where = base or read_config(adapter).base.id
+        backbone = load_backbone(where, precision=inference.sampling.precision, device=this_device())
+        loaded = load_adapter(adapter, backbone)
+    return bake(
+        backbone,
+        loaded,
+        user,
+        wanted,
+        inference.sampling,
+        recipe,
+        out,
+        layout.unfinished / "bake",
+        identity=adapter_identity(adapter),
+    )
+
+
+def _captions(file: Path | None, layout: Layout) -> list[str]:
+    if file is None:
+        return Preferences.open(layout.preferences).captions.caption.tolist()
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read as text ({error})", file=file) from error
+    if not (found := [line for line in lines if line]):
+        raise InputError("no caption in it; expected one a line", file=file)
+    return found
