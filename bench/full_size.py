@@ -65,6 +65,21 @@ TINY: dict[str, Any] = PRIOR | {
     "clip_text_pooled_in_channels": 32,
 }
 
+TINY_DECODER: dict[str, Any] = DECODER | {
+    "conditioning_dim": 32,
+    "block_out_channels": (16, 32),
+    "num_attention_heads": (0, 2),
+    "down_num_layers_per_block": (1, 1),
+    "up_num_layers_per_block": (1, 1),
+    "down_blocks_repeat_mappers": (1, 1),
+    "up_blocks_repeat_mappers": (2, 1),
+    "block_types_per_layer": (_BLOCKS[:2], _BLOCKS),
+    "clip_text_pooled_in_channels": 32,
+    "dropout": (0, 0.1),
+}
+VQGAN: dict[str, Any] = {"bottleneck_blocks": 12, "embed_dim": 384, "num_vq_embeddings": 8192}
+TINY_VQGAN: dict[str, Any] = {"bottleneck_blocks": 1, "embed_dim": 16, "num_vq_embeddings": 32}
+
 BIG_G: dict[str, Any] = {
     "hidden_size": 1280,
     "intermediate_size": 5120,

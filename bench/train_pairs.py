@@ -11,7 +11,6 @@ ratio. Prints a table and writes bench/results/train_pairs.json.
 """
 
 import argparse
-import copy
 import json
 import platform
 import tempfile
@@ -21,15 +20,15 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMWuerstchenScheduler
+from plain_way import plain_step
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
-from ppd.diffusion.training.loss import denoising_error, margin, preference_loss
-from ppd.diffusion.training.trainer import Trainer, fresh_adapter
+from ppd.diffusion.training.dataset import Pairs, TrainingData
+from ppd.diffusion.training.trainer import Trainer
 from ppd.pretrain.latent_pool import CAPTIONS
 from ppd.pretrain.prior import PriorSettings, build_prior, build_text_encoder, caption_tokenizer
 from ppd.settings import FinetuneSettings
@@ -81,51 +80,6 @@ def random_choices(backbone: StableCascadeBackbone) -> tuple[TrainingData, Tenso
     return data, images, captions
 
 
-def plain_step(
-    backbone: StableCascadeBackbone,
-    data: TrainingData,
-    images: Tensor,
-    captions: list[str],
-    settings: FinetuneSettings,
-    *,
-    whole_network: bool,
-) -> Callable[[int], None]:
-    """One training step the public script's way; trains our adapter, or (and) the whole network."""
-    reference = copy.copy(backbone)
-    reference.unet = copy.deepcopy(backbone.unet)
-    adapter = fresh_adapter(backbone, data, settings, "ppd")
-    adapter.attach(backbone)
-    backbone.unet.requires_grad_(whole_network)
-    trained = [weight for part in (adapter, backbone.unet) for weight in part.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6)
-
-    def step(index: int) -> None:
-        draw = draw_batch(index, len(data.train), tuple(data.latents.shape[1:]), settings)
-        pairs = data.train[draw.pairs]
-        text = backbone.encode_captions([captions[row] for row in pairs.caption.tolist()])
-        users = data.embeddings_of(pairs.user, draw.group).to(backbone.device)
-        noise, t = draw.noise.to(backbone.device), draw.t.to(backbone.device)
-
-        def errors(rows: Tensor) -> tuple[Tensor, Tensor]:
-            x_0, process = backbone.encode_images(images[rows]), backbone.process
-            x_t, target = process.add_noise(x_0, noise, t), process.target(x_0, noise, t)
-            error = denoising_error(backbone.predict(x_t, t, text), target)
-            with torch.no_grad():
-                known = denoising_error(reference.predict(x_t, t, text), target)
-            return error, known
-
-        with adapter.users(users):
-            error_w, reference_w = errors(pairs.chosen)
-            error_l, reference_l = errors(pairs.rejected)
-            loss = preference_loss(margin(error_w, error_l, reference_w, reference_l), settings.loss.beta)
-            optimizer.zero_grad()
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
-        optimizer.step()
-
-    return step
-
-
 def our_step(
     backbone: StableCascadeBackbone, data: TrainingData, settings: FinetuneSettings, known_steps: int = 0
 ) -> Callable[[int], None]:
@@ -133,6 +87,7 @@ def our_step(
     trainer = Trainer(backbone, data, settings, "ppd")
     for step in range(known_steps):
         trainer.reference.put(step, slice(None), torch.full((settings.pairs_per_step, 2), 0.5))
+    trainer.reference.collect()
 
     def step(index: int) -> None:
         trainer.train_step()

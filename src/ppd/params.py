@@ -9,8 +9,6 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ppd.errors import InputError
 
@@ -25,6 +23,9 @@ def load_model(path: str | Path, model: type[Model], advice: Mapping[str, str] =
     what is wrong with it and, for a misspelt one, the key that was probably meant. advice: what to do about keys of an
     earlier version.
     """
+    from ruamel.yaml import YAML  # here, so that settings that are made in Python need no parser
+    from ruamel.yaml.error import YAMLError
+
     path = Path(path)
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))

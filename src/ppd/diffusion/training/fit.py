@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from rich.console import Console
 
 from ppd.diffusion.model.backbone import Backbone
@@ -40,8 +41,10 @@ def _fits(size: int, attempt: Callable[[int], None], device: torch.device) -> bo
         torch.cuda.reset_peak_memory_stats(device)
     try:
         attempt(size)
-    except torch.OutOfMemoryError:
-        return False
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error):
+            return False
+        raise
     if not on_gpu:
         return True
     total = torch.cuda.get_device_properties(device).total_memory

@@ -27,6 +27,8 @@ class NoisyPairs:
     t: Tensor
     text: Text
     users: Tensor
+    user: Tensor
+    """[B] row number of the pair's user."""
     weight: Tensor
     """[B] importance weight of t."""
 
@@ -45,6 +47,7 @@ def noisy_pairs(backbone: Backbone, data: TrainingData, pairs: Pairs, draw: Draw
         t=t,
         text=Text.cat([text] * copies),
         users=sent(users, device).repeat(copies, 1, 1),
+        user=sent(pairs.user, device),
         weight=sent(draw.weight, device),
     )
 

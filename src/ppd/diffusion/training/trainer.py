@@ -266,10 +266,18 @@ class Trainer:
 
     def _micro_batch(self, draw: Draw, rows: slice, share: float) -> Measured:
         """Forward and backward of some pairs of a draw; their gradient counts as `share` of the process' step."""
-        draw, loss_settings = draw[rows], self.settings.loss
-        pairs, preference = self.data.train[draw.pairs], self.method != "sft"
-        batch = noisy_pairs(self.backbone, self.data, pairs, draw, losers=preference)
-        reference = self._reference(rows, batch) if preference else None
+        return self.backward(*self.inputs(draw, rows), share)
+
+    def inputs(self, draw: Draw, rows: slice) -> tuple[NoisyPairs, Tensor | None]:
+        """Some pairs of a draw on the device, and the base's errors on them (none for SFT)."""
+        preference = self.method != "sft"
+        pairs = self.data.train[draw.pairs[rows]]
+        batch = noisy_pairs(self.backbone, self.data, pairs, draw[rows], losers=preference)
+        return batch, self._reference(rows, batch) if preference else None
+
+    def backward(self, batch: NoisyPairs, reference: Tensor | None, share: float) -> Measured:
+        """The gradient of the loss, times `share`, is added to the weights'; reads nothing but the device's memory."""
+        loss_settings = self.settings.loss
         with self.adapter.users(batch.users):
             residual = self.denoiser(batch.x_t, batch.t, batch.text) - batch.target
             if reference is not None:
@@ -277,9 +285,8 @@ class Trainer:
             else:
                 loss, stats = sft_objective(residual, batch)
             if loss_settings.dispersion and self.method == "ppd":
-                user_tokens = self.adapter.user_tokens(batch.users[: len(pairs)])
-                user = sent(pairs.user, user_tokens.device)
-                apart = dispersion_loss(user_tokens, user, loss_settings.dispersion_temperature)
+                user_tokens = self.adapter.user_tokens(batch.users[: len(batch.user)])
+                apart = dispersion_loss(user_tokens, batch.user, loss_settings.dispersion_temperature)
                 loss = loss + loss_settings.dispersion * apart
             self.accelerator.backward(loss * share)
         return {"loss": loss.detach()} | stats
