@@ -1,4 +1,4 @@
-"""params.sdxl.yaml and params.z-image.yaml with small numbers run the whole graph, on tiny checkpoints of the classes."""
+"""The whole graph with params.sdxl.yaml and params.z-image.yaml made small, on tiny checkpoints of the real classes."""
 
 import json
 from pathlib import Path
