@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from ppd.settings import (  # noqa: E402 (after the path)
     EvaluationSettings,
     FinetuneSettings,
+    LaunchSettings,
     LogSettings,
     PeopleSettings,
     PreferenceSettings,
@@ -54,6 +55,7 @@ SETTINGS = Settings(
         checkpoint_every_steps=5,
     ),
     sampling=SamplingSettings(precision="fp32", steps=4, batch_size=4),
+    launch=LaunchSettings(processes=2, training=2),
     evaluation=EvaluationSettings(n_unseen_users=3, n_seen_users=2, captions_per_user=2, n_seeds=4, n_interpolations=1),
 )
 STAGES = (
@@ -81,20 +83,18 @@ class Soaked:
     differing: list[str] = field(default_factory=list)
 
 
-def make_project(folder: Path) -> None:
+def make_project(folder: Path, settings: Settings = SETTINGS) -> None:
     """A repository of its own with this graph, its inputs and nothing that has run."""
     data = folder / "data"
     (data / "models").mkdir(parents=True)
     for shared in LINKED:
         (data / shared).symlink_to(ROOT / "data" / shared)
     tiny_prior(data / "models" / "prior")
-    simulate(SETTINGS.log, PeopleSettings(), Atlas.load(data / "stickers"), data / "choices", data / "truth")
+    simulate(settings.log, PeopleSettings(), Atlas.load(data / "stickers"), data / "choices", data / "truth")
     shutil.copy(ROOT / "dvc.yaml", folder)
     (folder / "src").symlink_to(ROOT / "src")
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML().dump(
-            SETTINGS.model_dump(mode="json") | {"launch": {"processes": 1, "training": 1, "command": None}}, file
-        )
+        YAML().dump(settings.model_dump(mode="json"), file)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "false"]):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
 

@@ -20,7 +20,10 @@ from ppd.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-ELSEWHERE = {"git", "cd", "source", "pip", "cp", "rm", "mkdir", "hf", "helm", "docker", "kubectl", "make", "accelerate"}
+ELSEWHERE = {
+    *("git", "cd", "source", "pip", "cp", "rm", "mkdir", "hf", "helm", "docker", "kubectl", "make", "accelerate"),
+    *("sbatch", "vllm"),
+}
 """Programs that are not ours: what they are told is not checked here."""
 
 

@@ -5,6 +5,7 @@ takes them over what its caller says. What decides results is in params.yaml alo
 """
 
 import os
+import warnings
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +35,8 @@ def accelerator_of(device: torch.device) -> Accelerator:
     without an accelerator as belonging together.
     """
     _drop_settings_of_accelerate()
+    # Said of every weight with a dimension of one element, whose stride means nothing.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no", gradient_accumulation_steps=1)
 
 
