@@ -109,11 +109,26 @@ def test_reading_settings_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_the_paper_scale_leaves_no_setting_of_the_pipeline_to_a_default():
-    written = YAML(typ="safe", pure=True).load((ROOT / "params.paper.yaml").read_text())
+@pytest.mark.parametrize("name", ["params.paper.yaml", "params.paper-recommended.yaml"])
+def test_the_paper_scale_leaves_no_setting_of_the_pipeline_to_a_default(name: str):
+    written = YAML(typ="safe", pure=True).load((ROOT / name).read_text())
     assert written.pop("people") == {}
     simulation = {"people", "log"}
-    assert load_settings(ROOT / "params.paper.yaml").model_dump(mode="json", exclude=simulation) == written
+    assert load_settings(ROOT / name).model_dump(mode="json", exclude=simulation) == written
+
+
+def test_what_is_recommended_differs_from_the_paper_where_it_says_so():
+    """Sections are lists of lines, so a marked line stands for the value in it, and for a section all below it."""
+    paper, ours = ((ROOT / f"params.{name}.yaml").read_text().splitlines() for name in ("paper", "paper-recommended"))
+    value = re.compile(r"^( +)(\w+): (.*?)(?: #.*)?$")
+    section = ""
+    for theirs, mine in zip(paper[3:], ours[3:], strict=True):
+        if mine.endswith(":") or ": #" in mine:
+            section = mine
+        said = value.match(mine), value.match(theirs)
+        if said[0] and said[1] and said[0].groups() != said[1].groups():
+            assert "[differs]" in mine or "[differs]" in section, mine
+            assert said[0].group(2) in (ROOT / "docs/recipe.md").read_text(), f"docs/recipe.md says nothing of {mine}"
 
 
 def test_the_paper_scale_keeps_the_papers_settings():

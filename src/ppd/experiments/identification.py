@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ppd.experiments.directions import reliabilities
 from ppd.experiments.models import embedding_model
 from ppd.experiments.settings import ExperimentSettings
 from ppd.files import write_json
@@ -24,6 +23,7 @@ from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
 from ppd.simulation.truth.exact import ExactObserver
 from ppd.statistics.bootstrap import clustered_mean
+from ppd.users.directions import reliabilities
 from ppd.users.embeddings import load_embeddings
 from ppd.users.support import SupportGroup, support_groups
 from ppd.vlm.embedding import embed

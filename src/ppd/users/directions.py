@@ -1,12 +1,19 @@
 """Which principal directions of the embeddings tell users apart, and which only one group of choices from another."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppd.errors import InputError
+from ppd.preferences.store import Preferences
+from ppd.users.embeddings import each_user
+
 Floats = NDArray[np.float64]
 N_RESAMPLES = 2000
+RELIABLE = 0.3
+"""Directions below this hold more of one group of choices than of the user, and whitening would make them as loud."""
 
 
 def reliabilities(users: Sequence[Floats]) -> list[dict[str, float]]:
@@ -38,3 +45,25 @@ def reliabilities(users: Sequence[Floats]) -> list[dict[str, float]]:
         {"variance_share": float(share), "mean": float(mean), "ci_low": float(a), "ci_high": float(b)}
         for share, mean, a, b in columns
     ]
+
+
+def directions_of(preferences: Preferences, files: Iterable[Path]) -> dict[int, list[dict[str, float]]]:
+    """The reliabilities of every row (layer) of the training users' embeddings, by the row's number in the files.
+
+    Raises InputError where no training user has two groups of choices.
+    """
+    train = set(preferences.users.user_id[preferences.users.split == "train"])
+    users = [hidden.double().numpy() for user_id, hidden, _ in each_user(files) if user_id in train]
+    if not any(len(groups) > 1 for groups in users):
+        raise InputError(
+            "no training user has two groups of choices, so nothing tells a user from a group",
+            fix="Ingest more choices a user, or raise preferences.support_share",
+        )
+    n_rows = users[0].shape[1]
+    return {row: reliabilities([groups[:, row] for groups in users]) for row in range(n_rows)}
+
+
+def n_reliable(directions: Sequence[Mapping[str, float]]) -> int:
+    """How many of the first directions are reliable, up to the first that is not: for `embedding.components`."""
+    below = [at for at, row in enumerate(directions) if row["mean"] < RELIABLE]
+    return below[0] if below else len(directions)
