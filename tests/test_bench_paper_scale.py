@@ -49,6 +49,30 @@ def test_a_part_measures_what_it_names(
         assert sum(rows[0]["where"]["share"].values()) == pytest.approx(1, abs=0.2)
 
 
+def test_the_page_says_what_was_measured_and_nothing_else(bench: ModuleType) -> None:
+    page = importlib.import_module("paper_scale_page")
+    text = page.PAGE.read_text(encoding="utf-8")
+    found = page.measured(json.loads(page.RESULT.read_text())) if page.RESULT.is_file() else page.NOT_YET
+    assert page.page_with(text, found) == text, "run: python bench/paper_scale_page.py"
+
+
+def test_the_page_has_a_row_for_each_case(bench: ModuleType) -> None:
+    numbers = {"per_second": 24.5, "range": [24.1, 24.9], "share_of_peak": 0.4, "peak_gb": 68.6}
+    where = {"wall_ms": 10.0, "kernels": 3, "ms": {"gaps": 2.0, "matrix products": 8.0}}
+    trained = {"way": "ours", "unit": "pairs", "n": 16, "checkpointing": 0.5, "compiled": "block by block"}
+    rows = [
+        trained | numbers | {"where": where, "waits_a_step": 1},
+        {"way": "plain", "unit": "pairs", "n": 16, "checkpointing": 0.0, "error": "OutOfMemoryError: too large"},
+        {"way": "embed", "unit": "users", "n": 8, "words": 128} | numbers,
+    ]
+    result = {"ways": rows, "device": "a GPU", "torch": "2.11", "settings": {"size": "full", "steps": 4}}
+    said = importlib.import_module("paper_scale_page").measured(result)
+    assert "| ours | 16 | 50% | block by block | 24.5 (24.1–24.9) | 40% | 68.6 | 1 |" in said
+    assert "| plain | 16 | 0% | no | does not fit | | | |" in said
+    assert "matrix products 8 ms (80%), gaps 2 ms (20%)." in said
+    assert "| embed of 128 words | 8 | 24.5 users | 40% | 68.6 |" in said
+
+
 @pytest.mark.slow
 def test_the_file_keeps_rows_of_parts_that_are_not_run(tmp_path: Path) -> None:
     out = tmp_path / "found.json"

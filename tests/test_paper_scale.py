@@ -35,7 +35,7 @@ SMALLER = {
         "validation_user_share": 0.2,
         "test_user_share": 0.2,
     },
-    "finetune": {"steps": 3, "pairs_per_step": 4, "micro_batch_pairs": 2, "evaluation_pairs": 4},
+    "finetune": {"steps": 3, "pairs_per_step": 4, "micro_batch_pairs": 2, "evaluation_pairs": 4, "compile": False},
     "sampling": {"latent_size": (3, 3), "steps": 2, "batch_size": 4},
     "evaluation": {
         "n_unseen_users": 2,
