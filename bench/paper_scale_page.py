@@ -23,7 +23,7 @@ def measured(result: Mapping[str, Any]) -> str:
         f"{result['device']}, torch {result['torch']}, random weights, n = {result['settings']['steps']} steps after "
         f"two that are not timed, one run; the range is over steps. `{command}`",
         "",
-        "| training | pairs at once | blocks checkpointed | compiled | pairs/s (range) | of the peak | peak GB | waits |",
+        "| training | pairs at once | checkpointed | compiled | pairs/s (range) | of the peak | peak GB | waits |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in (row for row in rows if row["unit"] == "pairs"):
