@@ -8,7 +8,8 @@
 Training: an adapter beside Stage C (3.59 B at full, 1.03 B at lite) in bf16, by `Trainer.train_step` itself, in every
 form that the settings offer, and where one step goes (`paper_scale_training.CASES`). The plain way is the public
 Diffusion-DPO script's: a second copy of the network as the reference, images and captions encoded at every step,
-winners and losers in separate forwards under autocast; it trains our adapter, so that only the way differs.
+winners and losers in separate forwards under autocast; it trains our adapter, so that only the way differs. SDXL and
+Z-Image likewise, at one batch each (`paper_scale_bases`).
 
 Embedding: four pairs of a user told to a LLaVA-OneVision (7B at lite and full) in the full prompt, read at its end; and
 with words written first. Encoding, sampling and judging as the stages do it.
@@ -34,6 +35,7 @@ from typing import Any
 import torch
 from diffusers import StableCascadeUNet
 from full_size import DECODER, PRIOR, PRIOR_LITE
+from paper_scale_bases import measure_bases
 from paper_scale_networks import N_TOKENS, stable_cascade
 from paper_scale_stages import measure_embed, measure_encode, measure_judge, measure_sample
 from paper_scale_training import CASES, FIRST, PLAIN, Case, measure_plain, measure_training
@@ -49,7 +51,7 @@ from ppd.files import atomic_path
 ROOT = Path(__file__).parents[1]
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12}
 """Dense bf16 with fp32 accumulation, from the makers' data sheets."""
-LIMITS = {"train": 165.0, "plain": 40.0, "embed": 45.0, "sample": 45.0, "judge": 35.0, "encode": 25.0}
+LIMITS = {"train": 165.0, "plain": 40.0, "embed": 45.0, "bases": 75.0, "sample": 45.0, "judge": 35.0, "encode": 25.0}
 """Parts, most important first, and the seconds that each may take; at the size tiny as long as it needs."""
 TINY_CASES = (Case(2), Case(2, known=False, checkpointing=0.5), Case(1, compile=False, trial="cuda graph"))
 
@@ -64,6 +66,7 @@ def measure(part: str, size: str, steps: int) -> Iterator[dict[str, Any]]:
         "train": lambda: measure_training(stable_cascade(size), device, steps, TINY_CASES if tiny else CASES),
         "plain": lambda: measure_plain(device, size, min(steps, 2), 32 * side),
         "embed": lambda: measure_embed(device, size, (1, 2) if tiny else (1, 8), 8 if tiny else 128),
+        "bases": lambda: measure_bases(device, size, steps),
         "sample": lambda: measure_sample(device, size, (1, 2) if tiny else (1, 4), side),
         "judge": lambda: measure_judge(device, size, 2 if tiny else 16),
         "encode": lambda: measure_encode(device, 2 if tiny else 32, 32 * side),
@@ -131,17 +134,23 @@ def show(result: Mapping[str, Any]) -> None:
     """Print the rows, and where a step goes."""
     console = Console(width=150)
     rows = result["ways"]
-    plain = {row["n"]: row["per_second"] for row in rows if row["way"] == PLAIN and "error" not in row}
+    plain = {
+        (row["part"] == "bases" and row["base"], row["n"]): row["per_second"]
+        for row in rows
+        if row["way"] == PLAIN and "error" not in row
+    }
     head = ("at once", "ckpt", "compiled", "a second", "range", "x plain", "peak GB", "of the peak", "waits")
     table = Table("way", *head)
     for row in rows:
-        name = f"{row['way']} ({row['unit']})"
+        base = row["part"] == "bases" and row["base"]
+        name = f"{f'{base}: ' if base else ''}{row['way']} ({row['unit']})"
         form = [str(row["n"]), str(row.get("checkpointing", "")), row.get("compiled", "")]
         if "error" in row:
             table.add_row(name, *form, row["error"][:60])
             continue
         share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
-        ratio = f"{row['per_second'] / plain[row['n']]:.2f}" if row["unit"] == "pairs" and row["n"] in plain else ""
+        known = row["unit"] == "pairs" and (base, row["n"]) in plain
+        ratio = f"{row['per_second'] / plain[base, row['n']]:.2f}" if known else ""
         spread = "{:.3g}–{:.3g}".format(*row["range"])
         waits = str(row.get("waits_a_step", ""))
         table.add_row(name, *form, f"{row['per_second']:.3g}", spread, ratio, f"{row['peak_gb']:.1f}", share, waits)

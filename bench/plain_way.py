@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ppd.diffusion.model.frozen import FrozenBase
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.training.dataset import TrainingData, draw_batch
 from ppd.diffusion.training.loss import denoising_error, margin, preference_loss
@@ -14,7 +15,7 @@ from ppd.settings import FinetuneSettings
 
 
 def plain_step(
-    backbone: StableCascadeBackbone,
+    backbone: StableCascadeBackbone | FrozenBase,
     data: TrainingData,
     images: Tensor,
     captions: list[str],
@@ -23,12 +24,15 @@ def plain_step(
     whole_network: bool,
 ) -> Callable[[int], None]:
     """One training step the public script's way; trains our adapter, or (and) the whole network."""
-    reference = copy.copy(backbone)
-    reference.unet = copy.deepcopy(backbone.unet)
+    reference, frozen = copy.copy(backbone), copy.deepcopy(backbone.network)
+    if isinstance(reference, StableCascadeBackbone):
+        reference.unet = frozen
+    else:
+        reference.network = frozen
     adapter = fresh_adapter(backbone, data, settings, "ppd")
     adapter.attach(backbone)
-    backbone.unet.requires_grad_(whole_network)
-    trained = [weight for part in (adapter, backbone.unet) for weight in part.parameters() if weight.requires_grad]
+    backbone.network.requires_grad_(whole_network)
+    trained = [weight for part in (adapter, backbone.network) for weight in part.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6)
     bf16 = next(backbone.network.parameters()).dtype == torch.bfloat16
 

@@ -27,6 +27,7 @@ def bench() -> ModuleType:
     [
         ("train", {"ours, reference errors known", "ours, first run", "ours, reference errors known, cuda graph"}),
         ("plain", {"plain"}),
+        ("bases", {"ours, reference errors known", "plain"}),
         ("embed", {"embed, prompt read", "embed, profile written"}),
         ("sample", {"sample, Stage C", "sample, Stage B and A"}),
         ("judge", {"judge, pairs read once", "judge, every question whole"}),
