@@ -75,10 +75,12 @@ def kill(host: str) -> None:
 
 def agent(host: str) -> list[str]:
     """torchrun on a host, as in deploy/slurm/start.sh."""
+    first = next(iter(HOSTS))
     return [
         *("ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", f"--local-addr={HOSTS[host]}"),
-        *("--rdzv-backend=c10d", f"--rdzv-endpoint={next(iter(HOSTS.values()))}:{PORT}", "--rdzv-id=two-hosts"),
+        *("--rdzv-backend=c10d", f"--rdzv-endpoint={HOSTS[first]}:{PORT}", "--rdzv-id=two-hosts"),
+        f"--rdzv-conf=is_host={int(host == first)}",
         *("--no-python", sys.executable, "-c", "from ppd.cli import main; main()"),
         *("stage", "finetune", "--method", "ppd"),
     ]

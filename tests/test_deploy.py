@@ -28,7 +28,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     """Commands that do here what Slurm's do on two nodes; what the stage was started as goes to `started`."""
     (tmp_path / "started").mkdir()
     options = "while [[ $1 == --* ]]; do shift; done"
-    twice = f'{options}; "$@" & "$@"; status=$?; wait %1 && exit $status'
+    twice = f'{options}; SLURM_NODEID=1 "$@" & SLURM_NODEID=0 "$@"; status=$?; wait %1 && exit $status'
     command(tmp_path, "srun", f'echo "$@" > {tmp_path}/srun.txt; {twice}')
     allocated = "SLURM_JOB_ID=7 SLURM_JOB_NUM_NODES=2 SLURM_JOB_NODELIST=node[1-2]"
     command(tmp_path, "salloc", f'echo "$@" > {tmp_path}/salloc.txt; {options}; exec env {allocated} "$@"')
@@ -89,6 +89,7 @@ def test_on_kubernetes_a_job_has_pods_that_meet_at_the_first_one(starter: Module
     assert pod.subdomain == service["metadata"]["name"] == "ppd-finetune-1"
     [container] = pod.containers
     assert container.resources.limits == {"nvidia.com/gpu": "8"}
+    assert container.command[:2] == ["bash", "-c"]
     assert container.args[:2] == ["--nnodes=4", "--nproc-per-node=8"]
     assert "--rdzv-endpoint=ppd-finetune-1-0.ppd-finetune-1:29400" in container.args
     assert container.args[-len(STAGE) :] == STAGE

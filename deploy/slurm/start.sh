@@ -30,7 +30,10 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 port=$((29400 + SLURM_JOB_ID % 1000))
 name=ppd-$SLURM_JOB_ID-$$
 # torchrun meets the other nodes' and starts a process a GPU; where a process or a node is lost, all start again at the
-# last checkpoint (of training) or with the units that are there (of every other stage).
+# last checkpoint (of training) or with the units that are there (of every other stage). The first node is told that it
+# is where they meet: by its name alone torchrun does not know a node with several network cards.
+# shellcheck disable=SC2016 # each node's own shell knows its number
 exec srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=1 \
-    torchrun --nnodes="$nodes" --nproc-per-node="${PPD_PROCESSES_PER_NODE:-gpu}" --max-restarts=3 \
+    bash -c 'exec torchrun --rdzv-conf=is_host=$((SLURM_NODEID == 0)) "$@"' torchrun \
+    --nnodes="$nodes" --nproc-per-node="${PPD_PROCESSES_PER_NODE:-gpu}" --max-restarts=3 \
     --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id="$name" --no-python "$@"

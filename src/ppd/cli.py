@@ -74,7 +74,9 @@ def stage(
     from ppd.stage_times import timed
 
     settings, layout = load_settings(params), Layout()
-    if (status := run_shared(name, settings, sys.argv[1:])) is not None:
+    options = {"--shard": shard, "--method": method, "--params": str(params)}
+    given = [word for option, value in options.items() if value is not None for word in (option, value)]
+    if (status := run_shared(name, settings, ["stage", name, *given])) is not None:
         sys.exit(status)
     label = f"{name}@{shard or method}" if shard or method else name
     with timed(label, layout.stage_times):
