@@ -19,6 +19,8 @@ from ppd.vlm.prompts import Candidates
 
 Rows = Iterator[dict[str, Any]]
 TOP_ROWS = (-4, -3, -2, -1)
+GROUPS_AT_ONCE = 8
+"""More users are embedded in batches of so many, as the stage does: the next batch's images are prepared meanwhile."""
 
 
 def row_of(
@@ -45,15 +47,16 @@ def supports(n: int) -> list[list[Pair]]:
 def measure_embed(device: torch.device, size: str, ns: tuple[int, ...], n_words: int) -> Rows:
     """Users a second: the prompt read at its end; and with so many words written first, which random weights never
     cut short: the most that a profile can cost."""
-    vlm = random_vlm(size, device, max(ns))
+    vlm = random_vlm(size, device, GROUPS_AT_ONCE)
     parameters = {"parameters": sum(weight.numel() for weight in vlm.model.parameters())}
     read = EmbeddingSettings(prompt="full-1", rows=TOP_ROWS, max_new_tokens=0)
     for n in ns:
         told = supports(n)
         yield parameters | row_of("embed, prompt read", "users", n, lambda told=told: embed(vlm, told, read), device)
     written = EmbeddingSettings(prompt="full-1", rows=TOP_ROWS, read="answer-end", max_new_tokens=n_words)
-    told = supports(max(ns))
-    row = row_of("embed, profile written", "users", max(ns), lambda: embed(vlm, told, written), device)
+    n = min(max(ns), GROUPS_AT_ONCE)
+    told = supports(n)
+    row = row_of("embed, profile written", "users", n, lambda: embed(vlm, told, written), device)
     yield parameters | row | {"words": n_words}
 
 
