@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from peft import PeftModel
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from ppd import stages
 from ppd.cli import app
 from ppd.diffusion.adapter.export import export_adapter
 from ppd.diffusion.model.codec import ImageCodec
+from ppd.diffusion.model.load import load_backbone
 from ppd.diffusion.sampling.store import read_samples
 from ppd.errors import InputError
 from ppd.layout import Layout
@@ -226,8 +228,8 @@ def test_the_ui_has_something_to_show_of_every_output(project: Path) -> None:
     assert describe_user(project, user_id)["shard"] in ("s-00", "s-01")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 def test_the_blocks_of_the_readme_run_as_they_stand(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,6 +253,34 @@ def test_the_blocks_of_the_readme_run_as_they_stand(project: Path, monkeypatch: 
             ran = CliRunner().invoke(app, arguments)
             assert ran.exit_code == 0, ran.output
     assert len(list((project / "runs/personalized").glob("*.png"))) == 4
+
+
+def test_the_commands_of_the_page_on_lora_make_files_that_peft_loads(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    if not (project / "examples").exists():
+        (project / "examples").symlink_to(ROOT / "examples")
+    with (project / "params.yaml").open("w") as file:
+        YAML().dump(SETTINGS.model_dump(mode="json"), file)
+    users = Preferences.open(LAYOUT.preferences).users
+    user = users.user_id[users.split == "train"].iloc[0]
+    commands = [line.partition("#")[0] for block in blocks("sh", "docs/lora.md") for line in block.splitlines()]
+    for command in commands:
+        _, *arguments = shlex.split(command.replace("USER", user))
+        few = ["--steps", "2"] if "--adapter" not in arguments and arguments[0] == "adapter" else []
+        ran = CliRunner().invoke(app, [*arguments, *few])
+        assert ran.exit_code == 0, ran.output
+    (python,) = blocks("python", "docs/lora.md")
+    exec(python, {})
+    prior = load_backbone("data/models/prior")
+    inputs = torch.randn(1, 8, 16, 16), torch.tensor([0.8]), prior.encode_captions(["a sticker of a fox"])
+    with torch.no_grad():
+        base = prior.predict(*inputs)
+        for name in ("ann", "known", "own-plain"):
+            loaded = PeftModel.from_pretrained(prior.network, f"runs/lora/{name}")
+            assert not torch.equal(prior.predict(*inputs), base), name
+            loaded.unload()
 
 
 def test_an_exported_adapter_draws_the_same_images_elsewhere(

@@ -28,6 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ppd.diffusion.adapter.lora import LowRank
+from ppd.diffusion.adapter.plain_lora import save_plain_lora
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone, Codec
 from ppd.diffusion.model.load import load_backbone
@@ -39,7 +41,7 @@ from ppd.diffusion.training.dataset import Pairs, TrainingData
 from ppd.diffusion.training.trainer import Trainer
 from ppd.errors import InputError
 from ppd.seeding import generator
-from ppd.settings import FinetuneSettings, LossSettings, SamplingSettings, UserAttentionSettings
+from ppd.settings import FinetuneSettings, LoraSettings, LossSettings, SamplingSettings, UserAttentionSettings
 from tests.diffusion.conftest import WORDS
 from tests.tiny import word_tokenizer
 from tests.tiny_bases import write_base
@@ -225,6 +227,50 @@ def test_an_image_depends_on_its_request_alone(folders: dict[str, Path], codec: 
         assert np.array_equal(a, c)
     assert len({image.tobytes() for image in together}) == len(requests)
     holds("an image does not depend on who shares its batch, to the last bit", base)
+
+
+@pytest.mark.parametrize("base", BASES)
+@torch.inference_mode()
+def test_a_lora_is_for_users_row_by_row_and_draws_alike_in_diffusers_own_pipeline(
+    folders: dict[str, Path], codec: Codec, base: str, tmp_path: Path
+) -> None:
+    backbone = load(folders, base, codec)
+    x_t, t, text = inputs(backbone)
+    alone = backbone.predict(x_t, t, text)
+    torch.manual_seed(6)
+    lora = LowRank(backbone.network, LoraSettings(rank=2, alpha=4))
+    for layer in lora.layers.values():
+        torch.nn.init.normal_(layer["lora_B"].weight, std=0.2)
+    adapter = UserAttention((ROWS, DIM), {}, SMALL, lora)
+    with adapter.users(users(3) * torch.tensor([1.0, 0.0, 1.0])[:, None, None]):
+        found = backbone.predict(x_t, t, text)
+    assert torch.equal(found[1], alone[1])
+    assert not torch.allclose(found[0], alone[0], atol=1e-3)
+    assert torch.equal(backbone.predict(x_t, t, text), alone)
+    holds("LoRA: a row without a user is the base, bit for bit", base)
+    if base == "stable-cascade":
+        return  # its pipelines load no LoRA
+    people = zip(CAPTIONS, users(3), strict=True)
+    requests = [Request(caption, seed, user) for seed, (caption, user) in enumerate(people)]
+    empty = backbone.encode_captions([""] * 3)
+    for_users = sample_latents(backbone, requests, text, empty, sampling(backbone, text_guidance=1.0), adapter)
+    with lora.acting():
+        nobody = [replace(request, user=None) for request in requests]
+        for_all = sample_latents(backbone, nobody, text, empty, sampling(backbone, text_guidance=4.0), None)
+    file = save_plain_lora(tmp_path / "lora", lora.as_peft(), backbone.network)
+    pipeline = own_pipeline(backbone, folders[base])
+    pipeline.load_lora_weights(file.parent)
+    noise = [generator("sample", request.caption, request.seed) for request in requests]
+    for guidance, ours in ((1.0, for_users), (4.0, for_all)):
+        latents = torch.stack([torch.randn(4, SIDE, SIDE, generator=random) for random in noise])
+        noise = [generator("sample", request.caption, request.seed) for request in requests]
+        options: dict[str, object] = {"num_inference_steps": 3, "guidance_scale": guidance, "latents": latents}
+        if base == "z-image":
+            options |= {"guidance_scale": guidance - 1, "max_sequence_length": 64}
+        options |= {"height": SIDE * 2, "width": SIDE * 2}
+        theirs = pipeline(list(CAPTIONS), output_type="latent", **options).images
+        assert torch.equal(ours, theirs)
+    holds("LoRA: loaded by diffusers' own pipeline it draws the same, bit for bit", base)
 
 
 def choices(backbone: Backbone) -> TrainingData:

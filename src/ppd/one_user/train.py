@@ -15,7 +15,6 @@ from ppd.errors import InputError
 from ppd.layout import Layout
 from ppd.preferences.store import Preferences
 from ppd.settings import LoraSettings, Settings
-from ppd.users.embeddings import load_embeddings
 from ppd.users.manifest import whitened
 from ppd.users.whitening import Whitening
 
@@ -26,7 +25,7 @@ def train_for_one_user(settings: Settings, layout: Layout, user_id: str, out: Pa
     `finetune` says how, but for `steps` and for `lora.alone`, which is true here. A killed run goes on where it was.
     """
     whitening = Whitening.load(layout.whitening)
-    embeddings = whitened(load_embeddings(layout.shard_files()), whitening)
+    embeddings = whitened(layout.shard_files(), whitening)
     data = training_data(Preferences.open(layout.preferences), Encoded.open(layout.latents), embeddings)
     lora = (settings.finetune.lora or LoraSettings()).model_copy(update={"alone": True})
     how = settings.finetune.model_copy(update={"lora": lora, "steps": steps})

@@ -146,17 +146,3 @@ def test_what_is_baked_is_what_another_tool_loads(backbone: Backbone, tmp_path: 
     with torch.no_grad():
         base = backbone.predict(*inputs)
     assert not torch.allclose(loaded_by_peft(backbone, tmp_path / "out", inputs), base, atol=1e-4)
-
-
-def test_low_rank_weights_alone_are_written_as_they_are(backbone: Backbone, tmp_path: Path) -> None:
-    lora = fresh(backbone)
-    for layer in lora.layers.values():
-        nn.init.normal_(layer["lora_B"].weight)
-    adapter = UserAttention((1, 6), {}, UserAttentionSettings(), lora)
-    out = tmp_path / "out"
-    fits = bake(backbone, adapter, USER, CAPTIONS, SAMPLING, Recipe(), out, tmp_path / "unfinished", identity="a")
-    assert fits == {}
-    inputs = (torch.randn(1, 4, 4, 4), torch.tensor([0.7]), backbone.encode_captions(["a cat"]))
-    with torch.no_grad(), adapter.users(USER[None]):
-        ours = backbone.predict(*inputs)
-    torch.testing.assert_close(loaded_by_peft(backbone, out, inputs), ours, rtol=0, atol=1e-6)

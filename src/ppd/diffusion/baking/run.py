@@ -15,7 +15,6 @@ from ppd.diffusion.baking.closed_form import start_in_closed_form
 from ppd.diffusion.baking.distill import Fit, distill, measure
 from ppd.diffusion.baking.states import States, visited
 from ppd.diffusion.model.backbone import Backbone
-from ppd.errors import InputError
 from ppd.files import atomic_path, write_json
 from ppd.progress import progress_bar
 from ppd.resumable import resumable
@@ -56,14 +55,8 @@ def bake(
 
     It is fitted to a tool that adds it to the base and guides by text with sampling.text_guidance; with another
     guidance it is as near as it happens to be. Every fifth caption is left out and only measured. identity: names the
-    adapter. A killed run goes on in `unfinished`. An adapter of low-rank weights alone needs no fit: it is written as
-    it is, and nothing is returned.
+    adapter. A killed run goes on in `unfinished`.
     """
-    if not adapter.blocks:
-        if adapter.lora is None:
-            raise InputError("the adapter has neither attention to the user nor low-rank weights")
-        save_plain_lora(out, adapter.lora.as_peft(), backbone.network)
-        return {}
     left_out = sorted(set(captions))[::5]
     fitted = [caption for caption in sorted(set(captions)) if caption not in left_out] or left_out
     described = [backbone.fingerprint, identity, sampling, asdict(recipe), sorted(set(captions)), user.tolist()]
