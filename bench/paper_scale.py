@@ -91,7 +91,7 @@ def rated(row: dict[str, Any]) -> dict[str, Any]:
         "range": [done / row.pop("slowest"), done / row.pop("fastest")],
         "peak_gb": row.pop("peak_bytes") / 1e9,
         "tflop_each": counted,
-        "share_of_peak": None if peak is None else counted * 1e12 * rate / peak,
+        "share_of_peak": None if peak is None or not counted else counted * 1e12 * rate / peak,
         "floor_per_second": None if peak is None or floor is None else peak / floor / 1e12,
     }
 

@@ -33,10 +33,10 @@ def measured(result: Mapping[str, Any]) -> str:
             lines.append(f"{form} {_reason(row['error'])} | | | |")
         else:
             share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
-            lines.append(f"{form} {_rate(row)} | {share} | {row['peak_gb']:.1f} | {row.get('waits_a_step', '')} |")
+            lines.append(f"{form} {_rate(row)} | {share} | {_known(row['peak_gb'])} | {row.get('waits_a_step', '')} |")
     for row in (row for row in rows if "where" in row):
         where = row["where"]
-        lines += ["", f"Where a step of {row['n']} pairs goes ({where['wall_ms']:.0f} ms, {where['kernels']} kernels):"]
+        lines += ["", f"Where a step of {row['n']} pairs goes ({where['wall_ms']:.0f} ms):"]
         kinds = sorted(where["ms"].items(), key=lambda item: -item[1])
         lines.append(", ".join(f"{kind} {ms:.0f} ms ({ms / where['wall_ms']:.0%})" for kind, ms in kinds) + ".")
     lines += ["", "| other stages | at once | a second | of the peak | peak GB |", "|---|---|---|---|---|"]
@@ -48,11 +48,17 @@ def measured(result: Mapping[str, Any]) -> str:
             share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
             rate = f"{row['per_second']:.3g} {row['unit']}"
             lines.append(f"| {name} | {row['n']} | {rate} | {share} | {row['peak_gb']:.1f} |")
+    if "missing" in result:
+        lines += ["", result["missing"]]
     return "\n".join(lines) + "\n"
 
 
 def _rate(row: Mapping[str, Any]) -> str:
-    return "{:.3g} ({:.3g}–{:.3g})".format(row["per_second"], *row["range"])
+    return f"{row['per_second']:.3g}" + (" ({:.3g}–{:.3g})".format(*row["range"]) if row["range"] else "")
+
+
+def _known(gigabytes: float | None) -> str:
+    return "not known" if gigabytes is None else f"{gigabytes:.1f}"
 
 
 def _reason(error: str) -> str:
