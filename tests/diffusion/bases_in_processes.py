@@ -1,4 +1,4 @@
-"""Run by test_bases.py under torchrun: train a few steps on each base and leave the adapters.
+"""Settings and choices of test_bases.py. Run by it under torchrun: train a few steps on each base, leave the adapters.
 
 bases_in_processes.py OUT NAME=FOLDER...
 """
@@ -9,11 +9,47 @@ from pathlib import Path
 import torch
 
 from ppd.device import this_device
+from ppd.diffusion.model.backbone import Backbone
 from ppd.diffusion.model.load import load_backbone
+from ppd.diffusion.training.dataset import Pairs, TrainingData
 from ppd.diffusion.training.trainer import Trainer
+from ppd.settings import FinetuneSettings, LossSettings, UserAttentionSettings
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.diffusion.test_bases import FINETUNE, choices
+ROWS, DIM, SIDE = 2, 6, 8
+LONG = " ".join(["a sticker of a fox of a tree of a cat"] * 4)
+CAPTIONS = ["a sticker of a fox", "a cat", LONG]
+SMALL = UserAttentionSettings(tokens_per_row=2, token_dim=8)
+FINETUNE = FinetuneSettings(
+    precision="fp32",
+    steps=4,
+    pairs_per_step=4,
+    micro_batch_pairs=2,
+    learning_rate=3e-3,
+    warmup_steps=1,
+    evaluate_every_steps=4,
+    checkpoint_every_steps=2,
+    evaluation_pairs=4,
+    attention=SMALL,
+    loss=LossSettings(beta=500),
+)
+
+
+def choices(backbone: Backbone) -> TrainingData:
+    g = torch.Generator().manual_seed(0)
+
+    def pairs(n: int) -> Pairs:
+        return Pairs(*(torch.randint(high, (n,), generator=g) for high in (5, 3, 30, 30)))
+
+    return TrainingData(
+        latents=torch.randn(30, 4, SIDE, SIDE, generator=g),
+        text=backbone.encode_captions(CAPTIONS),
+        embeddings=torch.randn(5, ROWS, DIM, generator=g),
+        first=torch.arange(6),
+        train=pairs(20),
+        seen=pairs(4),
+        held_out=pairs(4),
+        content_hash="random",
+    )
 
 
 def main(out: Path, *bases: str) -> None:

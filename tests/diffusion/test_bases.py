@@ -31,39 +31,23 @@ from torch import Tensor
 from ppd.diffusion.adapter.lora import LowRank
 from ppd.diffusion.adapter.plain_lora import save_plain_lora
 from ppd.diffusion.adapter.user_attention import UserAttention
-from ppd.diffusion.model.backbone import Backbone, Codec
+from ppd.diffusion.model import repeated_blocks
+from ppd.diffusion.model.backbone import Backbone, Codec, Text
 from ppd.diffusion.model.load import load_backbone
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.model.unet import UNetBackbone
 from ppd.diffusion.model.z_image import ZImageBackbone
 from ppd.diffusion.sampling.sampler import Request, sample, sample_latents
-from ppd.diffusion.training.dataset import Pairs, TrainingData
 from ppd.diffusion.training.trainer import Trainer
 from ppd.errors import InputError
 from ppd.seeding import generator
-from ppd.settings import FinetuneSettings, LoraSettings, LossSettings, SamplingSettings, UserAttentionSettings
+from ppd.settings import LoraSettings, SamplingSettings
+from tests.diffusion.bases_in_processes import CAPTIONS, DIM, FINETUNE, LONG, ROWS, SIDE, SMALL, choices
 from tests.diffusion.conftest import WORDS
 from tests.tiny import word_tokenizer
 from tests.tiny_bases import write_base
 
 BASES = ("stable-cascade", "sd15", "sd2", "sdxl", "z-image")
-ROWS, DIM, SIDE = 2, 6, 8
-LONG = " ".join(["a sticker of a fox of a tree of a cat"] * 4)
-CAPTIONS = ["a sticker of a fox", "a cat", LONG]
-SMALL = UserAttentionSettings(tokens_per_row=2, token_dim=8)
-FINETUNE = FinetuneSettings(
-    precision="fp32",
-    steps=4,
-    pairs_per_step=4,
-    micro_batch_pairs=2,
-    learning_rate=3e-3,
-    warmup_steps=1,
-    evaluate_every_steps=4,
-    checkpoint_every_steps=2,
-    evaluation_pairs=4,
-    attention=SMALL,
-    loss=LossSettings(beta=500),
-)
 HELD: dict[str, dict[str, str]] = {}
 """What was found, by invariant and base."""
 
@@ -273,24 +257,6 @@ def test_a_lora_is_for_users_row_by_row_and_draws_alike_in_diffusers_own_pipelin
     holds("LoRA: loaded by diffusers' own pipeline it draws the same, bit for bit", base)
 
 
-def choices(backbone: Backbone) -> TrainingData:
-    g = torch.Generator().manual_seed(0)
-
-    def pairs(n: int) -> Pairs:
-        return Pairs(*(torch.randint(high, (n,), generator=g) for high in (5, 3, 30, 30)))
-
-    return TrainingData(
-        latents=torch.randn(30, 4, SIDE, SIDE, generator=g),
-        text=backbone.encode_captions(CAPTIONS),
-        embeddings=torch.randn(5, ROWS, DIM, generator=g),
-        first=torch.arange(6),
-        train=pairs(20),
-        seen=pairs(4),
-        held_out=pairs(4),
-        content_hash="random",
-    )
-
-
 @pytest.mark.parametrize("base", BASES)
 def test_it_starts_at_ln_2_and_goes_on_exactly_after_a_kill(
     folders: dict[str, Path], codec: Codec, base: str, tmp_path: Path
@@ -342,6 +308,25 @@ def test_gradient_checkpointing_changes_no_gradient(folders: dict[str, Path], co
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("base", ["sdxl"])
+def test_blocks_that_are_compiled_train_alike(
+    folders: dict[str, Path], codec: Codec, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of compiling but generating code, which takes a CPU minutes."""
+    monkeypatch.setattr(repeated_blocks, "BACKEND", "eager")
+    losses = {}
+    for compiled in (False, True):
+        backbone = load(folders, base, codec)
+        trainer = Trainer(backbone, choices(backbone), FINETUNE.model_copy(update={"compile": compiled}), "ppd")
+        losses[compiled] = [trainer.train_step()["loss"] for _ in range(2)]
+        assert trainer.compiled == ("block by block" if compiled else "no")
+        trainer.adapter.detach()
+        repeated_blocks.release_blocks(backbone.repeated_blocks())
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+    holds("compiled blocks train alike", base)
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one(folders: dict[str, Path], tmp_path: Path) -> None:
     """All bases in turn in one launch; equal but for the order of sums."""
     script = Path(__file__).with_name("bases_in_processes.py")
@@ -359,6 +344,25 @@ def test_two_processes_train_as_one(folders: dict[str, Path], tmp_path: Path) ->
             torch.testing.assert_close(first[name], weight, rtol=1e-3, atol=1e-4)
         holds("two processes train as one, but for the order of sums", base)
     holds("two processes train as one, but for the order of sums", "stable-cascade", "test_distributed")
+
+
+def test_captions_that_z_image_fills_up_to_different_lengths_share_no_batch(
+    folders: dict[str, Path], codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A masked place adds nothing, but how many there are decides how kernels sum: on a GPU the last digit differs."""
+    backbone = load(folders, "z-image", codec)
+    predict, seen = backbone.predict, []
+
+    def recorded(x_t: Tensor, t: Tensor, text: Text) -> Tensor:
+        seen.append(set(backbone.text_lengths(text[:2])))  # the captions; the empty one follows
+        return predict(x_t, t, text)
+
+    monkeypatch.setattr(backbone, "predict", recorded)
+    requests = [Request(caption, seed) for seed in range(2) for caption in CAPTIONS]
+    images = list(sample(backbone, requests, sampling(backbone, steps=1, batch_size=2)))
+    assert seen == [{32}, {64}, {32}]
+    for request, image in zip(requests, images, strict=True):
+        assert np.array_equal(next(sample(backbone, [request], sampling(backbone, steps=1, batch_size=2))), image)
 
 
 def test_a_base_is_known_by_its_content(folders: dict[str, Path], codec: Codec) -> None:
