@@ -32,7 +32,17 @@ from ppd.files import atomic_path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/log_scale.json"
-STAGES = ("prepare", "ingest", "encode", "embed 0", "embed 1", "embed 2", "embed 3", "users")
+STAGES = (
+    "prepare",
+    "ingest",
+    "encode",
+    *(f"embed {shard}" for shard in range(4)),
+    "users",
+    "finetune",
+    "samples",
+    "judge",
+    "report",
+)
 INTERVAL_S = 0.2
 
 
@@ -75,7 +85,8 @@ def bench(n: int, folder: Path) -> list[dict[str, Any]]:
     done = folder / "measured.json"
     measured: list[dict[str, Any]] = json.loads(done.read_text()) if done.exists() else []
     for stage in STAGES[len(measured) :]:
-        command = [sys.executable, str(ROOT / "bench/log_stages.py"), str(folder), str(n), stage]
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if stage == "finetune" else []
+        command = [sys.executable, *start, str(ROOT / "bench/log_stages.py"), str(folder), str(n), stage]
         found = watched(command, log := folder / f"{stage.replace(' ', '-')}.log")
         told = [line for line in log.read_text().splitlines() if line.startswith("{")]
         measured.append({"rows": n, "stage": stage} | found | (json.loads(told[-1]) if told else {}))
@@ -91,7 +102,7 @@ def bench(n: int, folder: Path) -> list[dict[str, Any]]:
 def table(results: list[dict[str, Any]]) -> Table:
     shown = Table("rows", "stage", "held, GB", "mapped, GB", "read, GB", "times", "written, GB", "read, kB a row")
     for row in results:
-        if row["stage"] != "prepare":
+        if row["stage"] not in ("prepare", "samples"):
             shown.add_row(
                 f"{row['rows']:,}",
                 row["stage"],

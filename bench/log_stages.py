@@ -10,6 +10,7 @@ For less work an item, not for fewer items, the text encoder's one layer passes 
 which are read and hashed, are answered with random numbers.
 """
 
+import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -25,9 +26,12 @@ from ingest import jpegs, rows  # noqa: E402
 
 from ppd import stages  # noqa: E402
 from ppd.layout import Layout  # noqa: E402
+from ppd.parts import this_part  # noqa: E402
 from ppd.preferences import journal  # noqa: E402
 from ppd.preferences.schema import PICK_A_PIC  # noqa: E402
 from ppd.settings import Settings, load_settings  # noqa: E402
+from ppd.users.support import Pair  # noqa: E402
+from ppd.vlm.prompts import Candidates  # noqa: E402
 
 IMAGE_PX, REAL_IMAGE_BYTES = 32, 175_000
 ROWS_A_USER, USER_SPREAD, ROWS_A_CAPTION = 220, 1.5, 16
@@ -44,15 +48,23 @@ CHANGES = {
         "precision": "fp32",
         "batch_size": 32,
     },
+    "finetune": {"steps": 2, "pairs_per_step": 8, "micro_batch_pairs": 4, "evaluation_pairs": 8},
+    "evaluation": {"captions_per_user": 2, "resample_key": "bench"},
+    "rewards": ({"kind": "clip", "checkpoint": "data/models/clip"},),
 }
+SAMPLE_PX, SAMPLE_GRAIN_PX = 1024, 4
 
 
-def settings() -> Settings:
-    """params.paper.yaml with what the stand-ins need."""
-    paper = load_settings(ROOT / "params.paper.yaml")
-    return paper.model_copy(
-        update={name: getattr(paper, name).model_copy(update=changes) for name, changes in CHANGES.items()}
-    )
+def settings(folder: Path) -> Settings:
+    """params.paper.yaml with what the stand-ins need, their paths below `folder`; evaluated as a re-evaluation is."""
+    values = load_settings(ROOT / "params.paper.yaml").model_dump()
+    for name, changes in CHANGES.items():
+        values[name] = values[name] | changes if isinstance(changes, dict) else changes
+    for model in ("prior", "vlm"):
+        values["models"][model] = str(folder / values["models"][model])
+    for reward in values["rewards"]:
+        reward["checkpoint"] = str(folder / reward["checkpoint"])
+    return Settings.model_validate(values)
 
 
 def write_log(n: int, folder: Path) -> None:
@@ -91,7 +103,7 @@ def write_models(folder: Path) -> None:
     from ppd.diffusion.model.codec import ImageCodec
     from ppd.pretrain.text import caption_tokenizer
     from ppd.vlm.processor import ImageTextProcessor
-    from tests.tiny import CHAT_TEMPLATE, chat_tokenizer
+    from tests.tiny import CHAT_TEMPLATE, chat_tokenizer, write_clip
 
     torch.manual_seed(0)
     prior, vlm = folder / "stable-cascade", folder / "llava-onevision"
@@ -116,6 +128,8 @@ def write_models(folder: Path) -> None:
     CLIPTextModelWithProjection(text).save_pretrained(prior / "text_encoder")
     words.save_pretrained(prior / "tokenizer")
     codec.save_pretrained(prior / "codec")
+
+    write_clip(folder / "clip", ["a picture of thing number, in the style of somebody, highly detailed, 4k"])
 
     tokenizer, px, patch = chat_tokenizer(), 28, 14
     token = tokenizer.convert_tokens_to_ids
@@ -186,6 +200,66 @@ def embed(made: Settings, layout: Layout, shard: int) -> None:
     stages.embed(made, layout, f"s-{shard:02d}")
 
 
+def finetune(made: Settings, layout: Layout) -> None:
+    stages.finetune(made, layout, "ppd")
+    if this_part().is_first:
+        stages.adapter(made, layout, "ppd")
+
+
+def samples(made: Settings, layout: Layout) -> None:
+    """Files of sampled images as the stage `sample` leaves them, of the real number and size, each another picture."""
+    import torch
+    from PIL import Image
+
+    from ppd.diffusion.sampling.store import PNG, write_samples
+    from ppd.evaluation.plan import METHODS, plan_images, plan_requests
+    from ppd.preferences.store import Preferences
+    from ppd.stored_tables import write_table
+
+    preferences, random = Preferences.open(layout.preferences), np.random.default_rng(3)
+    requests = plan_requests(preferences, made.evaluation)
+    users = {user_id: torch.zeros(1, 1) for user_id in preferences.users.user_id}
+    grains = random.integers(0, 256, (16, *[SAMPLE_PX // SAMPLE_GRAIN_PX] * 2, 3), dtype=np.uint8) & 0xF0
+    pngs = []
+    for grain in grains:
+        buffer = io.BytesIO()
+        Image.fromarray(grain).resize((SAMPLE_PX, SAMPLE_PX), Image.Resampling.NEAREST).save(buffer, "PNG")
+        pngs.append(buffer.getvalue())
+    n_images = 0
+    for method in METHODS:
+        planned = plan_images(requests, method, made.evaluation, {} if method == "base" else users)
+        for name, images in planned.items():
+            file, parts = layout.sampled(method, name), []
+            file.parent.mkdir(parents=True, exist_ok=True)
+            for start in range(0, len(images.requests), 64):
+                some = images.requests.iloc[start : start + 64]
+                # What follows a PNG's end is read by nobody, but makes each file another one.
+                encoded = [pngs[row % 16] + row.to_bytes(8, "big") for row in range(start, start + len(some))]
+                parts.append(file.with_suffix(f".{start:08d}"))
+                write_table(some.assign(**{PNG: encoded}), parts[-1])
+            write_samples(parts, file)
+            for part in parts:
+                part.unlink()
+            n_images += len(images.requests)
+    print(json.dumps({"n_images": n_images, "png_bytes": len(pngs[0])}))
+
+
+def judge(made: Settings, layout: Layout) -> None:
+    """The real stage; a judge that reads all it is shown and answers at once."""
+    from ppd.evaluation import judge as module
+    from ppd.vlm.judging import Answer, Verdict
+
+    class Quick:
+        name = "quick"
+
+        def __call__(self, pairs: Sequence[Pair], candidates: Sequence[Candidates]) -> list[Verdict]:
+            answers = [Answer("asked", word, word, 0.5) for word in ("first", "second")]
+            return [Verdict(*answers) for _ in candidates]
+
+    module.load_judge = lambda *_: Quick()  # type: ignore[assignment]
+    stages.judge(made, layout)
+
+
 def ingest(made: Settings, layout: Layout) -> None:
     """As many row groups and parts as images of the real size would fill."""
     journal._GROUP_IMAGES = max(1, journal._GROUP_BYTES // REAL_IMAGE_BYTES)
@@ -203,6 +277,10 @@ STAGES: dict[str, Callable[[Settings, Layout], None]] = {
     "encode": encode,
     **{f"embed {shard}": partial(embed, shard=shard) for shard in range(N_SHARDS)},
     "users": stages.users,
+    "finetune": finetune,
+    "samples": samples,
+    "judge": judge,
+    "report": stages.report,
 }
 
 
@@ -212,11 +290,8 @@ def main() -> None:
     if stage == "prepare":
         write_models(folder / "data/models")
         write_log(n, layout.choices)
-        return
-    made = settings()
-    models = {name: str(folder / getattr(made.models, name)) for name in ("prior", "vlm")}
-    made = made.model_copy(update={"models": made.models.model_copy(update=models)})
-    STAGES[stage](made, layout)
+    else:
+        STAGES[stage](settings(folder), layout)
 
 
 if __name__ == "__main__":
