@@ -3,6 +3,7 @@
 import io
 import shutil
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ppd.errors import DamagedFile, InputError
 from ppd.preferences.ingest import ingest
+from ppd.preferences.inspection import digest
 from ppd.preferences.journal import Limits
 from ppd.preferences.store import Preferences
 from ppd.settings import PreferenceSettings
@@ -84,6 +86,14 @@ def test_decoded_images_come_lazily_as_rgb(preferences, rows):
         next(images)
 
 
+def test_the_index_names_all_images_in_the_order_of_the_parts(preferences):
+    parts = [pd.read_parquet(part) for part in sorted((preferences.folder / "images").iterdir())]
+    stored = pd.concat(parts).set_index("image_uid")
+    assert len(parts) == 3
+    pd.testing.assert_series_equal(preferences.digests, stored.digest)
+    assert preferences.digests.iloc[0] == digest(stored.image.iloc[0])
+
+
 def test_tables(preferences):
     assert set(preferences.users["split"]) <= {"train", "validation", "test"}
     assert preferences.users["n_pairs"].sum() == len(preferences.pairs)
@@ -122,3 +132,11 @@ def test_images_that_were_cut_or_changed_are_named(simulated, tmp_path):
         first.write_bytes(broken)
         with pytest.raises(DamagedFile, match=f"{first.name}: damaged"):
             Preferences.open(folder).image_bytes(uids)
+
+
+def test_an_index_of_other_images_is_named(simulated, tmp_path):
+    folder = shutil.copytree(simulated / "preferences", tmp_path / "preferences")
+    uids = [*Preferences.open(folder).digests.index[:3]]
+    pd.read_parquet(folder / "image_index.parquet").head(-1).to_parquet(folder / "image_index.parquet", index=False)
+    with pytest.raises(DamagedFile, match="image_index.parquet: damaged"):
+        Preferences.open(folder).image_bytes(uids)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -109,6 +109,11 @@ class Cleaner:
         self._rankings: set[int] = set()
         self._pair_keys: set[bytes] = set()
         self._digests: dict[str, bytes] = {}
+
+    @property
+    def digests(self) -> Mapping[str, bytes]:
+        """uid -> digest of all images that were accepted, in that order."""
+        return self._digests
 
     def remember(self, pairs: Iterable[Pair], digests: Iterable[tuple[str, bytes]]) -> None:
         """Take up what an interrupted run had already accepted: its pairs, and (uid, digest) of its images."""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from ppd.preferences.folder import Folder
 from ppd.preferences.journal import Journal, Limits, open_journal
 from ppd.preferences.pick_a_pic import PickAPic
 from ppd.preferences.rows import Refusal, Source
-from ppd.preferences.schema import PAIRS, SUPPORT_PAIRS
+from ppd.preferences.schema import INDEX, PAIRS, SUPPORT_PAIRS
 from ppd.preferences.splits import SUPPORT, Splits, assign, shard_names
+from ppd.preferences.store import IMAGE_INDEX
 from ppd.preferences.studio import Studio
 from ppd.progress import progress_bar
 from ppd.settings import PreferenceSettings
@@ -49,10 +51,10 @@ def ingest(
 ) -> Summary:
     """Read the log at `source`, clean and split it, and put `ppd.preferences.schema`'s tables into `out_dir`.
 
-    Writes images/part-NNNNN.parquet (each image once, as it came), pairs.parquet, users.parquet, captions.parquet,
-    support/s-NN.parquet, refused.parquet and summary.json; returns the summary. `out_dir` appears as a whole, replacing
-    an older one, or not at all. A run that was killed goes on from its last finished part (`ppd.preferences.journal`),
-    with the same result.
+    Writes images/part-NNNNN.parquet (each image once, as it came), image_index.parquet, pairs.parquet, users.parquet,
+    captions.parquet, support/s-NN.parquet, refused.parquet and summary.json; returns the summary. `out_dir` appears as
+    a whole, replacing an older one, or not at all. A run that was killed goes on from its last finished part
+    (`ppd.preferences.journal`), with the same result.
 
     Memory: a batch of images, the pages of the shard that are being read (pyarrow writes pages of up to 1,024 images),
     and about 0.9 kB a pair; `bench/ingest.py` measures it. `workers` threads decode (all cores by default; Pillow and
@@ -69,7 +71,8 @@ def ingest(
         ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         open_journal(out_dir, settings.model_dump(mode="json"), log, limits) as journal,
     ):
-        _clean(log, journal, Cleaner(settings.max_image_pixels, pool), settings.max_refused_share)
+        cleaner = Cleaner(settings.max_image_pixels, pool)
+        _clean(log, journal, cleaner, settings.max_refused_share)
         pairs = journal.pairs().to_pandas()
         splits = assign(pairs, settings)
         if splits.users.empty:
@@ -83,7 +86,8 @@ def ingest(
             check_enough(splits, pairs["user_id"].nunique(), settings, source)
         summary = _summary(settings, journal.counts, len(pairs), splits)
         _write_tables(journal.folder, splits)
-        _write_support(journal.folder / "support", splits, dict(journal.digests()), settings.n_shards)
+        _write_index(journal.folder / IMAGE_INDEX, cleaner.digests)
+        _write_support(journal.folder / "support", splits, cleaner.digests, settings.n_shards)
         journal.write_refused(journal.folder / "refused.parquet")
         (journal.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         journal.publish(out_dir)
@@ -147,7 +151,15 @@ def _write_tables(folder: Path, splits: Splits) -> None:
     write("captions.parquet", splits.captions, pa.schema([("caption", pa.string()), ("split", pa.string())]))
 
 
-def _write_support(folder: Path, splits: Splits, digests: dict[str, bytes], n_shards: int) -> None:
+def _write_index(file: Path, digests: Mapping[str, bytes]) -> None:
+    """All images in the order in which they are stored, so that nobody has to open every part to find one."""
+    columns = [
+        pa.array(list(values), field.type) for values, field in zip((digests, digests.values()), INDEX, strict=True)
+    ]
+    write_table(pa.table(columns, schema=INDEX), file)
+
+
+def _write_support(folder: Path, splits: Splits, digests: Mapping[str, bytes], n_shards: int) -> None:
     """A file a shard, so that one user's change is a change for one shard of embeddings and for no other."""
     support = splits.pairs[splits.pairs["role"] == SUPPORT].sort_values(["user_id", "support_group", "pair_id"])
     support = support.assign(

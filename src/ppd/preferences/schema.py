@@ -45,6 +45,9 @@ IMAGES = pa.schema(
 The digest stands for the bytes, so that what was computed from an image can be known by content.
 """
 
+INDEX = pa.schema([IMAGES.field("image_uid"), IMAGES.field("digest")])
+"""image_index.parquet: all images, in the order in which the parts hold them."""
+
 PAIRS = pa.schema(
     [
         ("pair_id", pa.int64()),

@@ -12,9 +12,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ppd.errors import InputError
+from ppd.errors import DamagedFile, InputError
 from ppd.preferences.images import open_rgb
 from ppd.stored_tables import read_frame, reading
+
+IMAGE_INDEX = "image_index.parquet"
 
 
 @dataclass(frozen=True)
@@ -87,33 +89,30 @@ class Preferences:
 
     @cached_property
     def digests(self) -> pd.Series:
-        """uid -> digest of the image's bytes, for all images."""
-        tables = [read_frame(part, ["image_uid", "digest"]) for part in self._parts]
-        return pd.concat(tables).set_index("image_uid")["digest"]
+        """uid -> digest of the image's bytes, for all images in the order in which they are stored."""
+        return read_frame(self.folder / IMAGE_INDEX).set_index("image_uid")["digest"]
 
-    @cached_property
-    def _parts(self) -> list[Path]:
-        return sorted((self.folder / "images").glob("part-*.parquet"))
-
-    @cached_property
+    @property
     def _index(self) -> pd.Index:
-        """All uids in the order of the parts: a uid's place here is its place on disk."""
-        uids = [read_frame(part, ["image_uid"])["image_uid"] for part in self._parts]
-        return pd.Index(pd.concat(uids, ignore_index=True))
+        """A uid's place here is its place on disk."""
+        return self.digests.index
 
     @cached_property
-    def _groups(self) -> list[tuple[Path, int]]:
-        return [(part, group) for part in self._parts for group in range(pq.read_metadata(part).num_row_groups)]
+    def _groups(self) -> list[tuple[Path, int, int]]:
+        """(part, number, images in it) of every row group, in order."""
+        groups = []
+        for part in sorted((self.folder / "images").glob("part-*.parquet")):
+            with reading(part):
+                metadata = pq.read_metadata(part)
+            groups += [(part, group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
+        if sum(n for _, _, n in groups) != len(self._index):
+            raise DamagedFile("it does not list the images that are there", self.folder / IMAGE_INDEX)
+        return groups
 
     @cached_property
     def _group_starts(self) -> np.ndarray:
         """The place of the first image of each row group: int64 [len(_groups)]."""
-        sizes = [
-            metadata.row_group(group).num_rows
-            for metadata in map(pq.read_metadata, self._parts)
-            for group in range(metadata.num_row_groups)
-        ]
-        return np.cumsum([0, *sizes[:-1]])
+        return np.cumsum([0, *(n for _, _, n in self._groups[:-1])])
 
 
 def _runs(values: np.ndarray, items: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

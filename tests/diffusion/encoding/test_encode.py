@@ -20,7 +20,7 @@ from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.errors import DamagedFile, InputError
 from ppd.preferences.inspection import digest
 from ppd.preferences.schema import IMAGES
-from ppd.preferences.store import Preferences
+from ppd.preferences.store import IMAGE_INDEX, Preferences
 from tests.test_files import room_for
 
 ROOT = Path(__file__).parents[3]
@@ -63,13 +63,16 @@ def grown(preferences: Preferences, folder: Path, n_new: int = 3) -> Preferences
     """The log later: all but `n_new` images as they were, those with other bytes, and a caption nobody had used."""
     folder = shutil.copytree(preferences.folder, folder)
     used = preferences.pairs[preferences.pairs.role == "train"].chosen_uid.unique()[:n_new]
-    for part in (folder / "images").iterdir():
+    index = []
+    for part in sorted((folder / "images").iterdir()):
         table = pd.read_parquet(part)
         for row in table.index[table.image_uid.isin(used)]:
             image = Image.open(io.BytesIO(table.image[row])).convert("L").convert("RGB")
             image.save(encoded := io.BytesIO(), "PNG")
             table.at[row, "image"], table.at[row, "digest"] = encoded.getvalue(), digest(encoded.getvalue())
         pq.write_table(pa.Table.from_pandas(table, schema=IMAGES, preserve_index=False), part, row_group_size=50)
+        index.append(table[["image_uid", "digest"]])
+    pd.concat(index).to_parquet(folder / IMAGE_INDEX, index=False)
     captions = pd.concat([preferences.captions, pd.DataFrame({"caption": ["a tree"], "split": ["train"]})])
     captions.to_parquet(folder / "captions.parquet", index=False)
     return Preferences.open(folder)
@@ -118,7 +121,7 @@ import os, signal, sys
 from pathlib import Path
 from ppd.diffusion.encoding.encode import encode
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
-from ppd.preferences.store import Preferences
+from ppd.preferences.store import IMAGE_INDEX, Preferences
 from tests.diffusion.conftest import FlatCodec
 
 log, base, out, work, method, calls = sys.argv[1:]
