@@ -65,6 +65,16 @@ def test_without_an_allocation_slurm_is_asked_for_one(slurm: dict[str, str], tmp
     assert start(slurm, "--nodes=2").returncode == 2
 
 
+def test_what_fails_on_slurm_is_started_again_but_not_for_ever(slurm: dict[str, str], tmp_path: Path) -> None:
+    allocated = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
+    command(tmp_path, "srun", f'echo "$@" >> {tmp_path}/tries; [[ $(wc -l < {tmp_path}/tries) -ge $ENOUGH ]]')
+    for enough, status, tries in (("2", 0, 2), ("9", 1, 3)):
+        (tmp_path / "tries").unlink(missing_ok=True)
+        assert start(slurm | allocated | {"ENOUGH": enough}, *STAGE).returncode == status
+        said = (tmp_path / "tries").read_text().splitlines()
+        assert len(said) == len(set(said)) == tries, "each time they meet under another name"
+
+
 @pytest.fixture(scope="module")
 def starter() -> ModuleType:
     spec = spec_from_file_location("start", DEPLOY / "kubernetes/start.py")

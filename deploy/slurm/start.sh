@@ -26,14 +26,18 @@ fi
 
 nodes=$SLURM_JOB_NUM_NODES
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
-# A port and a name of this job's own: two jobs may share a node, and one stage follows another.
+# A port of this job's own: two jobs may share a node.
 port=$((29400 + SLURM_JOB_ID % 1000))
-name=ppd-$SLURM_JOB_ID-$$
-# torchrun meets the other nodes' and starts a process a GPU; where a process or a node is lost, all start again at the
-# last checkpoint (of training) or with the units that are there (of every other stage). The first node is told that it
-# is where they meet: by its name alone torchrun does not know a node with several network cards.
-# shellcheck disable=SC2016 # each node's own shell knows its number
-exec srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=1 \
-    bash -c 'exec torchrun --rdzv-conf=is_host=$((SLURM_NODEID == 0)) "$@"' torchrun \
-    --nnodes="$nodes" --nproc-per-node="${PPD_PROCESSES_PER_NODE:-gpu}" --max-restarts=3 \
-    --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id="$name" --no-python "$@"
+# One torchrun a node, which meets the others' and starts a process a GPU. Where a process is lost, Slurm ends all of them
+# and all start again: at the last checkpoint (of training) or with the units that are there (of every other stage). The
+# first node is told that it is where they meet: by its name alone torchrun does not know a node with several networks.
+for attempt in 1 2 3; do
+    # shellcheck disable=SC2016 # each node's own shell knows its number
+    srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=1 \
+        bash -c 'exec torchrun --rdzv-conf=is_host=$((SLURM_NODEID == 0)) "$@"' torchrun \
+        --nnodes="$nodes" --nproc-per-node="${PPD_PROCESSES_PER_NODE:-gpu}" --max-restarts=0 \
+        --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id="ppd-$SLURM_JOB_ID-$$-$attempt" \
+        --no-python "$@" && exit
+    echo "start.sh: attempt $attempt of 3 failed" >&2
+done
+exit 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppd.layout import Layout
+from ppd.parts import this_part
 from ppd.settings import Method, Settings
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ def encode(settings: Settings, layout: Layout) -> None:
         image_px=settings.models.image_px,
         batch_size=settings.models.encode_batch_size,
     )
-    print(f"images: {done.images} encoded, {done.kept_images} already were; captions: {done.captions}", end=" ")
-    print(f"encoded, {done.kept_captions} already were")
+    _say(
+        f"images: {done.images} encoded, {done.kept_images} already were; captions: {done.captions} encoded, "
+        f"{done.kept_captions} already were"
+    )
 
 
 def embed(settings: Settings, layout: Layout, shard: str) -> None:
@@ -79,7 +82,7 @@ def embed(settings: Settings, layout: Layout, shard: str) -> None:
         total=n_shard_groups(preferences, shard),
         writer=None if server is None else ServerWriter(server, layout.answers),
     )
-    print(f"{shard}: {done.embedded} groups of pairs embedded, {done.kept} already were")
+    _say(f"{shard}: {done.embedded} groups of pairs embedded, {done.kept} already were")
 
 
 def users(settings: Settings, layout: Layout) -> None:
@@ -189,6 +192,12 @@ def report(settings: Settings, layout: Layout) -> None:
 
         truth = SimulatedMeasures(settings.models.clip, layout.truth, layout.stickers)
     publish(settings, preferences, profiles, _images(layout), layout, truth)
+
+
+def _say(words: str) -> None:
+    """Of several processes the first one speaks."""
+    if this_part().is_first:
+        print(words)
 
 
 def _truth_is_known(layout: Layout) -> bool:
