@@ -37,6 +37,19 @@ def test_no_setting_of_the_pipeline_is_left_to_a_default(base: str) -> None:
     assert found == written
 
 
+@pytest.mark.parametrize("base", ["SDXL", "Z-Image"])
+def test_the_page_says_what_the_bench_measured(base: str) -> None:
+    rows = json.loads((ROOT / "bench/results/paper_scale_full.json").read_text())["ways"]
+    ours, plain = (row for row in rows if row["part"] == "bases" and row["base"] == base)
+    rates = [
+        f"{ours['per_second']:.3g}",
+        f"{plain['per_second']:.3g}" if "seconds" in plain else "did not fit in 80 GB",
+    ]
+    peaks = [f"{row['peak_gb']:.1f}" for row in (ours, plain) if "peak_gb" in row]
+    line = f"| {' | '.join([base, str(ours['n']), *rates, *peaks])} |"
+    assert line in (ROOT / "docs/bases.md").read_text()
+
+
 @pytest.fixture(scope="module", params=BASES)
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Settings]:
     """A folder in which every stage has run, and its settings."""
