@@ -9,14 +9,14 @@ from ppd.experiments.settings import ExperimentSettings
 from ppd.settings import Settings
 
 VARIED = ExperimentSettings.model_validate(
-    {"seeds": (0, 3), "flow": {"stability": {"steps": 7}, "betas": (2, 20), "winner_anchors": (0, 0.5)}}
+    {"seeds": (0, 3), "flow": {"stability": {"finetune": {"steps": 7}}, "betas": (2, 20), "winner_anchors": (0, 0.5)}}
 )
 
 
-def test_ppd_and_pooled_dpo_are_trained_with_every_seed_for_test_users() -> None:
+def test_ppd_is_trained_with_every_seed_and_pooled_dpo_with_the_first_for_test_users() -> None:
     runs = {run.name: run for run in job_runs(Settings(), VARIED)}
-    assert list(runs) == ["base", "ppd-seed-0", "dpo-seed-0", "ppd-seed-3", "dpo-seed-3"]
-    assert [runs[name].settings.finetune.seed for name in ("ppd-seed-0", "dpo-seed-3")] == [0, 3]
+    assert list(runs) == ["base", "dpo", "ppd-seed-0", "ppd-seed-3"]
+    assert [runs[name].settings.finetune.seed for name in ("dpo", "ppd-seed-0", "ppd-seed-3")] == [0, 0, 3]
     assert {run.settings.evaluation.unseen_split for run in runs.values()} == {"test"}
 
 
@@ -25,7 +25,7 @@ def test_every_beta_meets_every_anchor_on_validation_users_alone() -> None:
     losses = [(run.settings.finetune.loss.beta, run.settings.finetune.loss.winner_anchor) for run in runs]
     assert losses == [(2, 0), (2, 0.5), (20, 0), (20, 0.5)]
     assert base.method is None
-    assert len({run.name for run in (base, *runs, *job_runs(Settings(), VARIED))}) == 10
+    assert len({run.name for run in (base, *runs, *job_runs(Settings(), VARIED))}) == 9
     assert {run.settings.evaluation.unseen_split for run in (base, *runs)} == {"validation"}
     assert {run.settings.finetune.steps for run in runs} == {7}
 

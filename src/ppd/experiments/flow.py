@@ -60,7 +60,8 @@ def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layo
     settings = changed(settings, experiments.flow.changes)
     weights = sorted((Path(settings.models.prior) / "transformer").glob("*.safetensors"))
     inputs = [layout.preferences / "pairs.parquet", layout.whitening, *layout.shard_files(), *weights]
-    described = [settings, experiments.flow, list(experiments.seeds)]
+    parts = [settings.models, settings.finetune, settings.sampling, settings.evaluation]
+    described = [*parts, experiments.flow, list(experiments.seeds)]
     with resumable(layout.experiment_work / "flow", described, inputs) as work:
         _encode(settings, layout, work)
         runs = {run.name: run for run in (*job_runs(settings, experiments), *stability_runs(settings, experiments))}
@@ -72,7 +73,7 @@ def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layo
             "seeds": list(experiments.seeds),
             "finetune": settings.finetune.model_dump(mode="json"),
             "sampling": settings.sampling.model_dump(mode="json"),
-            "stability_steps": changed(settings, {"finetune": experiments.flow.stability}).finetune.steps,
+            "stability_steps": changed(settings, experiments.flow.stability).finetune.steps,
             **job_result(settings, experiments, layout, found),
             "stability": [
                 stability_row(run, layout, found, work / run.name / ADAPTER / CURVE)
@@ -87,18 +88,18 @@ def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layo
 
 
 def job_runs(settings: Settings, experiments: ExperimentSettings) -> Iterator[Run]:
-    """The base, and ppd and pooled DPO with each seed, for the test users."""
+    """The base, pooled DPO with the first seed, and ppd with each, for the test users."""
     yield Run("base", settings, None)
+    seeded = {seed: changed(settings, {"finetune": {"seed": seed}}) for seed in experiments.seeds}
+    yield Run("dpo", seeded[experiments.seeds[0]], "dpo")
     for seed in experiments.seeds:
-        seeded = changed(settings, {"finetune": {"seed": seed}})
-        yield Run(f"ppd-seed-{seed}", seeded, "ppd")
-        yield Run(f"dpo-seed-{seed}", seeded, "dpo")
+        yield Run(f"ppd-seed-{seed}", seeded[seed], "ppd")
 
 
 def stability_runs(settings: Settings, experiments: ExperimentSettings) -> Iterator[Run]:
     """One training for each β and each weight of the winner's anchor, for the validation users, and their base."""
     vary = experiments.flow
-    on_validation = changed(settings, {"finetune": vary.stability, "evaluation": {"unseen_split": "validation"}})
+    on_validation = changed(changed(settings, vary.stability), {"evaluation": {"unseen_split": "validation"}})
     yield Run("base-validation", on_validation, None)
     for beta in vary.betas:
         for anchor in vary.winner_anchors:
@@ -142,12 +143,13 @@ def job_result(
 ) -> dict[str, Any]:
     """Win rates over all trainings and of each, and what every model's images show."""
     planned = plan_comparisons(_unseen(Preferences.open(layout.preferences), settings), settings.evaluation)
-    known = (planned.method.isin(["ppd", "dpo"])) & planned.opponent.isin(["base", "dpo", "ppd-shuffled"])
+    planned = planned[planned.method.isin(["ppd", "dpo"]) & planned.opponent.isin(["base", "dpo", "ppd-shuffled"])]
     tastes, verdicts = Tastes.load(layout.truth), {}
     for seed in experiments.seeds:
-        models = {"base": "base", "ppd": f"ppd-seed-{seed}", "dpo": f"dpo-seed-{seed}"}
-        readings = pd.concat([found[name].readings for name in models.values()])
-        verdicts[seed] = judge(planned[known], readings, tastes).assign(training_seed=seed)
+        # What dpo gains over the base counts once.
+        once = planned if seed == experiments.seeds[0] else planned[planned.method == "ppd"]
+        readings = pd.concat([found[name].readings for name in ("base", "dpo", f"ppd-seed-{seed}")])
+        verdicts[seed] = judge(once, readings, tastes).assign(training_seed=seed)
     return {
         "win_rates": win_rates(
             pd.concat([table.assign(training_seed=seed) for seed, table in verdicts.items()], ignore_index=True)
@@ -189,7 +191,7 @@ def pictures(settings: Settings, layout: Layout, work: Path, seed: int) -> bytes
     """A row a caption, all from one noise: the base's, pooled DPO's, then ppd's for a few people, the same in all."""
     requests = _unseen(Preferences.open(layout.preferences), settings)
     images: dict[tuple[str, str, str, int], Pixels] = {}
-    for model, name in (("base", "base"), ("dpo", f"dpo-seed-{seed}"), ("ppd", f"ppd-seed-{seed}")):
+    for model, name in (("base", "base"), ("dpo", "dpo"), ("ppd", f"ppd-seed-{seed}")):
         sampled, pixels = read_samples(work / name / IMAGES)
         keys = zip(sampled.user_id, sampled.caption, sampled.seed, strict=True)
         images |= {(model, *key): image for key, image in zip(keys, pixels, strict=True)}
