@@ -61,7 +61,7 @@ VARIED = ExperimentSettings.model_validate(
         "rewards": {"finetune": {"steps": 2}, "n_seeds": 2, "shares": (0.0, 1.0), "seeds_per_interpolation": 1},
         "interpolation": {"n_interpolations": 1, "captions_per_interpolation": 1, "shares": (-0.5, 0.0, 1.0)},
         # On the tiny prior too: what differs with the base is the backbone's, and tested there.
-        "flow": {"stability": {"finetune": {"steps": 2}}, "betas": (5, 50), "winner_anchors": (0, 1)},
+        "flow": {"stability": {"steps": 2}, "betas": (5, 50), "winner_anchors": (0, 1)},
     }
 )
 

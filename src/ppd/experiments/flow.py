@@ -4,7 +4,7 @@ The base is the nano Z-Image (`ppd.pretrain.flow_prior`). What is trained, for w
 pipeline; only what `experiments/params.yaml` says under `flow` differs, so what carries over is the method.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Run:
     name: str
     settings: Settings
     method: Method | None
+    sampled: bool = True
+    """False: only its curve is wanted."""
 
 
 def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
@@ -64,22 +66,16 @@ def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layo
     described = [*parts, experiments.flow, list(experiments.seeds)]
     with resumable(layout.experiment_work / "flow", described, inputs) as work:
         _encode(settings, layout, work)
-        runs = {run.name: run for run in (*job_runs(settings, experiments), *stability_runs(settings, experiments))}
-        jobs = {name: (run, layout, work) for name, run in runs.items()}
+        job, unstable = list(job_runs(settings, experiments)), list(stability_runs(settings, experiments))
+        jobs = {run.name: (run, layout, work) for run in (*job, *unstable)}
         run_side_by_side(train_and_sample, jobs, work / "logs", n_workers=experiments.n_workers)
-        look = _Look.load(settings, layout)
-        found = {name: look(run, work / name / IMAGES) for name, run in runs.items()}
         result = {
             "seeds": list(experiments.seeds),
             "finetune": settings.finetune.model_dump(mode="json"),
             "sampling": settings.sampling.model_dump(mode="json"),
-            "stability_steps": changed(settings, experiments.flow.stability).finetune.steps,
-            **job_result(settings, experiments, layout, found),
-            "stability": [
-                stability_row(run, layout, found, work / run.name / ADAPTER / CURVE)
-                for run in stability_runs(settings, experiments)
-                if run.method is not None
-            ],
+            **job_result(settings, experiments, layout, seen_images(job, settings, layout, work)),
+            "stability_finetune": unstable[0].settings.finetune.model_dump(mode="json"),
+            "stability": [stability_row(run, work / run.name / ADAPTER / CURVE) for run in unstable],
         }
         out = layout.experiment_results / "flow.json"
         with atomic_path(out.with_suffix(".png")) as fresh:
@@ -97,21 +93,18 @@ def job_runs(settings: Settings, experiments: ExperimentSettings) -> Iterator[Ru
 
 
 def stability_runs(settings: Settings, experiments: ExperimentSettings) -> Iterator[Run]:
-    """One training for each β and each weight of the winner's anchor, for the validation users, and their base."""
-    vary = experiments.flow
-    on_validation = changed(changed(settings, vary.stability), {"evaluation": {"unseen_split": "validation"}})
-    yield Run("base-validation", on_validation, None)
-    for beta in vary.betas:
-        for anchor in vary.winner_anchors:
+    """One short training for each β and each weight of the winner's anchor."""
+    short = changed(settings, {"finetune": experiments.flow.stability})
+    for beta in experiments.flow.betas:
+        for anchor in experiments.flow.winner_anchors:
             loss = {"beta": beta, "winner_anchor": anchor}
-            yield Run(f"beta-{beta:g}-anchor-{anchor:g}", changed(on_validation, {"finetune": {"loss": loss}}), "ppd")
+            run = changed(short, {"finetune": {"loss": loss}})
+            yield Run(f"beta-{beta:g}-anchor-{anchor:g}", run, "ppd", sampled=False)
 
 
 def train_and_sample(run: Run, layout: Layout, work: Path) -> None:
     """Leave in work/NAME: the adapter with its curve, and the images for unseen users; what is there is kept."""
     folder, settings = work / run.name, run.settings
-    if (folder / IMAGES).exists():
-        return
     log = Preferences.open(layout.preferences)
     if run.method is not None and not (folder / ADAPTER).exists():
         finetune(
@@ -124,6 +117,8 @@ def train_and_sample(run: Run, layout: Layout, work: Path) -> None:
             reference_folder=work / "reference",
             origin={},
         )
+    if not run.sampled or (folder / IMAGES).exists():
+        return
     backbone = base_model(settings, settings.sampling.precision)
     users = first_embeddings_of_users(layout)
     sample_images(
@@ -159,18 +154,12 @@ def job_result(
     }
 
 
-def stability_row(run: Run, layout: Layout, found: Mapping[str, "Seen"], curve: Path) -> dict[str, Any]:
-    """A variant's win rates on validation users, what its images show, and its curve."""
-    planned = plan_comparisons(_unseen(Preferences.open(layout.preferences), run.settings), run.settings.evaluation)
-    planned = planned[(planned.method == "ppd") & planned.opponent.isin(["base", "ppd-shuffled"])]
-    readings = pd.concat([found[name].readings for name in ("base-validation", run.name)])
+def stability_row(run: Run, curve: Path) -> dict[str, Any]:
+    """A variant's curve, and where it ends: the last tenth of its steps."""
     loss, trained = run.settings.finetune.loss, pd.read_csv(curve)
     return {
         "beta": loss.beta,
         "winner_anchor": loss.winner_anchor,
-        "win_rates": win_rates(judge(planned, readings, Tastes.load(layout.truth))),
-        **found[run.name].measures,
-        "base": found["base-validation"].measures,
         "end": curve_points(trained.tail(-(-len(trained) // 10)), 1)[0],
         "curve": curve_points(trained, CURVE_POINTS),
     }
@@ -213,23 +202,19 @@ class Seen:
     measures: Mapping[str, float]
 
 
-class _Look:
-    """Reads files of images, and compares them with renders by their CLIP features [M, D]."""
-
-    def __init__(self, settings: Settings, clip: ClipScorer, real: Tensor) -> None:
-        self.classifier, self.clip, self.real = load_classifier(settings.models.attribute_classifier), clip, real
-
-    @classmethod
-    def load(cls, settings: Settings, layout: Layout) -> "_Look":
-        clip = ClipScorer.from_pretrained(settings.models.clip)
-        (real,) = renders(layout.stickers, 1)
-        return cls(settings, clip, torch.as_tensor(clip.embed_images(real)))
-
-    def __call__(self, run: Run, file: Path) -> Seen:
-        sampled, images = read_samples(file)
-        readings = read_features(run.method or "base", sampled, images, self.classifier)
-        shown, near = float(readings.concept_right.mean()), precision_of(images, self.clip, self.real)
-        return Seen(readings, {"n_images": len(images), "concept_accuracy": shown, "precision": near})
+def seen_images(runs: Sequence[Run], settings: Settings, layout: Layout, work: Path) -> dict[str, Seen]:
+    """What the runs' images show, by the name of the run; realism is nearness to renders by CLIP features."""
+    classifier = load_classifier(settings.models.attribute_classifier)
+    clip = ClipScorer.from_pretrained(settings.models.clip)
+    (real,) = renders(layout.stickers, 1)
+    manifold = torch.as_tensor(clip.embed_images(real))
+    found = {}
+    for run in runs:
+        sampled, images = read_samples(work / run.name / IMAGES)
+        readings = read_features(run.method or "base", sampled, images, classifier)
+        shown, near = float(readings.concept_right.mean()), precision_of(images, clip, manifold)
+        found[run.name] = Seen(readings, {"n_images": len(images), "concept_accuracy": shown, "precision": near})
+    return found
 
 
 def _encode(settings: Settings, layout: Layout, work: Path) -> None:

@@ -107,7 +107,7 @@ class FlowSettings(Component):
     changes: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of params.yaml: the base, and what it needs others for."""
     stability: dict[str, Any] = Field(default_factory=dict)
-    """The same for the trainings below."""
+    """Replaces settings of `finetune` in the short trainings that only show what β and anchor do."""
     betas: tuple[float, ...] = (5.0, 15.0, 50.0)
     winner_anchors: tuple[float, ...] = (0.0, 1.0)
     """Each β is trained with each of these."""

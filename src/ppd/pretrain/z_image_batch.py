@@ -1,7 +1,7 @@
 """Z-Image's forward for batches of one size: diffusers' takes lists, and prepares every image by itself.
 
-What it computes is the same (a test compares). On a CPU it is no faster; on a GPU a small network would spend most of
-its time launching the kernels of those lists.
+What it computes is the same (a test compares). On a CPU it is no faster; for a GPU it saves launching some twenty small
+kernels an image and forward, which cost a small network more than its arithmetic.
 """
 
 import torch
