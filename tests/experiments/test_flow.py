@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from ppd.experiments.figures import stability_plot
-from ppd.experiments.flow import curve_points, job_runs, stability_runs
+from ppd.experiments.flow import ANCHORED, curve_points, job_runs, stability_runs
 from ppd.experiments.settings import ExperimentSettings
 from ppd.settings import Settings
 
@@ -15,8 +15,9 @@ VARIED = ExperimentSettings.model_validate(
 
 def test_ppd_is_trained_with_every_seed_and_pooled_dpo_with_the_first_for_test_users() -> None:
     runs = {run.name: run for run in job_runs(Settings(), VARIED)}
-    assert list(runs) == ["base", "dpo", "ppd-seed-0", "ppd-seed-3"]
-    assert [runs[name].settings.finetune.seed for name in ("dpo", "ppd-seed-0", "ppd-seed-3")] == [0, 0, 3]
+    assert list(runs) == ["base", "dpo", "ppd-seed-0", "ppd-seed-3", ANCHORED]
+    assert [run.settings.finetune.seed for run in runs.values()] == [0, 0, 0, 3, 0]
+    assert [run.settings.finetune.loss.winner_anchor for run in runs.values()] == [0, 0, 0, 0, 0.5]
     assert {run.settings.evaluation.unseen_split for run in runs.values()} == {"test"}
 
 
@@ -24,7 +25,7 @@ def test_every_beta_meets_every_anchor_in_short_trainings_that_sample_nothing() 
     runs = list(stability_runs(Settings(), VARIED))
     losses = [(run.settings.finetune.loss.beta, run.settings.finetune.loss.winner_anchor) for run in runs]
     assert losses == [(2, 0), (2, 0.5), (20, 0), (20, 0.5)]
-    assert len({run.name for run in (*runs, *job_runs(Settings(), VARIED))}) == 8
+    assert len({run.name for run in (*runs, *job_runs(Settings(), VARIED))}) == 9
     assert {run.settings.finetune.steps for run in runs} == {7}
     assert not any(run.sampled for run in runs)
 

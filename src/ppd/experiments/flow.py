@@ -44,6 +44,7 @@ IMAGES, ADAPTER, LATENTS = "images.parquet", "adapter", "latents"
 CURVE_POINTS = 25
 """So many means of a training curve are kept."""
 PEOPLE_SHOWN = 6
+ANCHORED = "ppd, anchored"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class Run:
     method: Method | None
     sampled: bool = True
     """False: only its curve is wanted."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file of images as the attribute classifier reads it, with its concept accuracy and precision."""
+
+    readings: pd.DataFrame
+    measures: Mapping[str, float]
 
 
 def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
@@ -84,12 +93,14 @@ def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layo
 
 
 def job_runs(settings: Settings, experiments: ExperimentSettings) -> Iterator[Run]:
-    """The base, pooled DPO with the first seed, and ppd with each, for the test users."""
+    """The base, pooled DPO with the first seed, ppd with each, and ppd held by an anchor, for the test users."""
     yield Run("base", settings, None)
     seeded = {seed: changed(settings, {"finetune": {"seed": seed}}) for seed in experiments.seeds}
     yield Run("dpo", seeded[experiments.seeds[0]], "dpo")
     for seed in experiments.seeds:
         yield Run(f"ppd-seed-{seed}", seeded[seed], "ppd")
+    anchored = {"finetune": {"loss": {"winner_anchor": max(experiments.flow.winner_anchors)}}}
+    yield Run(ANCHORED, changed(seeded[experiments.seeds[0]], anchored), "ppd")
 
 
 def stability_runs(settings: Settings, experiments: ExperimentSettings) -> Iterator[Run]:
@@ -134,7 +145,7 @@ def train_and_sample(run: Run, layout: Layout, work: Path) -> None:
 
 
 def job_result(
-    settings: Settings, experiments: ExperimentSettings, layout: Layout, found: Mapping[str, "Seen"]
+    settings: Settings, experiments: ExperimentSettings, layout: Layout, found: Mapping[str, Seen]
 ) -> dict[str, Any]:
     """Win rates over all trainings and of each, and what every model's images show."""
     planned = plan_comparisons(_unseen(Preferences.open(layout.preferences), settings), settings.evaluation)
@@ -146,12 +157,19 @@ def job_result(
         readings = pd.concat([found[name].readings for name in ("base", "dpo", f"ppd-seed-{seed}")])
         verdicts[seed] = judge(once, readings, tastes).assign(training_seed=seed)
     return {
+        "anchored": anchored_rates(planned, found, tastes),
         "win_rates": win_rates(
             pd.concat([table.assign(training_seed=seed) for seed, table in verdicts.items()], ignore_index=True)
         ),
         "by_seed": {str(seed): win_rates(table) for seed, table in verdicts.items()},
         "images": {run.name: found[run.name].measures for run in job_runs(settings, experiments)},
     }
+
+
+def anchored_rates(planned: pd.DataFrame, found: Mapping[str, Seen], tastes: Tastes) -> list[dict[str, Any]]:
+    """Win rates of the anchored training, which is one, over the base and over itself for others."""
+    planned = planned[(planned.method == "ppd") & planned.opponent.isin(["base", "ppd-shuffled"])]
+    return win_rates(judge(planned, pd.concat([found[name].readings for name in ("base", ANCHORED)]), tastes))
 
 
 def stability_row(run: Run, curve: Path) -> dict[str, Any]:
@@ -192,14 +210,6 @@ def pictures(settings: Settings, layout: Layout, work: Path, seed: int) -> bytes
         shown += [images[model, UNCONDITIONAL, caption, noise] for model in ("base", "dpo")]
         shown += [images["ppd", user_id, caption, noise] for user_id in alike]
     return strip(shown, columns=len(shown) // requests.caption.nunique())
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A file of images as the attribute classifier reads it, with its concept accuracy and precision."""
-
-    readings: pd.DataFrame
-    measures: Mapping[str, float]
 
 
 def seen_images(runs: Sequence[Run], settings: Settings, layout: Layout, work: Path) -> dict[str, Seen]:
