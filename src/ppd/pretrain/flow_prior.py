@@ -1,7 +1,7 @@
 """The nano Z-Image: a flow-matching prior over the codec's latents, in the hub's folder layout.
 
 About 2 minutes on an H100 for the defaults, hours on a CPU core; expect a loss of .39, which still falls then, and with
-text guidance 3 the right concept in .99 of the pictures, though many are still blurred. A caption names the concept
+text guidance 3 the right concept in .98 of the pictures, though they are blurred. A caption names the concept
 only, as for the nano Stable Cascade (`ppd.pretrain.prior`), and the codec is that one's.
 """
 
