@@ -17,7 +17,15 @@ from ppd.files import read_json
 from ppd.settings import LoraSettings, SamplingSettings, UserAttentionSettings
 
 CAPTIONS = ["a sticker of a fox", "a tree", "a cat", "a fox"]
-SAMPLING = SamplingSettings(latent_size=(4, 4), steps=3, batch_size=4, precision="fp32", text_guidance=1.0)
+SAMPLING = SamplingSettings(
+    latent_size=(4, 4),
+    steps=3,
+    batch_size=4,
+    precision="fp32",
+    text_guidance=1.0,
+    user_guidance=1.0,
+    user_interval=(0.0, 1.0),
+)
 USER = torch.tensor([[0.3, -1.0, 0.5, 0.2, 1.0, -0.4]])
 ALL_LAYERS = LoraSettings(rank=2, alpha=2)
 

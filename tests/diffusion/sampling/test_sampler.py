@@ -14,7 +14,15 @@ from ppd.seeding import generator
 from ppd.settings import SamplingSettings, UserAttentionSettings
 
 ROWS, DIM = 2, 6
-SETTINGS = SamplingSettings(precision="fp32", steps=4, latent_size=(4, 4), batch_size=4, text_guidance=1.5)
+SETTINGS = SamplingSettings(
+    precision="fp32",
+    steps=4,
+    latent_size=(4, 4),
+    batch_size=4,
+    text_guidance=1.5,
+    user_guidance=1.0,
+    user_interval=(0.0, 1.0),
+)
 FOX, TREE = "a sticker of a fox", "a sticker of a tree"
 
 
