@@ -103,6 +103,7 @@ def inputs(backbone: Backbone) -> tuple:
 
 def sampling(backbone: Backbone, **changes: object) -> SamplingSettings:
     plain = {"precision": "fp32", "steps": 3, "latent_size": (SIDE, SIDE), "batch_size": 3, "text_guidance": 3.0}
+    plain |= {"user_guidance": 1.0, "user_interval": (0.0, 1.0)}
     return SamplingSettings(**plain | {"sampler": backbone.process.samplers[-1]} | changes)
 
 
