@@ -103,6 +103,15 @@ def test_the_prior_learns_and_resumes(atlas: Atlas, prior_folder: Path, tmp_path
         torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5)
 
 
+def test_a_codec_that_is_there_is_taken_and_none_trained(atlas: Atlas, prior_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    one_step = PRIOR.model_copy(update={"loop": _loop(1)})
+    train_prior(atlas, one_step, tmp_path / "prior", tmp_path / "work", CPU, prior_folder / "codec")
+    weights = "codec/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "prior" / weights).read_bytes() == (prior_folder / weights).read_bytes()
+    assert not list((tmp_path / "work").glob("codec*"))
+
+
 def test_a_new_prior_predicts_nothing_and_ignores_t() -> None:
     torch.manual_seed(0)
     unet = build_prior(PRIOR, latent_channels=8).eval()
