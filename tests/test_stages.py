@@ -271,6 +271,7 @@ def test_the_commands_of_the_page_on_lora_make_files_that_peft_loads(
         few = ["--steps", "2"] if "--adapter" not in arguments and arguments[0] == "adapter" else []
         ran = CliRunner().invoke(app, [*arguments, *few])
         assert ran.exit_code == 0, ran.output
+    assert "rank 16, alpha 16, and nothing else" in (project / "runs/lora/exported/README.md").read_text()
     (python,) = blocks("python", "docs/lora.md")
     exec(python, {})
     prior = load_backbone("data/models/prior")

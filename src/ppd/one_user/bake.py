@@ -43,7 +43,7 @@ def bake_for_user(
         return {}
     if (user_id is None) == (choices is None):
         raise InputError("who is it for?", fix="Give either --user, someone of the log, or --choices, a folder")
-    wanted = _captions(captions, layout)
+    wanted = read_captions(captions) if captions else Preferences.open(layout.preferences).captions.caption.tolist()
     if choices is not None:
         ppd = Personalizer.load(adapter, base=base, vlm=vlm)
         backbone, loaded, user = ppd.backbone, ppd.adapter, ppd.embed(read_pairs(choices))
@@ -68,9 +68,8 @@ def bake_for_user(
     )
 
 
-def _captions(file: Path | None, layout: Layout) -> list[str]:
-    if file is None:
-        return Preferences.open(layout.preferences).captions.caption.tolist()
+def read_captions(file: Path) -> list[str]:
+    """One caption a line; empty lines do not count. Raises InputError where there is none."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

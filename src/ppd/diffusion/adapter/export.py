@@ -56,6 +56,7 @@ def model_card(config: AdapterConfig, win_rates: Path) -> str:
         f"| users are read by | {reads.vlm}, {reads.revision}; rows {list(reads.rows)}, {reads.read} |",
         f"| code | {config.commit or 'not known'} |",
         f"| data | {config.data_hash} |",
+        *_low_rank_lines(config),
         f"| training | {training.get('steps')} steps of {training.get('pairs_per_step')} pairs, "
         f"learning rate {training.get('learning_rate')}, loss {json.dumps(training.get('loss'))} |",
         "",
@@ -66,6 +67,14 @@ def model_card(config: AdapterConfig, win_rates: Path) -> str:
         "The licences of the base, of the vision-language model and of the choices apply to what is made with it.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _low_rank_lines(config: AdapterConfig) -> list[str]:
+    if config.lora is None:
+        return []
+    beside = "beside the attention to the user" if config.blocks else "and nothing else: every user is the same"
+    layers = ", ".join(config.lora.targets)
+    return [f"| low-rank weights | of {layers} at rank {config.lora.rank}, alpha {config.lora.alpha}, {beside} |"]
 
 
 def _win_rate_lines(file: Path) -> list[str]:
