@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from ppd.diffusion.model.process import Cosine, Prediction
+from ppd.diffusion.model.process import Cosine, Discrete, Prediction, Process, RectifiedFlow
 from ppd.diffusion.training.loss import denoising_error, margin, preference_loss
 from ppd.errors import InputError
 
@@ -56,3 +57,55 @@ def test_steps_with_the_true_answer_lead_to_the_image(prediction: Prediction) ->
 def test_a_sampler_that_belongs_to_another_process_is_refused() -> None:
     with pytest.raises(InputError, match="sampling.sampler is euler, .* Use ddim or ddpm"):
         Cosine("epsilon").denoise(lambda x, t: x, torch.zeros(1, 1, 1, 1), 1, "euler", lambda: torch.zeros(1))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_a_table_of_steps_is_the_schedulers(prediction: Prediction) -> None:
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "prediction_type": prediction}
+    process, scheduler = Discrete(config), DDPMScheduler(**config)
+    x_0, noise, _ = drawn()
+    x_0, noise = x_0.float(), noise.float()
+    t = torch.tensor([1e-3, 0.4999, 0.5, 0.9999, 1.0])
+    steps = process.step_of(t)
+    assert steps.tolist() == [1, 499, 500, 999, 999]
+    torch.testing.assert_close(process.add_noise(x_0, noise, t), scheduler.add_noise(x_0, noise, steps))
+    expected = noise if prediction == "epsilon" else scheduler.get_velocity(x_0, noise, steps)
+    torch.testing.assert_close(process.target(x_0, noise, t), expected)
+    assert process.name != Discrete(config | {"beta_end": 0.02}).name
+
+
+def test_a_flow_is_the_schedulers() -> None:
+    process, scheduler = RectifiedFlow({"shift": 3.0}), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    x_0, noise, _ = drawn()
+    sigma = scheduler.sigmas[[0, 100, 500, 900, 999]]
+    expected = scheduler.scale_noise(x_0.float(), scheduler.timesteps[[0, 100, 500, 900, 999]], noise.float())
+    torch.testing.assert_close(process.add_noise(x_0.float(), noise.float(), sigma), expected)
+    slope = (process.add_noise(x_0, noise, sigma + 1e-3) - process.add_noise(x_0, noise, sigma)) / 1e-3
+    torch.testing.assert_close(process.target(x_0, noise, sigma), slope, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["epsilon", "v_prediction", "flow", "flow, shifted by size"])
+def test_the_librarys_steps_with_the_true_answer_lead_to_the_image(name: str) -> None:
+    process: Process
+    if name.startswith("flow"):
+        process = RectifiedFlow({"use_dynamic_shifting": "size" in name})
+    else:
+        process = Discrete({"beta_schedule": "scaled_linear", "steps_offset": 1, "prediction_type": name})
+    x_0, noise, _ = (part.float() for part in drawn())
+    x_0 *= 3  # beyond the 1 at which a scheduler clips that is not told otherwise
+    levels: list[float] = []
+
+    def answer(x: Tensor, t: Tensor) -> Tensor:
+        levels.append(t.item())
+        return process.target(x_0, noise, t.expand(len(x)))
+
+    start = process.add_noise(x_0, noise, torch.full((len(x_0),), 0.981 if isinstance(process, Discrete) else 1.0))
+    ends = process.denoise(answer, start, 50, process.samplers[0], lambda: pytest.fail("no noise is added"))
+    assert levels == sorted(levels, reverse=True)
+    assert 0 < levels[-1] < 0.1 < 0.9 < levels[0] <= 1
+    torch.testing.assert_close(ends, x_0, rtol=2e-2, atol=2e-2)
+
+
+def test_a_network_that_predicts_the_image_is_refused() -> None:
+    with pytest.raises(InputError, match="prediction_type is 'sample'; expected epsilon or v_prediction"):
+        Discrete({"prediction_type": "sample"})
