@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -143,6 +144,7 @@ def run(names: list[str], todo: Mapping[str, Job], n_processes: int, program: st
     finally:
         for process, _ in running.values():
             process.terminate()
+            process.wait()
     return failed
 
 
@@ -176,6 +178,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a folder that gets the results")
     parser.add_argument("--list", action="store_true", help="show the jobs and end")
     options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):  # a lent machine ends runs so: the jobs must not stay, nor results
+        signal.signal(number, lambda *_: sys.exit("stopped; the same command goes on from here"))
     if missing := [name for name in NEEDED.split() if importlib.util.find_spec(name.split(".")[0]) is None]:
         raise SystemExit(f"not installed: {', '.join(missing)}")
     sys.path.insert(0, str(ROOT / "src"))
