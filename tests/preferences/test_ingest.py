@@ -66,7 +66,7 @@ def test_the_layout_and_what_comes_of_each_row(tmp_path, logs):
     summary = ingest(SETTINGS, tmp_path / "log", tmp_path / "out")
 
     assert sorted(tree(tmp_path / "out")) == [
-        *("captions.parquet", "images/part-00000.parquet", "pairs.parquet"),
+        *("captions.parquet", "image_index.parquet", "images/part-00000.parquet", "pairs.parquet"),
         *("refused.parquet", "summary.json"),
         *(f"support/s-{shard:02}.parquet" for shard in range(SETTINGS.n_shards)),
         "users.parquet",
