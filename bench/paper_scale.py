@@ -172,8 +172,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="training steps that are timed, after two that are not")
     parser.add_argument("--out", type=Path, help="the file to write; default bench/results/paper_scale_SIZE.json")
     parser.add_argument("--count", action="store_true", help="only count parameters and FLOPs, and stop")
+    parser.add_argument("--rows", type=int, nargs="+", help="only the stages that read the log: bench/log_scale.py")
     parser.add_argument("--part", choices=LIMITS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.rows:
+        command = [sys.executable, str(ROOT / "bench/log_scale.py"), "--rows", *map(str, args.rows)]
+        subprocess.run(command, check=True)
+        return
     if args.count:
         count()
         return
