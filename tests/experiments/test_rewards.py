@@ -30,7 +30,8 @@ def encoded() -> Encoded:
         Text(torch.zeros(1, 1, 1), torch.zeros(1, 1)),
         pd.Series([0], index=["fox"]),
         image_digest=pd.Series([uid.encode() for uid in uids], index=uids),
-        checksum=pd.Series(np.zeros(20, np.uint32), index=uids),
+        image_checksum=np.zeros(20, np.uint32),
+        text_checksum=np.zeros(1, np.uint32),
         source="in memory",
     )
 
