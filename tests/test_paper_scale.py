@@ -47,6 +47,7 @@ SMALLER = {
     },
     "embedding": {"rows": (2, 3), "components": 4, "max_new_tokens": 4},
 }
+UNITS = ("ppd.vlm.refresh.UNIT", "ppd.diffusion.sampling.run.BATCHES_PER_UNIT", "ppd.evaluation.judge.USERS_PER_UNIT")
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +79,8 @@ def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
             write_aesthetic_head(folder / reward.head)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        for unit in UNITS:  # small, as where several processes share them: a file is put together unit by unit
+            patch.setattr(unit, 1)
         stages.ingest(settings, Layout())
         stages.truth(settings, Layout())
         stages.encode(settings, Layout())

@@ -38,9 +38,9 @@ def load_backbone(
     """
     if precision == "fp16":
         raise InputError("these bases overflow in fp16 and return NaN", fix="Use precision: bf16 or fp32")
-    base = CLASSES[_pipeline(folder, revision)]
+    OwnBackbone = CLASSES[_pipeline(folder, revision)]
     codec = codec or load_codec(folder, revision, DTYPES[precision], device)
-    return base.from_pretrained(folder, codec=codec, revision=revision, precision=precision, device=device)
+    return OwnBackbone.from_pretrained(folder, codec=codec, revision=revision, precision=precision, device=device)
 
 
 def _pipeline(folder: str | Path, revision: str | None) -> str:
