@@ -7,21 +7,18 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from ppd import stages
 from ppd.diffusion.adapter.checkpoint import read_config
 from ppd.diffusion.encoding.store import Encoded
 from ppd.diffusion.sampling.store import read_samples
-from ppd.layout import Layout
-from ppd.settings import LogSettings, Method, PeopleSettings, Settings, load_settings
+from ppd.settings import LogSettings, PeopleSettings, Settings, load_settings
 from ppd.simulation.log import simulate
 from ppd.simulation.render import Atlas
-from tests.test_paper_scale import SMALLER
+from tests.test_paper_scale import METHODS, SMALLER, run_every_stage
 from tests.tiny import word_tokenizer, write_vlm
 from tests.tiny_bases import write_base
 
 ROOT = Path(__file__).parents[1]
 BASES = ("sdxl", "z-image")
-METHODS: tuple[Method, ...] = ("ppd", "dpo", "sft")
 EVEN_SMALLER = {
     "models": {"image_px": 16, "encode_batch_size": 16},
     "finetune": {"steps": 2, "pairs_per_step": 2, "micro_batch_pairs": 2, "evaluation_pairs": 2},
@@ -72,18 +69,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     write_vlm(folder / settings.models.vlm)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        stages.ingest(settings, Layout())
-        stages.truth(settings, Layout())
-        stages.encode(settings, Layout())
-        stages.embed(settings, Layout(), "s-00")
-        stages.users(settings, Layout())
-        for method in METHODS:
-            stages.finetune(settings, Layout(), method)
-            stages.adapter(settings, Layout(), method)
-        for model in ("base", *METHODS):
-            stages.sample(settings, Layout(), model)
-        stages.judge(settings, Layout())
-        stages.report(settings, Layout())
+        run_every_stage(settings)
     return folder, settings
 
 

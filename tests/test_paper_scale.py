@@ -52,6 +52,23 @@ UNITS = ("ppd.vlm.refresh.UNIT", "ppd.diffusion.sampling.run.BATCHES_PER_UNIT", 
 pytestmark = pytest.mark.slow
 
 
+def run_every_stage(settings: Settings) -> None:
+    """From the log to the report, in the working directory; one shard."""
+    layout = Layout()
+    stages.ingest(settings, layout)
+    stages.truth(settings, layout)
+    stages.encode(settings, layout)
+    stages.embed(settings, layout, "s-00")
+    stages.users(settings, layout)
+    for method in METHODS:
+        stages.finetune(settings, layout, method)
+        stages.adapter(settings, layout, method)
+    for model in ("base", *METHODS):
+        stages.sample(settings, layout, model)
+    stages.judge(settings, layout)
+    stages.report(settings, layout)
+
+
 @pytest.fixture(scope="module")
 def settings() -> Settings:
     paper = load_settings(ROOT / "params.paper.yaml")
@@ -81,18 +98,7 @@ def project(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pat
         patch.chdir(folder)
         for unit in UNITS:  # small, as where several processes share them: a file is put together unit by unit
             patch.setattr(unit, 1)
-        stages.ingest(settings, Layout())
-        stages.truth(settings, Layout())
-        stages.encode(settings, Layout())
-        stages.embed(settings, Layout(), "s-00")
-        stages.users(settings, Layout())
-        for method in METHODS:
-            stages.finetune(settings, Layout(), method)
-            stages.adapter(settings, Layout(), method)
-        for model in ("base", *METHODS):
-            stages.sample(settings, Layout(), model)
-        stages.judge(settings, Layout())
-        stages.report(settings, Layout())
+        run_every_stage(settings)
     return folder
 
 

@@ -35,7 +35,7 @@ def win_rate_plot(entries: Sequence[Mapping[str, object]]) -> bytes:
     axes.axvline(0.5, color=QUIET, linewidth=1, linestyle="--")
     for yi, r in zip(y, rate, strict=True):
         axes.annotate(f"{r:.2f}", (r, yi), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
-    axes.set(yticks=y, yticklabels=labels, xlim=(0.3, 1), xlabel="win rate, 95 % interval over people")
+    axes.set(yticks=y, yticklabels=labels, xlim=(0.3, 1), xlabel="win rate, 95 % interval over users and captions")
     _plain(axes)
     return png(figure)
 
