@@ -1,7 +1,48 @@
 import numpy as np
 import pytest
 
-from ppd.statistics.bootstrap import Interval, clustered_mean, clustered_ratio, crossed_mean, crossed_ratio
+from ppd.statistics.bootstrap import (
+    Interval,
+    clustered_mean,
+    clustered_ratio,
+    crossed_mean,
+    crossed_ratio,
+    resampled_weights,
+)
+
+
+def test_every_draw_is_of_as_many_clusters_as_there_are() -> None:
+    weights = resampled_weights(5)
+    assert weights.shape == (10_000, 5)
+    assert (weights.sum(axis=1) == 5).all()
+    assert weights.mean(axis=0) == pytest.approx(np.ones(5), abs=0.05)
+    assert (resampled_weights(1) == 1).all(), "one alone is held fixed"
+
+
+def test_an_interval_is_that_of_the_ratios_of_all_draws() -> None:
+    """Here value by value; three factors, of which one has a single level."""
+    rng = np.random.default_rng(2)
+    above, below = rng.normal(size=60), rng.uniform(1, 2, size=60)
+    factors = [rng.integers(4, size=60), np.zeros(60, int), rng.integers(3, size=60)]
+    counts = np.ones((10_000, 60))
+    for place, factor in enumerate(factors):
+        counts *= resampled_weights(factor.max() + 1, 7 + place)[:, factor]
+    low, high = np.quantile((counts @ above) / (counts @ below), [0.025, 0.975])
+    found = crossed_ratio(above, below, factors, seed=7)
+    assert (found.mean, found.low, found.high) == pytest.approx((above.mean() / below.mean(), low, high))
+
+
+def test_without_a_seed_every_interval_is_that_of_seed_0() -> None:
+    values, clusters = np.random.default_rng(3).uniform(1, 2, size=60), np.arange(60) // 2
+    for alone, seeded in (
+        (clustered_mean(values, clusters), clustered_mean(values, clusters, seed=0)),
+        (clustered_ratio(values, values + 1, clusters), clustered_ratio(values, values + 1, clusters, seed=0)),
+        (crossed_mean(values, [clusters]), crossed_mean(values, [clusters], seed=0)),
+        (crossed_ratio(values, values + 1, [clusters]), crossed_ratio(values, values + 1, [clusters], seed=0)),
+    ):
+        assert alone == seeded
+        assert alone.low < alone.mean < alone.high
+    assert (resampled_weights(5) == resampled_weights(5, seed=0)).all()
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -61,3 +102,5 @@ def test_a_ratio_is_one_of_means_and_its_interval_holds_it():
 
 def test_another_unit_changes_the_mean_and_both_ends_alike() -> None:
     assert Interval(2.0, 1.0, 4.0).scaled(0.5) == Interval(1.0, 0.5, 2.0)
+    assert Interval(2.0, 1.0, 4.0).as_metrics("gain") == {"gain": 2.0, "gain.ci_low": 1.0, "gain.ci_high": 4.0}
+    assert Interval(2.0, 1.0, 4.0).as_row() == {"mean": 2.0, "ci_low": 1.0, "ci_high": 4.0}

@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 
 import pandas as pd
@@ -27,7 +28,36 @@ def test_whitened_people_have_mean_zero_and_identity_covariance(hidden):
     u = Whitening.fit(hidden, shrinkage=0)(hidden)
     torch.testing.assert_close(u.mean(dim=0), torch.zeros(2, 6), atol=1e-3, rtol=0)
     for row in range(2):
-        torch.testing.assert_close(torch.cov(u[:, row].T), torch.eye(6), atol=1e-2, rtol=0)
+        torch.testing.assert_close(torch.cov(u[:, row].T), torch.eye(6), atol=5e-4, rtol=0)
+
+
+def test_two_users_by_hand():
+    """They differ by (4, 4): variance 16 along (1, 1)/√2 and none across; half way to the mean of 8 it is 12."""
+    hidden = torch.tensor([[[8.0, 7.0]], [[4.0, 3.0]]])
+    whitening = Whitening.fit(hidden, components=1, shrinkage=0.5)
+    torch.testing.assert_close(whitening.mean, torch.tensor([[6.0, 5.0]]))
+    torch.testing.assert_close(whitening.matrix, torch.full((1, 2, 1), 1 / 24**0.5))
+    torch.testing.assert_close(whitening(hidden), torch.tensor([[[4 / 24**0.5]], [[-4 / 24**0.5]]]))
+
+
+def test_the_largest_entry_of_a_direction_is_positive(hidden):
+    matrix = Whitening.fit(hidden).matrix
+    assert (matrix.gather(1, matrix.abs().argmax(dim=1, keepdim=True)) > 0).all()
+
+
+def test_the_unit_of_the_embeddings_does_not_matter(hidden):
+    small = hidden * 2.0**-13
+    torch.testing.assert_close(Whitening.fit(small)(small), Whitening.fit(hidden)(hidden))
+
+
+def test_directions_that_never_vary_are_near_zero_and_no_numbers_are_lost(hidden):
+    """As with fewer users than dimensions, or where all users are alike."""
+    few = hidden[:3]
+    u = Whitening.fit(few, shrinkage=0)(few)
+    torch.testing.assert_close(torch.cov(u[:, 0].T).diag()[:2], torch.ones(2), atol=1e-3, rtol=0)
+    assert u[..., 2:].abs().max() < 1e-2
+    alike = torch.full((4, 2, 6), 3.0)
+    assert torch.equal(Whitening.fit(alike)(alike), torch.zeros(4, 2, 6))
 
 
 def test_the_mean_person_is_nobody(hidden):
@@ -59,9 +89,25 @@ def test_it_is_the_same_after_saving_and_known_by_its_name(hidden, tmp_path):
     assert loaded.name == whitening.name != Whitening.fit(hidden[1:]).name
 
 
+def test_a_whitening_keeps_the_name_that_adapters_know_it_by():
+    # python -c "import numpy, sys; sys.stdout.buffer.write(numpy.arange(6, dtype='<f4').tobytes())" | sha256sum
+    whitening = Whitening(torch.tensor([[0.0, 1.0]]), torch.tensor([[[2.0, 3.0], [4.0, 5.0]]]))
+    assert whitening.name == "e2c0a71510b5394d"
+
+
+def test_shrinkage_is_that_of_the_settings_where_none_is_given(hidden):
+    shrinkage = EmbeddingSettings().shrinkage
+    assert torch.equal(Whitening.fit(hidden).matrix, Whitening.fit(hidden, shrinkage=shrinkage).matrix)
+
+
 def test_what_cannot_be_whitened_or_read_is_an_input_error(hidden, tmp_path):
+    for components in (-1, 0, 7):
+        with pytest.raises(InputError, match=f"500 embeddings of 6 dimensions to {components} components is not poss"):
+            Whitening.fit(hidden, components=components)
     with pytest.raises(InputError, match="not possible"):
-        Whitening.fit(hidden, components=7)
+        Whitening.fit(hidden[:1])
+    with pytest.raises(InputError, match=r"embeddings of \(rows, dim\) \(3, 6\); .* fitted on those of \(2, 6\)"):
+        Whitening.fit(hidden)(torch.zeros(5, 3, 6))
     with pytest.raises(InputError, match="nothing.safetensors: is not there"):
         Whitening.load(tmp_path / "nothing.safetensors")
     save_file({"mean": hidden[0].contiguous()}, tmp_path / "other.safetensors")
@@ -127,6 +173,18 @@ def test_users_are_read_one_at_a_time_and_whitened_as_all_at_once(embeddings, tm
     assert all(torch.equal(u[user_id], white(known.hidden[user_id])) for user_id in users)
 
 
+@pytest.mark.parametrize(("rows", "kept"), [(None, (0, 1)), ((5, 9), (5, 9))])
+def test_a_whitening_keeps_how_its_embeddings_were_read(embeddings, tmp_path, rows, kept):
+    log, known = embeddings
+    two = replace(known, hidden={user: hidden.repeat(1, 2, 1) for user, hidden in known.hidden.items()})
+    recipe = fit_whitening(log, two, EmbeddingSettings(rows=rows, components=3)).recipe
+    assert recipe is not None
+    assert (recipe.vlm, recipe.revision, recipe.rows) == ("vlm", "1", kept)
+    for written in (recipe, None):
+        replace(Whitening.fit(torch.randn(9, 2, 4)), recipe=written).save(tmp_path / "whitening.safetensors")
+        assert Whitening.load(tmp_path / "whitening.safetensors").recipe == written
+
+
 def test_the_manifest_shows_the_profile_of_the_first_group(embeddings, tmp_path):
     log, known = embeddings
     keys = [{"user_id": user_id, "key": user_id} for user_id in known.hidden]
@@ -135,3 +193,7 @@ def test_the_manifest_shows_the_profile_of_the_first_group(embeddings, tmp_path)
     written = read_frame(tmp_path / "users.parquet")
     assert set(written.profile) == {"likes ink"}, "and not the empty one of the second group"
     assert list(written.user_id) == sorted(known.hidden)
+    norms = [known.hidden[user_id].square().sum(dim=-1).sqrt().mean().item() for user_id in sorted(known.hidden)]
+    assert written.embedding_norm.tolist() == pytest.approx(norms)
+    sha256 = hashlib.sha256(written.user_id[0].encode()).hexdigest()
+    assert written.version[0] == sha256[:16], "of the user's only key"

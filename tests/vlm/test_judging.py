@@ -1,7 +1,13 @@
+from collections.abc import Sequence
+from types import SimpleNamespace
+
 import pytest
+import torch
+from torch import Tensor
 
 from ppd.settings import JudgeSettings
 from ppd.vlm.judging import Answer, Verdict, VlmJudge
+from ppd.vlm.prompts import Candidates, Conversation
 
 
 def said(word: str, p_first: float) -> Answer:
@@ -21,6 +27,36 @@ def test_a_verdict_counts_only_where_both_orders_name_the_same_image(shown, swap
     verdict = Verdict(shown, swapped)
     assert verdict.winner == winner
     assert verdict.p_a == pytest.approx(p_a)
+
+
+def test_an_answer_is_the_likelier_word_and_the_probability_of_first() -> None:
+    """Of a model that sees in the number in an image how good it is, and reads the pairs once."""
+
+    def answers_about_one(conversations: Sequence[Conversation], answers: Sequence[str]) -> Tensor:
+        assert answers == ("first", "second")
+        good = torch.tensor([[float(image) for image in conversation.images] for conversation in conversations])
+        return good / good.sum(dim=1, keepdim=True)
+
+    vlm = SimpleNamespace(
+        ref=SimpleNamespace(revision="some weights"),
+        prompt=lambda conversation: f"asked: {conversation.text}",
+        answers_about_one=answers_about_one,
+        answer_probabilities=lambda *_: pytest.fail("the pairs are read once for all candidates"),
+    )
+    judge = VlmJudge(vlm, JudgeSettings())
+    assert judge.name == "some weights"
+    asked = [Candidates("a fox", b"6", b"2"), Candidates("a hen", b"1", b"4"), Candidates("a bee", b"3", b"1")]
+    verdicts = judge((), asked)
+    assert [verdict.winner for verdict in verdicts] == ["a", "b", "a"]
+    assert [verdict.p_a for verdict in verdicts] == pytest.approx([0.75, 0.2, 0.75])
+    assert [(v.shown.word, v.shown.said, v.swapped.word) for v in verdicts] == [
+        ("first", "first", "second"),
+        ("second", "second", "first"),
+        ("first", "first", "second"),
+    ]
+    assert [v.shown.p_first for v in verdicts] == pytest.approx([0.75, 0.2, 0.75])
+    for verdict, candidates in zip(verdicts, asked, strict=True):
+        assert verdict.shown.prompt.startswith("asked: ") and candidates.caption in verdict.shown.prompt
 
 
 def test_a_judge_does_not_care_which_candidate_is_called_a(vlm, pairs, candidates):

@@ -34,8 +34,8 @@ class PlannedImages:
     users: Mapping[str, "Tensor"]
 
 
-def _order(*key: object) -> int:
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "big")
+def _order(*key: object) -> bytes:
+    return hashlib.sha256(repr(key).encode()).digest()
 
 
 def plan_requests(preferences: Preferences, settings: EvaluationSettings) -> pd.DataFrame:

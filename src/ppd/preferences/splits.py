@@ -144,11 +144,10 @@ def assign(pairs: pd.DataFrame, settings: PreferenceSettings) -> Splits:
     caption, captions = pd.factorize(pairs["caption"])
     image, _ = pd.factorize(pd.concat([pairs["chosen_uid"], pairs["rejected_uid"]]))
     chain = image_chains(user, image[: len(pairs)], image[len(pairs) :])
-    n_chains = int(chain.max()) + 1
 
     caption_split = split_captions(captions, settings)
     is_eval = (caption_split == "eval")[caption]
-    chain_is_eval = np.bincount(chain, weights=is_eval, minlength=n_chains) > 0
+    chain_is_eval = np.bincount(chain, weights=is_eval) > 0  # [n_chains]
 
     # Of each chain the pair with the lowest key stands for it; ties of keys fall back to the order of the log.
     texts = pairs["user_id"] + "\0" + pairs["chosen_uid"] + "\0" + pairs["rejected_uid"]
@@ -168,7 +167,7 @@ def assign(pairs: pd.DataFrame, settings: PreferenceSettings) -> Splits:
     n_groups = _support_groups(n_user_chains, user_split == "train", settings)
     chosen = rank < (n_groups * settings.pairs_per_group)[user[first]]
 
-    chain_is_support = np.zeros(n_chains, bool)
+    chain_is_support = np.zeros_like(chain_is_eval)
     chain_is_support[chain[first[chosen]]] = True
     role = np.where(unseen, UNUSED, TRAIN).astype(object)
     role[chain_is_support[chain]] = UNUSED

@@ -32,7 +32,7 @@ class Interval:
 
 
 def resampled_weights(n_clusters: int, seed: int = 0) -> NDArray[np.int64]:
-    """How often each cluster counts in each of the bootstrap's draws: [N_RESAMPLES, n_clusters]."""
+    """How often each cluster counts in each of the bootstrap's draws: [N_RESAMPLES, n_clusters]; one alone, once."""
     return np.random.default_rng(seed).multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=N_RESAMPLES)
 
 
@@ -73,11 +73,10 @@ def crossed_ratio(
 
 def _crossed_totals(cells: NDArray[Any], seed: int) -> NDArray[np.floating]:
     """The total of `cells`, one axis a factor, in each draw: [N_RESAMPLES]."""
-    first = resampled_weights(cells.shape[0], seed) if cells.shape[0] > 1 else np.ones((N_RESAMPLES, 1))
+    first = resampled_weights(cells.shape[0], seed)
     totals = (first @ cells.reshape(cells.shape[0], -1)).reshape(N_RESAMPLES, *cells.shape[1:])
     for axis, n in enumerate(cells.shape[1:], start=1):
-        weights = resampled_weights(n, seed + axis) if n > 1 else np.ones((N_RESAMPLES, 1))
-        totals = np.einsum("rn,rn...->r...", weights, totals)
+        totals = np.einsum("rn,rn...->r...", resampled_weights(n, seed + axis), totals)
     return np.asarray(totals, float)
 
 

@@ -102,6 +102,32 @@ def test_one_block_against_the_equation_in_float64(backbone: StableCascadeBackbo
     torch.testing.assert_close(ours.double(), out.mT.reshape(2, 24, 3, 3), rtol=1e-5, atol=1e-5)
 
 
+def test_tokens_of_whitened_users_begin_with_variance_1(backbone: StableCascadeBackbone) -> None:
+    wide = UserAttention((2, 64), {"up_0_2": 24}, UserAttentionSettings(tokens_per_row=2, token_dim=256))
+    tokens = wide.user_tokens(torch.randn(50, 2, 64, generator=torch.Generator().manual_seed(0)))
+    assert tokens.shape == (50, 2 * 2, 256)
+    assert tokens.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_its_weights_are_one_map_a_row_and_two_a_block_without_a_bias(backbone: StableCascadeBackbone) -> None:
+    weights = {name: tuple(weight.shape) for name, weight in fresh(backbone).state_dict().items()}
+    assert weights == {"to_tokens": (ROWS, DIM, 2 * 5)} | {
+        f"blocks.{name}.{kind}.weight": (block.inner_dim, 5)
+        for name, block in backbone.attention_blocks().items()
+        for kind in ("to_k", "to_v")
+    }
+
+
+def test_attention_is_computed_for_training_where_the_adapter_is_in_that_mode(backbone: StableCascadeBackbone) -> None:
+    adapter = trained(backbone)
+    processors = [block.processor for block in backbone.attention_blocks().values()]
+    assert not any(processor.training for processor in processors)
+    adapter.train()
+    assert all(processor.training for processor in processors)
+    adapter.eval()
+    assert not any(processor.training for processor in processors)
+
+
 def test_tokens_interpolate_linearly_and_keep_zero(backbone: StableCascadeBackbone) -> None:
     adapter = fresh(backbone)
     a, b = people(2)
@@ -118,6 +144,7 @@ def test_a_pooled_adapter_knows_one_person_and_nobody(backbone: StableCascadeBac
     u[1] = 0
     tokens = adapter.user_tokens(u)
     assert torch.equal(tokens[0], tokens[2])
+    assert torch.equal(tokens[:1], fresh(backbone).user_tokens(people(1)))
     assert tokens[0].abs().sum() > 0
     assert tokens[1].abs().sum() == 0
 

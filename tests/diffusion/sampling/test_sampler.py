@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import numpy as np
@@ -7,6 +8,7 @@ from diffusers import DDPMWuerstchenScheduler, StableCascadePriorPipeline
 from torch import Tensor
 
 from ppd.diffusion.adapter.user_attention import UserAttention
+from ppd.diffusion.model.process import RectifiedFlow
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.diffusion.sampling.sampler import Request, interpolate, n_forwards, sample, sample_latents
 from ppd.errors import InputError
@@ -150,6 +152,41 @@ def test_the_user_acts_inside_the_interval_alone(
     assert n_forwards(backbone.process, SETTINGS, for_user=False) == sum(base[1])
     assert not torch.equal(upper[0][:2], whole[0][:2])
     assert not torch.equal(upper[0][:2], base[0][:2])
+
+
+def test_the_forwards_of_a_flow_are_counted_at_the_noise_levels_of_its_size() -> None:
+    """Larger latents are shifted towards noise, where the user acts: by hand, σ' = e^μ·σ/(e^μ·σ + 1 − σ)."""
+    process = RectifiedFlow({"use_dynamic_shifting": True})
+    settings = SETTINGS.model_copy(update={"sampler": "euler", "steps": 8, "user_interval": (0.6, 1.0)})
+    for size, mu in (((32, 32), 0.5), ((128, 128), 1.15)):
+        sigma = torch.linspace(1, 1 / 8, 8)
+        acts = (math.exp(mu) * sigma / (math.exp(mu) * sigma + 1 - sigma) > 0.6).sum().item()
+        of_size = settings.model_copy(update={"latent_size": size})
+        assert n_forwards(process, of_size, for_user=True) == 3 * acts + 2 * (8 - acts)
+        assert n_forwards(process, of_size, for_user=False) == 2 * 8
+
+
+def test_pixels_are_rounded_to_bytes_of_height_width_and_colour(
+    backbone: StableCascadeBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.linspace(0, 1, 24).reshape(1, 3, 2, 4)
+    monkeypatch.setattr(backbone, "decode_latents", lambda latents, *_: values.repeat(len(latents), 1, 1, 1))
+    (image,) = draw(backbone, [Request(FOX, 0)], None)
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, np.rint(np.linspace(0, 255, 24)).reshape(3, 2, 4).transpose(1, 2, 0))
+
+
+def test_an_image_that_is_no_number_is_named(backbone: StableCascadeBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    predict = backbone.predict
+
+    def broken(x: Tensor, *rest: object) -> Tensor:
+        output = predict(x, *rest)
+        output[1, 0, 0, 0] = torch.nan
+        return output
+
+    monkeypatch.setattr(backbone, "predict", broken)
+    with pytest.raises(InputError, match=rf"caption '{TREE}', seed 7 is no number after 4 steps"):
+        draw(backbone, [Request(FOX, 0), Request(TREE, 7), Request(FOX, 1)], None)
 
 
 def test_interpolation_goes_from_one_person_to_the_other(

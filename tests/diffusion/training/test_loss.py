@@ -88,6 +88,19 @@ def test_safeguard_never_lets_a_step_raise_the_winners_error(slack: float) -> No
     assert winner_change(safe=True).max() <= 1e-6
 
 
+def test_safeguard_scales_the_losers_gradient_by_the_bound() -> None:
+    """λ = min(1, (1 − μ)·|g_w|²/⟨g_w, g_l⟩) in four pairs, and 1 where the winner's prediction is perfect already."""
+    residual_w = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.1, 0.0], [1.0, 0.0], [0.0, 0.0]]).view(5, 2, 1, 1)
+    residual_l = torch.tensor([[1.0, 5.0], [3.0, 1.0], [0.5, 0.0], [-9.0, 1.0], [1.0, 1.0]]).view(5, 2, 1, 1)
+    error_l = torch.arange(1.0, 6.0, requires_grad=True)
+    guarded = safeguarded_loser_error(error_l, residual_w, residual_l, 0.25)
+    assert guarded.tolist() == error_l.tolist()
+    guarded.sum().backward()
+    bounds = [0.75 * 4 / 2, 0.75 * 2 / 4, 0.75 * 0.01 / 0.05]
+    assert error_l.grad.tolist() == pytest.approx([1.0, *bounds[1:], 1.0, 1.0])
+    assert bounds[0] > 1
+
+
 def test_safeguard_leaves_a_harmless_loser_alone() -> None:
     residual_w = torch.ones(1, 1, 2, 2)
     residual_l = torch.full((1, 1, 2, 2), -1.0, requires_grad=True)

@@ -12,6 +12,7 @@ arXiv 2404.07724, on the user). Only the branches whose coefficient is not zero 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,7 +124,7 @@ def n_forwards(process: Process, settings: SamplingSettings, *, for_user: bool) 
         counted += sum(coefficient != 0 for coefficient in _coefficients(settings.text_guidance, s_u))
         return x
 
-    nothing = torch.zeros(1, 1, 1, 1)
+    nothing = torch.zeros(settings.latent_size)[None, None]  # a flow's noise levels depend on the size
     process.denoise(predict, nothing, settings.steps, settings.sampler, lambda: nothing)
     return counted
 
@@ -167,11 +168,8 @@ class Guidance:
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """x [B, C, h, w], t [B] -> the network's guided output [B, C, h, w]."""
         n = len(self.coefficients)
-        if self.users is None or self.adapter is None:
+        with nullcontext() if self.adapter is None else self.adapter.users(self.users):
             parts = self._forward(x, t, n)
-        else:
-            with self.adapter.users(self.users):
-                parts = self._forward(x, t, n)
         if n == 1:
             return parts[0]
         if n == 2:
