@@ -211,7 +211,8 @@ def main() -> None:
         "experiments = load_model('experiments/params.yaml', ExperimentSettings)\n"
         f"experiments = experiments.model_copy(update={{'n_workers': {options.workers}}})\n"
     )
-    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     if options.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
     try:
