@@ -20,10 +20,10 @@ class SamplingSettings(Component):
     sampler: Literal["ddim", "ddpm", "euler"] = "ddim"
     """ddim: deterministic steps, for bases that predict ε or v; ddpm: Stable Cascade's own ancestral steps; euler: a
     flow's (Z-Image)."""
-    text_guidance: float = Field(2.0, ge=0)
-    user_guidance: float = Field(1.5, ge=0)
+    text_guidance: float = Field(3.0, ge=0)
+    user_guidance: float = Field(4.0, ge=0)
     """Strength of the user: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
-    user_interval: tuple[Share, Share] = (0.6, 1.0)
+    user_interval: tuple[Share, Share] = (0.75, 1.0)
     """Noise levels low < t <= high at which the user acts; at the others the base draws, in two forwards for three."""
     precision: Precision = "bf16"
     batch_size: int = Field(32, ge=1)
