@@ -73,8 +73,7 @@ def crossed_ratio(
 
 def _crossed_totals(cells: NDArray[Any], seed: int) -> NDArray[np.floating]:
     """The total of `cells`, one axis a factor, in each draw: [N_RESAMPLES]."""
-    first = resampled_weights(cells.shape[0], seed)
-    totals = (first @ cells.reshape(cells.shape[0], -1)).reshape(N_RESAMPLES, *cells.shape[1:])
+    totals = np.tensordot(resampled_weights(cells.shape[0], seed), cells, axes=1)
     for axis, n in enumerate(cells.shape[1:], start=1):
         totals = np.einsum("rn,rn...->r...", resampled_weights(n, seed + axis), totals)
     return np.asarray(totals, float)

@@ -47,8 +47,9 @@ class Verdict:
     def winner(self) -> Literal["a", "b", "tie", "void"]:
         if "void" in (self.shown.word, self.swapped.word):
             return "void"
-        named = ("a" if self.shown.word == "first" else "b", "b" if self.swapped.word == "first" else "a")
-        return named[0] if named[0] == named[1] else "tie"  # type: ignore[return-value]
+        one: Literal["a", "b"] = "a" if self.shown.word == "first" else "b"
+        other = "b" if self.swapped.word == "first" else "a"
+        return one if one == other else "tie"
 
 
 class Judge(Protocol):
