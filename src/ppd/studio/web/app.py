@@ -72,7 +72,7 @@ def create_app(studio: Studio, keys: Keys, publisher: Publisher, *, loopback_onl
         post("/undo", choose.undo),
         get("/see", see.see),
         get("/profile", see.profile),
-        get("/drawing/{id:int}", see.drawing),
+        get("/drawing/{id}", see.drawing),
         post("/draw", see.draw),
         post("/between", see.between),
         post("/share", see.sharing),
@@ -81,7 +81,7 @@ def create_app(studio: Studio, keys: Keys, publisher: Publisher, *, loopback_onl
         post("/round", judge.begin_round),
         get("/pool/{name}.png", pictures.pool_picture),
         get("/picture/{name}.png", pictures.own_picture),
-        get("/showing/{id:int}/{side}.png", pictures.shown_picture),
+        get("/showing/{id}/{side}.png", pictures.shown_picture),
         Mount("/static", StaticFiles(directory=str(files("ppd.studio") / "static"))),
     ]
     guard = Middleware(Guard, loopback_only=loopback_only, max_bytes=studio.limits.body_bytes)

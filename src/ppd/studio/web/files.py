@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from ppd.studio.taste import picture
 from ppd.studio.web.desk import Desk
-from ppd.studio.web.pages import Wrong
+from ppd.studio.web.pages import Wrong, id_in_path
 
 
 def pool_picture(desk: Desk, request: Request) -> Response:
@@ -28,7 +28,7 @@ def shown_picture(desk: Desk, request: Request) -> Response:
     visitor, side = desk.known(request), request.path_params["side"]
     found = desk.studio.database.first(
         "SELECT left_picture AS 'left', right_picture AS 'right' FROM showings WHERE id = ? AND visitor = ?",
-        int(request.path_params["id"]),
+        id_in_path(request),
         visitor.id,
     )
     return _png(desk, found[side] if found and side in ("left", "right") else None)

@@ -77,10 +77,21 @@ async def form_of(request: Request) -> Mapping[str, str]:
 
 def number(form: Mapping[str, str], name: str) -> int:
     """A field that holds an id."""
-    text = form.get(name, "")
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    if not _is_id(text := form.get(name, "")):
         raise Wrong(400, f"The field {name} holds no number.")
     return int(text)
+
+
+def id_in_path(request: Request) -> int:
+    """The id in the address of a page."""
+    if not _is_id(text := request.path_params["id"]):
+        raise Wrong(404, "There is no such page.")
+    return int(text)
+
+
+def _is_id(text: str) -> bool:
+    """Whether the database can hold it: 64 bits with a sign."""
+    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def words(form: Mapping[str, str], name: str, max_chars: int, what: str) -> str:

@@ -12,7 +12,7 @@ from ppd.studio.studio import Refused
 from ppd.studio.taste import Taste, choices_of, chosen, stored_taste
 from ppd.studio.visitors import Visitor, share
 from ppd.studio.web.desk import Desk
-from ppd.studio.web.pages import Wrong, go, is_partial, words
+from ppd.studio.web.pages import Wrong, go, id_in_path, is_partial, words
 
 Form = Mapping[str, str]
 
@@ -55,7 +55,7 @@ def see_page(desk: Desk, request: Request, visitor: Visitor, said: str = "") -> 
 def drawing(desk: Desk, request: Request) -> Response:
     """One drawing as it is now: the page asks again until it is done."""
     visitor = desk.known(request)
-    found = drawings.drawing(desk.studio.database, visitor.id, int(request.path_params["id"]))
+    found = drawings.drawing(desk.studio.database, visitor.id, id_in_path(request))
     if found is None:
         raise Wrong(404, "There is no such drawing of yours.")
     return desk.page(request, "drawing.html", visitor=visitor, look=_look(desk, found))
