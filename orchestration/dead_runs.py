@@ -1,4 +1,8 @@
-"""Runs whose process is gone, as after a power cut: Dagster would always show them as running and keep their places."""
+"""Runs whose process is gone, as after a power cut: Dagster would always show them as running and keep their places.
+
+The daemon looks for them. Where none runs, `python -m orchestration.dead_runs` does, with DAGSTER_HOME set: else the
+next `dagster asset materialize` would wait for the place that a killed one has left taken.
+"""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +11,8 @@ import dagster as dg
 import psutil
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher  # has no public name
 
-_STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
+# Of a run that was launched, and of one that the command line runs itself.
+_STARTED = re.compile(r"(?:Started process for run|^Executing steps .*process) \(pid: (\d+)\)")
 UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -28,7 +33,7 @@ def dead_runs_sensor(interval_s: int = 60) -> dg.SensorDefinition:
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> Sequence[str]:
-    """Mark runs of this machine as failed whose process is gone; their ids."""
+    """Mark runs of this machine as failed whose process is gone, and free their places in pools; their ids."""
     if not isinstance(instance.run_launcher, DefaultRunLauncher):
         return []
     dead = []
@@ -38,6 +43,7 @@ def end_dead_runs(instance: dg.DagsterInstance) -> Sequence[str]:
         pids = [int(found.group(1)) for found in said if found]
         if pids and not _runs(pids[-1], record.create_timestamp.timestamp()):
             instance.report_run_failed(run, f"The process of this run ({pids[-1]}) is gone.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             dead.append(run.run_id)
     return dead
 
@@ -49,3 +55,14 @@ def _runs(pid: int, since: float) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() >= since - 1
     except psutil.Error:
         return False
+
+
+def main() -> None:
+    """Look once, without a daemon."""
+    with dg.DagsterInstance.get() as instance:
+        dead = end_dead_runs(instance)
+    print(f"marked as failed: {', '.join(dead) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,10 @@ import dagster as dg
 
 from orchestration.dead_runs import end_dead_runs
 
+LAUNCHED = "Started process for run (pid: {})."
+IN_THE_SHELL = "Executing steps using multiprocess executor: parent process (pid: {})"
+"""As `dagster asset materialize` runs it."""
+
 
 def test_only_runs_whose_process_is_gone_are_marked_as_failed(tmp_path, request):
     @dg.op
@@ -23,21 +27,23 @@ def test_only_runs_whose_process_is_gone_are_marked_as_failed(tmp_path, request)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         names = {}
 
-        def start(name: str, pid: int | None = None) -> subprocess.Popen[bytes]:
+        def start(name: str, pid: int | None = None, said: str = LAUNCHED) -> subprocess.Popen[bytes]:
             run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
             names[run.run_id] = name
             process = subprocess.Popen(sleep)
             if name != "its process is not there yet":
-                instance.report_engine_event(f"Started process for run (pid: {pid or process.pid}).", run)
+                instance.report_engine_event(said.format(pid or process.pid), run)
             return process
 
         gone, runs = start("gone"), start("runs")
+        commands = [start(f"command {number}", said=IN_THE_SHELL) for number in range(2)]
         others = [start("its process is not there yet"), start("its number is another's now", os.getpid())]
-        gone.kill()
-        gone.wait()
+        for process in (gone, commands[0]):
+            process.kill()
+            process.wait()
         dead = {names[run_id] for run_id in end_dead_runs(instance)}
-        assert dead == {"gone", "its number is another's now"}
+        assert dead == {"gone", "command 0", "its number is another's now"}
         assert end_dead_runs(instance) == []
-        for process in (runs, *others):
+        for process in (runs, commands[1], *others):
             process.kill()
             process.wait()
