@@ -113,3 +113,40 @@ def test_none_outlives_the_one_that_started_them(tmp_path: Path) -> None:
     while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(psutil.pid_exists, pids))
+
+
+@pytest.mark.parametrize("variable", ["DVC_STAGE", launch.PARENT])
+def test_a_stage_outlives_neither_dvc_nor_a_reevaluation_that_was_killed_alone(tmp_path: Path, variable: str) -> None:
+    """As by the kernel, when memory runs out: only the starter is killed, not its group."""
+    started, note = python("print(os.getpid(), flush=True); time.sleep(60)"), tmp_path / "pid"
+    starter = f"""
+import os, subprocess
+environment = os.environ | {{"{variable}": str(os.getpid())}}
+subprocess.run({started!r}, env=environment, stdout=open("{note}", "w"))
+"""
+    process = subprocess.Popen([sys.executable, "-c", starter])
+    deadline = time.monotonic() + 30
+    while not (note.exists() and note.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pid = int(note.read_text())
+    process.kill()
+    process.wait()
+    while lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not lives(pid)
+
+
+def test_what_is_started_by_hand_lives_on_without_its_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("DVC_STAGE", launch.PARENT):
+        monkeypatch.delenv(variable, raising=False)
+    started = python(f"time.sleep(2); open('{tmp_path}/done', 'w')")
+    subprocess.run([sys.executable, "-c", f"import subprocess; subprocess.Popen({started!r})"], check=True)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "done").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (tmp_path / "done").exists()
+
+
+def lives(pid: int) -> bool:
+    """Whether it runs; where nobody asks for its status, a process that has ended still has its number."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

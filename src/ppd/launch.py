@@ -12,8 +12,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -26,8 +27,11 @@ MOST_ON_CPUS = 8
 TRAINING_ON_CPUS = 2
 """Processes that `auto` trains in on a CPU, however many cores there are: the last digits of a training depend on their
 number, so it is the same everywhere. One core is enough to run them."""
+PARENT = "PPD_PARENT"
+"""The variable that tells a stage the process id without which it must not live."""
 _WATCHED = "PPD_ENDS_WITH_STDIN"
 _PATIENCE_S = 10.0
+_LOOK_EVERY_S = 0.5
 _GPU_DEVICES = ("nvidiactl", "kfd", "dxg", "accel")
 """What one of the drivers that torch knows leaves in /dev: without any, nobody has to wait for torch to look."""
 
@@ -126,16 +130,34 @@ def run_processes(command: Sequence[str], n: int) -> int:
 
 
 def end_with_parent() -> None:
-    """In a process that `run_processes` started: end when it does, so that nobody meets a second writer afterwards."""
-    if os.environ.pop(_WATCHED, None) is None:
+    """End when whoever started this process is gone, even by a kill, so that nobody meets a second writer afterwards.
+
+    That is `run_processes`, a re-evaluation (`PARENT`), or DVC, which starts its stages as its own children. What was
+    started by hand lives on.
+    """
+    parent = os.environ.pop(PARENT, None)
+    if os.environ.pop(_WATCHED, None) is not None:
+        waiting: Callable[[], None] = _stdin_ends
+    elif parent or "DVC_STAGE" in os.environ:
+        waiting = partial(_parent_ends, int(parent or os.getppid()))
+    else:
         return
 
     def watch() -> None:
-        while os.read(0, 1):
-            pass
+        waiting()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _stdin_ends() -> None:
+    while os.read(0, 1):
+        pass
+
+
+def _parent_ends(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _run_command(command: Sequence[str], arguments: Sequence[str]) -> int:

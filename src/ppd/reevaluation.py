@@ -11,6 +11,7 @@ meanwhile changes nothing of it.
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ruamel.yaml import YAML
 
 from ppd.errors import InputError
 from ppd.files import atomic_path
+from ppd.launch import PARENT
 from ppd.layout import Layout
 from ppd.pinned import listing, pin, wait_until_made
 from ppd.settings import EvaluationSettings, Settings
@@ -193,7 +195,7 @@ def _digest(*parts: Path | str) -> str:
 
 def _run_stage(arguments: Sequence[str], folder: Path) -> None:
     command = [sys.executable, "-c", "from ppd.cli import main; main()", "stage", *arguments]
-    subprocess.run(command, cwd=folder, check=True)
+    subprocess.run(command, cwd=folder, check=True, env=os.environ | {PARENT: str(os.getpid())})
 
 
 def _remember(root: Path, line: Mapping[str, Any]) -> None:
