@@ -1,31 +1,37 @@
 """Kill -9 at random moments: `python bench/soak_kills.py --kills 3` (about five minutes of CPU for each).
 
 A small project with this repository's graph: a simulated log, a tiny untrained prior, the shipped vision-language
-model. Stage by stage it runs undisturbed; and in a copy of what was there before, `dvc repro` with all that it started
-is killed after a random share of the stage's usual time, again and again until it has finished, or has been killed so
-often that it may finish. What it leaves must be the same bytes. Reported is what this cost beyond undisturbed runs:
-mostly what every start pays, DVC, the imports, loading models.
+model. Stage by stage it runs undisturbed; and in a copy of what was there before, the command with its process group is
+killed after a random share of the stage's usual time, again and again until it has finished, or has been killed so
+often that it may finish. What it leaves must be the same bytes, none of the killed processes may live on, and what was
+finished is not made again. Reported is what this cost beyond undisturbed runs: mostly what every start pays, DVC, the
+imports, loading models.
+
+`--through dagster` materialises the stage's asset in place of `dvc repro`; afterwards `dvc status` has to be clean. The
+last stage, `reevaluation`, is `ppd reevaluate` of one timestamp: it has to leave one line.
 """
 
 import argparse
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from killing import File, files_below, made_again, outlived, run
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from orchestration.dvc_graph import read_graph  # noqa: E402 (after the path)
+from ppd.layout import Layout  # noqa: E402
 from ppd.settings import (  # noqa: E402 (after the path)
     EvaluationSettings,
     FinetuneSettings,
@@ -62,7 +68,12 @@ STAGES = (
     *("ingest", "truth", "encode", "embed@s-00", "embed@s-01", "embed@s-02", "embed@s-03", "users"),
     *("finetune@ppd", "finetune@dpo", "finetune@sft", "adapter@ppd", "adapter@dpo", "adapter@sft"),
     *("sample-base", "sample@ppd", "sample@dpo", "sample@sft", "judge", "report"),
+    "reevaluation",
 )
+TIMESTAMP = "2026-01-05T06:00"
+REEVALUATED = Path("runs/reevaluations") / TIMESTAMP
+KEPT = (REEVALUATED / ".done", REEVALUATED / "artifacts", REEVALUATED / "runs/unfinished")
+"""Where a re-evaluation has what it has finished: stages, images and verdicts, parts of the stage under way."""
 LINKED = ("stickers", "models/vlm", "models/attribute-classifier", "models/clip")
 
 
@@ -71,6 +82,7 @@ class Soaked:
     """One stage: what it takes alone (with DVC's start), and what came of killing it. Seconds are wall time."""
 
     stage: str
+    through: str
     undisturbed_s: float
     """The shortest of the runs that were not killed."""
     kills: int = 0
@@ -79,8 +91,10 @@ class Soaked:
     spent_s: float = 0.0
     repeated_s: float = 0.0
     """Beyond as many undisturbed runs: the starts of killed processes, and work since the last checkpoint."""
-    bytes_equal: bool = True
-    differing: list[str] = field(default_factory=list)
+    kept: int = 0
+    """Of a re-evaluation: so many finished files a kill has left at most; what comes after must not make them again."""
+    faults: list[str] = field(default_factory=list)
+    """Files that differ or were made again, processes that lived on, what `dvc status` says."""
 
 
 def make_project(folder: Path, settings: Settings = SETTINGS) -> None:
@@ -91,39 +105,83 @@ def make_project(folder: Path, settings: Settings = SETTINGS) -> None:
         (data / shared).symlink_to(ROOT / "data" / shared)
     tiny_prior(data / "models" / "prior")
     simulate(settings.log, PeopleSettings(), Atlas.load(data / "stickers"), data / "choices", data / "truth")
+    (folder / "evaluations").mkdir()
+    shutil.copy(ROOT / "evaluations/human.jsonl", folder / "evaluations")
     shutil.copy(ROOT / "dvc.yaml", folder)
-    (folder / "src").symlink_to(ROOT / "src")
+    for linked in ("src", "orchestration"):
+        (folder / linked).symlink_to(ROOT / linked)
+    (folder / ".dagster").mkdir()
+    shutil.copy(ROOT / "orchestration/dagster.yaml", folder / ".dagster")
+    shutil.copy(ROOT / "workspace.yaml", folder)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(settings.model_dump(mode="json"), file)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "false"]):
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
-def repro(folder: Path, stage: str, log: Path, kill_after_s: float | None = None) -> tuple[float, bool]:
-    """`dvc repro` of one stage; with a time, killed with all that it started. Seconds, and whether it had finished."""
-    started = time.monotonic()
-    with log.open("a") as out:
-        command = ["dvc", "repro", "--single-item", "--no-commit", stage]
-        process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out, start_new_session=True)
-        try:
-            code = process.wait(kill_after_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return time.monotonic() - started, False
-    if code:
-        raise SystemExit(f"{stage} failed:\n{log.read_text()[-3000:]}")
-    return time.monotonic() - started, True
+def forget(folder: Path, stage: str) -> None:
+    """As if this stage had never run: its outputs, what DVC noted of it, and what DVC would take in place of a run."""
+    lock = folder / "dvc.lock"
+    if not lock.exists() or stage not in (noted := YAML().load(lock))["stages"]:
+        return
+    for out in noted["stages"].pop(stage)["outs"]:
+        left = folder / out["path"]
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    YAML().dump(noted, lock)
+    shutil.rmtree(folder / ".dvc/cache", ignore_errors=True)
+
+
+def command_of(project: Path, stage: str, through: str) -> list[str]:
+    """What a user types for this stage."""
+    if stage == "reevaluation":
+        return ["ppd", "reevaluate", "--date", TIMESTAMP]
+    if through == "dvc":
+        return ["dvc", "repro", "--single-item", "--no-commit", stage]
+    [(key, partition)] = {
+        (key, item.partition)
+        for node in read_graph(project).stages
+        for item in node.items
+        if item.address == stage
+        for key in list(node.outputs)[:1]
+    }
+    selected = ["--select", f'key:"{"/".join(key)}"', *(["--partition", partition] if partition else [])]
+    return ["dagster", "asset", "materialize", "-m", "orchestration.definitions", "-d", ".", *selected]
 
 
 def outputs(folder: Path) -> dict[str, str]:
     """Every file that stages leave, by the hash of its content."""
-    found = {}
-    for top in ("artifacts", "models", "reports"):
-        for file in sorted((folder / top).rglob("*")):
-            if file.is_file():
-                found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return found
+    left = [file for top in ("artifacts", "models", "reports") for file in (folder / top).rglob("*")]
+    left += [folder / "evaluations/history.jsonl", *(folder / REEVALUATED / "reports").rglob("*")]
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(left)
+        if file.is_file()
+    }
+
+
+def faults_of(folder: Path, stage: str, through: str, whole: Mapping[str, str]) -> list[str]:
+    """What is not as it has to be after a stage has finished."""
+    found = outputs(folder)
+    faults = [f"{name} differs" for name in sorted(found.keys() | whole) if found.get(name) != whole.get(name)]
+    if stage == "reevaluation":
+        lines = (folder / "evaluations/history.jsonl").read_text().splitlines()
+        ended = Counter(each["stage"] for each in map(json.loads, journal(folder).read_text().splitlines()))
+        faults += [f"{len(lines)} lines"] * (len(lines) != 1)
+        faults += [f"{name} ended {times} times" for name, times in ended.items() if times != 1]
+    elif through == "dagster":
+        asked = subprocess.run(["dvc", "status", "--json", stage], cwd=folder, check=True, capture_output=True)
+        faults += [f"dvc status: {behind}" for behind in [json.loads(asked.stdout)] if behind]
+    return faults
+
+
+def journal(folder: Path) -> Path:
+    """The stages that ended in a re-evaluation."""
+    return Layout(folder / REEVALUATED).stage_times
+
+
+def kept(folder: Path) -> dict[str, File]:
+    """The finished files of a re-evaluation that is under way."""
+    return {str(top / name): file for top in KEPT for name, file in files_below(folder / top).items()}
 
 
 def copy(project: Path, to: Path) -> Path:
@@ -133,54 +191,75 @@ def copy(project: Path, to: Path) -> Path:
     return Path(shutil.copytree(project, to, symlinks=True))
 
 
-def soak(project: Path, stage: str, kills: int, chance: random.Random, work: Path) -> Soaked:
+def soak(project: Path, stage: str, kills: int, chance: random.Random, work: Path, through: str = "dvc") -> Soaked:
     """Run a stage undisturbed in `project`, and killed in copies of what was there before."""
-    before, log = copy(project, work / "before"), work / f"{stage}.log"
-    took, _ = repro(project, stage, log)
+    forget(project, stage)
+    before, log, command = copy(project, work / "before"), work / f"{stage}.log", command_of(project, stage, through)
+    took = run(command, project, log, **environment(project)).seconds
     whole = outputs(project)
-    result = Soaked(stage, 0.0)
-    while result.kills < kills and result.bytes_equal:
-        disturbed, finished, here = copy(before, work / "disturbed"), False, 0
-        while not finished:
+    result = Soaked(stage, through, 0.0, faults=faults_of(project, stage, through, whole))
+    while result.kills < kills and not result.faults:
+        disturbed, ran, here = copy(before, work / "disturbed"), None, 0
+        while ran is None or not ran.finished:
+            there, killed = kept(disturbed), ran.started if ran else ()
             more = result.kills + here < kills
-            seconds, finished = repro(disturbed, stage, log, chance.uniform(0.15, 0.9) * took if more else None)
-            here += not finished
-            result.spent_s += seconds
+            if ran and through == "dagster":  # as docs/orchestration.md says: no daemon runs here
+                run([sys.executable, "-m", "orchestration.dead_runs"], disturbed, log, **environment(disturbed))
+            ran = run(
+                command, disturbed, log, chance.uniform(0.15, 0.9) * took if more else None, **environment(disturbed)
+            )
+            here += not ran.finished
+            result.spent_s += ran.seconds
+            result.kept = max(result.kept, len(there))
+            result.faults += [f"{name} made again" for name in made_again(there, kept(disturbed))]
+            result.faults += [f"{n} killed processes live on" for n in [outlived(killed)] if n]
         if not here:
-            took = min(took, seconds)  # the machine's other work has slowed the first run down
+            took = min(took, ran.seconds)  # the machine's other work has slowed the first run down
         result.rounds += 1
         result.kills += here
-        found = outputs(disturbed)
-        result.bytes_equal = found == whole
-        result.differing = sorted(name for name in found.keys() | whole.keys() if found.get(name) != whole.get(name))
-    result.undisturbed_s = round(took, 1)
+        result.faults += faults_of(disturbed, stage, through, whole)
+    result.undisturbed_s, result.spent_s = round(took, 1), round(result.spent_s, 1)
     result.repeated_s = round(result.spent_s - result.rounds * took, 1)
     return result
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Where Dagster keeps its runs."""
+    return {"DAGSTER_HOME": str(folder / ".dagster")}
+
+
+def merged(file: Path, fresh: Sequence[Soaked]) -> list[dict[str, object]]:
+    """The file's figures with those of the stages that ran now in place of older ones."""
+    there = json.loads(file.read_text()) if file.exists() else []
+    ran = {(each.stage, each.through) for each in fresh}
+    return [*(old for old in there if (old["stage"], old["through"]) not in ran), *map(asdict, fresh)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=3, help="of each stage")
-    parser.add_argument("--stages", nargs="*", default=STAGES)
+    parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES)
+    parser.add_argument("--through", choices=("dvc", "dagster"), default="dvc")
+    parser.add_argument("--project", type=Path, help="kept there, so that stages before need not run the next time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "bench/results/soak_kills.json")
     given = parser.parse_args()
     chance = random.Random(given.seed)
-    results = []
+    results: list[Soaked] = []
     with tempfile.TemporaryDirectory() as scratch:
-        project = Path(scratch) / "project"
-        make_project(project)
-        for stage in STAGES:
+        project = given.project or Path(scratch) / "project"
+        if not project.exists():
+            make_project(project)
+        for stage in STAGES[: 1 + max(map(STAGES.index, given.stages))]:
             if stage not in given.stages:
-                repro(project, stage, Path(scratch) / "others.log")
+                run(command_of(project, stage, "dvc"), project, Path(scratch) / "others.log")
                 continue
-            result = soak(project, stage, given.kills, chance, Path(scratch))
-            results.append(result)
-            print(json.dumps(asdict(result)), flush=True)
-            given.out.write_text(json.dumps([asdict(each) for each in results], indent=1) + "\n")
-    kills, equal = sum(each.kills for each in results), all(each.bytes_equal for each in results)
-    print(f"{kills} kills in {len(results)} stages; bytes equal: {equal}")
-    sys.exit(not equal)
+            results.append(soak(project, stage, given.kills, chance, Path(scratch), given.through))
+            print(json.dumps(asdict(results[-1])), flush=True)
+            given.out.write_text(json.dumps(merged(given.out, results), indent=1) + "\n")
+    faults = [fault for each in results for fault in each.faults]
+    print(f"{sum(each.kills for each in results)} kills in {len(results)} stages; faults: {faults or 'none'}")
+    sys.exit(bool(faults))
 
 
 if __name__ == "__main__":

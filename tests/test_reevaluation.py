@@ -1,11 +1,15 @@
 """Re-evaluation: fresh noises by date, what was there when it began, a history that loses no line."""
 
 import json
+import multiprocessing
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -90,6 +94,60 @@ def test_all_other_settings_stay(root):
     used = load_settings(root / "runs/reevaluations/2026-01-05T06:00/params.yaml")
     assert used.evaluation == evaluation_of(MONDAY, SETTINGS)
     assert used.model_copy(update={"evaluation": SETTINGS.evaluation}) == SETTINGS
+
+
+def stages_in_parts(arguments, folder: Path) -> None:
+    """Stands for stages that go on where they were: each makes three parts, if they are not there.
+
+    Beside the folder stands what was made, in order.
+    """
+    name = "-".join(arguments)
+    for part in range(3):
+        if not (file := folder / f"{name}.{part}").exists():
+            time.sleep(0.002)
+            file.write_text("made")
+            with (folder.parent / "made").open("a") as made:
+                made.write(f"{file.name}\n")
+    Stages()(arguments, folder)
+
+
+def killed_after(seconds: float, run: Callable[[], object]) -> bool:
+    """Run it in a process that is killed after a while; whether it had ended before."""
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(seconds)
+    ended = process.exitcode is not None
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return ended
+
+
+def test_killed_again_and_again_it_leaves_one_line_and_makes_nothing_twice(root):
+    """At 30 moments, the clean-up after the line included."""
+    whole = reevaluate(root, SETTINGS, MONDAY, Stages())
+    Layout(root).history.unlink()
+    began = time.monotonic()
+    reevaluate(root, SETTINGS, MONDAY, stages_in_parts)
+    took, chance = time.monotonic() - began, random.Random(0)
+    Layout(root).history.unlink()
+    journal = Layout(root).reevaluations / "made"
+    journal.unlink()
+    kills, ended = 0, False
+    while kills < 30 or not ended:
+        limit = chance.uniform(0.1, 1.0) * took if kills < 30 else 60.0
+        ended = killed_after(limit, lambda: reevaluate(root, SETTINGS, MONDAY, stages_in_parts))
+        if ended:
+            assert history(root) == [whole]
+            made = journal.read_text().splitlines() if journal.exists() else []
+            assert len(made) == len(set(made)) <= 3 * len(STAGES)
+            journal.unlink(missing_ok=True)
+        else:
+            kills += 1
+            assert history(root) in ([], [whole])
+            if history(root):  # killed in the clean-up: once more is a new evaluation
+                journal.unlink(missing_ok=True)
+    assert len(list(Layout(root).reevaluations.glob("2026*/.done"))) == 0
 
 
 def test_history_is_by_date_and_a_repeated_date_is_evaluated_again_and_replaces_its_line(root):

@@ -15,7 +15,16 @@ from ppd.users.support import Pair
 from tests.vlm.misbehaving_server import cut_off, refuses, reset, says, status, torn
 
 N_USERS, N_EACH = 50, 100
-PASSES = [status(429), status(503, b"overloaded"), status(200, b"{}"), torn, cut_off, reset]
+PASSES = [
+    status(429, Retry_After="0"),
+    status(500),
+    status(503, b"overloaded"),
+    status(200, b"{}"),
+    status(200),
+    torn,
+    cut_off,
+    reset,
+]
 STAYS = [
     refuses(400, "filtered", code="content_filter"),
     refuses(413, "too large"),
