@@ -30,7 +30,7 @@ FINETUNE = FinetuneSettings(
     checkpoint_every_steps=2,
     evaluation_pairs=4,
     attention=SMALL,
-    loss=LossSettings(beta=500),
+    loss=LossSettings(beta=500, winner_anchor=0),
 )
 
 

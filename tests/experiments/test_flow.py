@@ -5,16 +5,17 @@ import pytest
 
 from ppd.experiments.figures import stability_plot
 from ppd.experiments.flow import ANCHORED, curve_points, job_runs, stability_runs
-from ppd.experiments.settings import ExperimentSettings
+from ppd.experiments.settings import ExperimentSettings, changed
 from ppd.settings import Settings
 
 VARIED = ExperimentSettings.model_validate(
     {"seeds": (0, 3), "flow": {"stability": {"steps": 7}, "betas": (2, 20), "winner_anchors": (0, 0.5)}}
 )
+PLAIN = changed(Settings(), {"finetune": {"loss": {"winner_anchor": 0}}})
 
 
 def test_ppd_is_trained_with_every_seed_and_pooled_dpo_with_the_first_for_test_users() -> None:
-    runs = {run.name: run for run in job_runs(Settings(), VARIED)}
+    runs = {run.name: run for run in job_runs(PLAIN, VARIED)}
     assert list(runs) == ["base", "dpo", "ppd-seed-0", "ppd-seed-3", ANCHORED]
     assert [run.settings.finetune.seed for run in runs.values()] == [0, 0, 0, 3, 0]
     assert [run.settings.finetune.loss.winner_anchor for run in runs.values()] == [0, 0, 0, 0, 0.5]

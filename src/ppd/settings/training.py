@@ -43,7 +43,7 @@ class TimestepSettings(Component):
     distribution: Literal["power", "logit-normal"] = "power"
     """power: high − (high − low)·r^power with r uniform, so 1 is uniform and above 1 dwells at high noise.
     logit-normal: the sigmoid of a standard normal, between low and high (Esser et al., arXiv 2403.03206)."""
-    low: float = Field(0.6, gt=0, lt=1)
+    low: float = Field(0.75, gt=0, lt=1)
     high: float = Field(0.998, gt=0, le=1)
     power: float = Field(1.7, gt=0)
     importance_weighted: bool = False
@@ -69,7 +69,7 @@ class LossSettings(Component):
     beta: float = Field(15.0, gt=0)
     """Multiplies half the margin of *mean* squared errors of what the base's network predicts (ε, v or a velocity). It
     carries over neither between those nor to a sum of squares, where it would be beta / (C·H·W)."""
-    winner_anchor: float = Field(0.0, ge=0)
+    winner_anchor: float = Field(0.5, ge=0)
     """Weight of the winner's own denoising error, which keeps it from rising while the margin grows."""
     safeguard: float | None = Field(None, ge=0, lt=1)
     """Slack μ of Diffusion-SDPO's rule on the loser's gradient; null leaves the gradient as it is."""

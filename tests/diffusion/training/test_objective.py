@@ -26,7 +26,7 @@ def softplus(x: float) -> float:
 
 
 def test_the_preference_loss_by_hand() -> None:
-    loss, measured = preference_objective(RESIDUAL, REFERENCE, WEIGHT, LossSettings(beta=0.5))
+    loss, measured = preference_objective(RESIDUAL, REFERENCE, WEIGHT, LossSettings(beta=0.5, winner_anchor=0))
     plain = (2 * softplus(0.25 * -5) + 0.5 * softplus(0.25 * -8)) / 2
     assert loss.item() == pytest.approx(plain)
     assert {name: value.item() for name, value in measured.items()} == {
@@ -47,7 +47,9 @@ def test_the_safeguard_is_used_where_it_is_set() -> None:
 
     def gradient(safeguard: float | None) -> tuple[float, Tensor]:
         residual = RESIDUAL.clone().requires_grad_()
-        loss, _ = preference_objective(residual, REFERENCE, WEIGHT, LossSettings(beta=0.5, safeguard=safeguard))
+        loss, _ = preference_objective(
+            residual, REFERENCE, WEIGHT, LossSettings(beta=0.5, winner_anchor=0, safeguard=safeguard)
+        )
         loss.backward()
         return loss.item(), residual.grad
 

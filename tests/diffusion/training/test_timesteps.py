@@ -17,7 +17,7 @@ def test_levels_stay_in_range_and_dwell_at_high_noise() -> None:
     assert t.min() >= 0.6
     assert t.max() <= 0.998
     assert (t > 0.799).float().mean() > 0.6
-    uniform = noise_levels(stratified(10_000, torch.Generator().manual_seed(0)), TimestepSettings(power=1))
+    uniform = noise_levels(stratified(10_000, torch.Generator().manual_seed(0)), TimestepSettings(low=0.6, power=1))
     assert abs((uniform > 0.799).float().mean() - 0.5) < 0.01
 
 

@@ -32,6 +32,7 @@ SETTINGS = FinetuneSettings(
     checkpoint_every_steps=2,
     evaluation_pairs=8,
     attention=UserAttentionSettings(tokens_per_row=2, token_dim=8),
+    loss=LossSettings(winner_anchor=0),
 )
 
 
@@ -98,7 +99,7 @@ def test_the_first_loss_is_ln_2_and_no_margin_is_there(
     lora: LoraSettings | None,
 ) -> None:
     """To the last bit: dropout is off (the checkpoint has .1), and the branch is a no-op before training."""
-    _, rows = run(in_either_precision, data, tmp_path, method, loss=LossSettings(beta=5000), lora=lora)
+    _, rows = run(in_either_precision, data, tmp_path, method, loss=LossSettings(beta=5000, winner_anchor=0), lora=lora)
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-7)
     assert rows[0]["margin"] == 0
     assert rows[0]["accuracy"] == rows[0]["seen_accuracy"] == rows[0]["held_out_accuracy"] == 0.5
@@ -144,7 +145,9 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(
     backbone: StableCascadeBackbone, data: TrainingData, options: dict[str, float]
 ) -> None:
     def gradients(micro_batch_pairs: int) -> tuple[dict[str, Tensor], dict[str, float]]:
-        settings = changed(loss=LossSettings(**options), micro_batch_pairs=micro_batch_pairs)
+        settings = changed(
+            loss=LossSettings.model_validate({"winner_anchor": 0} | options), micro_batch_pairs=micro_batch_pairs
+        )
         trainer = Trainer(backbone, data, settings, "ppd")
         with torch.no_grad():
             for name, weight in trainer.adapter.named_parameters():

@@ -66,7 +66,7 @@ def main(base: Path, out: Path, killed_at: int | None = None) -> None:
         evaluate_every_steps=3,
         checkpoint_every_steps=3,
         warmup_steps=2,
-        loss=LossSettings(beta=500),
+        loss=LossSettings(beta=500, winner_anchor=0),
     )
     if killed_at is not None:
         die_before(killed_at)
