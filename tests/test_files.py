@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -112,10 +113,14 @@ def test_writers_of_one_file_at_once_do_not_take_each_other_for_dead(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-@pytest.mark.parametrize("how", ["text", "table", "tensors"])
-def test_a_full_disk_is_a_sentence_with_the_file_and_what_was_there_stays(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["text", "table", "tensors", "copy"])
+def test_a_full_disk_is_a_sentence_with_the_file_and_what_was_there_stays(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, how: str
+) -> None:
     target = tmp_path / "result"
     target.write_text("old")
+    large = tmp_path_factory.mktemp("large")
+    (large / "file").write_bytes(bytes(5000))
 
     def write() -> None:
         with room_for(1024), atomic_path(target) as fresh:
@@ -123,8 +128,10 @@ def test_a_full_disk_is_a_sentence_with_the_file_and_what_was_there_stays(tmp_pa
                 fresh.write_text("x" * 5000)
             elif how == "table":
                 write_table(pd.DataFrame({"a": torch.rand(5000).numpy()}), fresh)
-            else:
+            elif how == "tensors":
                 save_file({"a": torch.rand(5000)}, fresh)
+            else:
+                shutil.copytree(large, fresh)
 
     with pytest.raises(InputError, match="result: .*nothing was changed"):
         write()

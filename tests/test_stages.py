@@ -1,11 +1,14 @@
 """The whole graph, from the log to the report, on a small log: a tiny untrained prior, the shipped VLM."""
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,7 @@ from ppd.simulation.log import simulate
 from ppd.simulation.render import Atlas
 from ppd.simulation.truth.belongs import write_truth
 from ppd.users.whitening import Whitening
+from tests.test_files import room_for
 from tests.tiny import write_prior
 
 LAYOUT = Layout()
@@ -195,6 +199,41 @@ def test_running_a_stage_again_changes_no_byte_of_what_it_says(project: Path, mo
     stages.judge(SETTINGS, LAYOUT)
     stages.report(SETTINGS, LAYOUT)
     assert before == {name: (project / "reports" / name).read_bytes() for name in before}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file that stages leave; what is half written or unfinished too, as long as it lies beside them."""
+    left = [file for top in ("artifacts", "models", "reports") for file in (folder / top).rglob("*")]
+    return {file.relative_to(folder): file.read_bytes() for file in left if file.is_file()}
+
+
+def test_a_disk_that_is_full_for_any_stage_is_a_sentence_and_changes_no_output(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    """No file may grow beyond one KiB: as on a full disk. With room the same call goes through."""
+    folder = shutil.copytree(project, tmp_path / "full", symlinks=True)
+    monkeypatch.chdir(folder)
+    calls: list[tuple[Callable[..., None], str | None]] = [
+        *((stages.ingest, None), (stages.truth, None), (stages.encode, None), (stages.users, None)),
+        *((stage, "ppd") for stage in (stages.finetune, stages.adapter, stages.sample)),
+        *((stages.judge, None), (stages.report, None), (stages.embed, "s-00")),
+    ]
+    for stage, option in calls:
+        if stage is stages.embed:  # where everybody is embedded there is nothing to write
+            shutil.rmtree(folder / "artifacts/users/s-00")
+        before, options = contents(folder), () if option is None else (option,)
+        with subtests.test(stage.__name__):
+            with (
+                Path(os.devnull).open("w") as nowhere,
+                redirect_stdout(nowhere),
+                redirect_stderr(nowhere),
+                room_for(1024),
+                pytest.raises(InputError, match="larger than this disk or the limits"),
+            ):
+                stage(SETTINGS, LAYOUT, *options)
+            assert contents(folder) == before
+    stages.embed(SETTINGS, LAYOUT, "s-00")
+    assert contents(folder) == contents(project)
 
 
 def test_embedding_again_embeds_nobody(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,10 +122,14 @@ def _open_to_readers(fresh: Path, scratch: Path) -> None:
 
 
 def unwritable(error: Exception) -> str | None:
-    """What the disk refused, where that is what an exception says; libraries in Rust only have it in their words."""
+    """What the disk refused, where that is what an exception says.
+
+    Libraries in Rust, and the copying of a folder, only have it in their words.
+    """
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return _UNWRITABLE[error.errno]
-    found = [problem for number, problem in _UNWRITABLE.items() if f"os error {number})" in str(error)]
+    words = "[Errno {}]" if isinstance(error, shutil.Error) else "os error {})"
+    found = [problem for number, problem in _UNWRITABLE.items() if words.format(number) in str(error)]
     return found[0] if found else None
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ppd.errors import InputError
+from ppd.files import writing
 from ppd.preferences.cleaning import Cleaner, Pair
 from ppd.preferences.enough import check_enough
 from ppd.preferences.folder import Folder
@@ -85,12 +86,13 @@ def ingest(
         if for_training:
             check_enough(splits, pairs["user_id"].nunique(), settings, source)
         summary = _summary(settings, journal.counts, len(pairs), splits)
-        _write_tables(journal.folder, splits)
-        _write_index(journal.folder / IMAGE_INDEX, cleaner.digests)
-        _write_support(journal.folder / "support", splits, cleaner.digests, settings.n_shards)
-        journal.write_refused(journal.folder / "refused.parquet")
-        (journal.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        journal.publish(out_dir)
+        with writing(out_dir):
+            _write_tables(journal.folder, splits)
+            _write_index(journal.folder / IMAGE_INDEX, cleaner.digests)
+            _write_support(journal.folder / "support", splits, cleaner.digests, settings.n_shards)
+            journal.write_refused(journal.folder / "refused.parquet")
+            (journal.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            journal.publish(out_dir)
     return summary
 
 
@@ -104,12 +106,14 @@ def _clean(log: Source, journal: Journal, cleaner: Cleaner, max_refused_share: f
         task = progress.add_task("ingest", total=log.n_rows, completed=journal.counts["read"])
         for batch in log.batches(journal.position):
             cleaned = cleaner.clean(batch.rows)
-            journal.add(cleaned, len(batch.rows), batch.after)
+            with writing(journal.folder):
+                journal.add(cleaned, len(batch.rows), batch.after)
             for refusal in cleaned.refused:
                 examples.setdefault(refusal.reason, refusal)
             _check_share(journal.counts, log, max_refused_share, examples)
             progress.advance(task, len(batch.rows))
-    journal.finish_part()
+    with writing(journal.folder):
+        journal.finish_part()
 
 
 def _stored_pairs(table: pa.Table) -> list[Pair]:

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,9 +108,10 @@ class Journal:
                 writer.write_table(pq.read_table(self._path("refused", part)))
 
     def close(self) -> None:
-        """Drop the writer of a part that was not finished."""
+        """Drop the writer of a part that was not finished; what it cannot write any more is not needed."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # a full disk has been said already
+                self._writer.close()
             self._writer = None
 
     def publish(self, target: Path) -> None:
