@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -74,7 +75,7 @@ TIMESTAMP = "2026-01-05T06:00"
 REEVALUATED = Path("runs/reevaluations") / TIMESTAMP
 KEPT = (REEVALUATED / ".done", REEVALUATED / "artifacts", REEVALUATED / "runs/unfinished")
 """Where a re-evaluation has what it has finished: stages, images and verdicts, parts of the stage under way."""
-LINKED = ("stickers", "models/vlm", "models/attribute-classifier", "models/clip")
+SHARED = ("stickers", "models/vlm", "models/attribute-classifier", "models/clip")
 
 
 @dataclass
@@ -101,18 +102,18 @@ def make_project(folder: Path, settings: Settings = SETTINGS) -> None:
     """A repository of its own with this graph, its inputs and nothing that has run."""
     data = folder / "data"
     (data / "models").mkdir(parents=True)
-    for shared in LINKED:
-        (data / shared).symlink_to(ROOT / "data" / shared)
+    for shared in SHARED:  # copied: a dependency that leads out of the repository is none of Dagster's graph
+        shutil.copytree(ROOT / "data" / shared, data / shared)
     tiny_prior(data / "models" / "prior")
     simulate(settings.log, PeopleSettings(), Atlas.load(data / "stickers"), data / "choices", data / "truth")
     (folder / "evaluations").mkdir()
     shutil.copy(ROOT / "evaluations/human.jsonl", folder / "evaluations")
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    for linked in ("src", "orchestration"):
-        (folder / linked).symlink_to(ROOT / linked)
+    for name in ("dvc.yaml", ".dvcignore", "workspace.yaml"):
+        shutil.copy(ROOT / name, folder)
+    for code in ("src", "orchestration"):
+        shutil.copytree(ROOT / code, folder / code, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / ".dagster").mkdir()
     shutil.copy(ROOT / "orchestration/dagster.yaml", folder / ".dagster")
-    shutil.copy(ROOT / "workspace.yaml", folder)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(settings.model_dump(mode="json"), file)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "false"]):
@@ -137,9 +138,11 @@ def command_of(project: Path, stage: str, through: str) -> list[str]:
         return ["ppd", "reevaluate", "--date", TIMESTAMP]
     if through == "dvc":
         return ["dvc", "repro", "--single-item", "--no-commit", stage]
+    with chdir(project):  # DVC names stages as seen from here
+        graph = read_graph(project)
     [(key, partition)] = {
         (key, item.partition)
-        for node in read_graph(project).stages
+        for node in graph.stages
         for item in node.items
         if item.address == stage
         for key in list(node.outputs)[:1]
@@ -185,7 +188,7 @@ def kept(folder: Path) -> dict[str, File]:
 
 
 def copy(project: Path, to: Path) -> Path:
-    """The project as it is now; what is linked stays linked."""
+    """The project as it is now."""
     if to.exists():
         shutil.rmtree(to)
     return Path(shutil.copytree(project, to, symlinks=True))
