@@ -29,8 +29,8 @@ def test_the_roles_of_a_small_log() -> None:
     eve and ann are unseen: all whole groups, at most two.
     """
     told = [
-        ("ben", "a fox", "1", "2", None, None),
         ("zoe", "a fox", "1", "2", "support", 0),
+        ("ben", "a fox", "1", "2", None, None),
         ("zoe", "a hen", "2", "3", "unused", -1),  # of the chain 1, 2, 3, 4 one pair describes her
         ("zoe", "a cat", "4", "3", "unused", -1),
         ("zoe", "a fox", "5", "6", "train", -1),
@@ -48,8 +48,10 @@ def test_the_roles_of_a_small_log() -> None:
         ("ann", "a fox", "1", "2", "support", 0),
         ("ann", "a hen", "3", "4", "unused", -1),  # image 4 is in the next pair too, which has the lower key
         ("ann", "a fox", "4", "5", "support", 0),
+        ("ann", "a hen", "8", "10", "unused", -1),  # a third chain is no second group
+        ("eve", "a dog", "6", "18", "unused", -1),  # of a chain that has given its pair; its key is the second lowest
     ]
-    log = pd.DataFrame([row[:4] for row in told], columns=KEYS, dtype="str", index=range(100, 119))
+    log = pd.DataFrame([row[:4] for row in told], columns=KEYS, dtype="str", index=range(100, 121))
     pairs, users, captions = assign(log, SETTINGS)
     stay = [row for row in told if row[4] is not None]
     assert list(pairs.columns) == [*KEYS, "role", "support_group"]
@@ -57,8 +59,8 @@ def test_the_roles_of_a_small_log() -> None:
     assert list(pairs.itertuples(index=False, name=None)) == stay
     assert list(users.columns) == ["user_id", "split", "shard", "n_pairs", "n_support_groups"]
     assert list(users.itertuples(index=False, name=None)) == [
-        ("ann", "validation", "s-01", 3, 1),
-        ("eve", "test", "s-12", 6, 2),
+        ("ann", "validation", "s-01", 4, 1),
+        ("eve", "test", "s-12", 7, 2),
         ("zoe", "train", "s-03", 8, 1),
     ]
     assert list(captions.itertuples(index=False, name=None)) == [

@@ -15,10 +15,10 @@ from ppd.seeding import generator
 from ppd.settings import LossSettings
 from tests.diffusion.training.test_trainer import changed
 
-WEIGHT = SimpleNamespace(weight=torch.tensor([2.0, 0.5]))
-RESIDUAL = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None, None, None] * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
-REFERENCE = torch.tensor([2.0, 3.0, 5.0, 7.0])
-"""Errors of winners 1 and 4, of losers 9 and 16; the base's are 2, 3 and 5, 7. So margins are −8 + 3 and −12 + 4."""
+WEIGHT = SimpleNamespace(weight=torch.tensor([2.0, 0.5, 1.0]))
+RESIDUAL = torch.tensor([1.0, 2.0, 2.0, 3.0, 4.0, 2.0]).view(6, 1, 1, 1) * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
+REFERENCE = torch.tensor([2.0, 3.0, 4.0, 5.0, 7.0, 4.0])
+"""Errors of winners 1, 4, 4, of losers 9, 16, 4; the base's are 2, 3, 4 and 5, 7, 4. So margins are −5, −8 and 0."""
 
 
 def softplus(x: float) -> float:
@@ -27,23 +27,25 @@ def softplus(x: float) -> float:
 
 def test_the_preference_loss_by_hand() -> None:
     loss, measured = preference_objective(RESIDUAL, REFERENCE, WEIGHT, LossSettings(beta=0.5, winner_anchor=0))
-    plain = (2 * softplus(0.25 * -5) + 0.5 * softplus(0.25 * -8)) / 2
+    plain = (2 * softplus(0.25 * -5) + 0.5 * softplus(0.25 * -8) + softplus(0)) / 3
     assert loss.item() == pytest.approx(plain)
-    assert {name: value.item() for name, value in measured.items()} == {
-        "margin": -6.5,
-        "error_chosen": 2.5,
-        "error_rejected": 12.5,
-        "reference_chosen": 2.5,
-        "reference_rejected": 6.0,
-        "accuracy": 1.0,
-    }
+    assert {name: value.item() for name, value in measured.items()} == pytest.approx(
+        {
+            "margin": -13 / 3,
+            "error_chosen": 9 / 3,
+            "error_rejected": 29 / 3,
+            "reference_chosen": 9 / 3,
+            "reference_rejected": 16 / 3,
+            "accuracy": 2.5 / 3,
+        }
+    )
     anchored = LossSettings(beta=0.5, winner_anchor=3.0)
     loss, _ = preference_objective(RESIDUAL, REFERENCE, WEIGHT, anchored)
-    assert loss.item() == pytest.approx(plain + 3 * (2 * 1 + 0.5 * 4) / 2)
+    assert loss.item() == pytest.approx(plain + 3 * (2 * 1 + 0.5 * 4 + 4) / 3)
 
 
 def test_the_safeguard_is_used_where_it_is_set() -> None:
-    """With μ = 1/2: λ = |g_w|²/(2·⟨g_w, g_l⟩), 1/6 and 1/4, of the loser's gradient; the loss stays as it is."""
+    """With μ = 1/2: λ = |g_w|²/(2·⟨g_w, g_l⟩), 1/6, 1/4 and 1/2, of the loser's gradient; the loss stays as it is."""
 
     def gradient(safeguard: float | None) -> tuple[float, Tensor]:
         residual = RESIDUAL.clone().requires_grad_()
@@ -55,14 +57,14 @@ def test_the_safeguard_is_used_where_it_is_set() -> None:
 
     (plain, without), (guarded, within) = gradient(None), gradient(0.5)
     assert plain == guarded
-    assert torch.equal(within[:2], without[:2])
-    torch.testing.assert_close(within[2:], without[2:] * torch.tensor([1 / 6, 1 / 4]).view(2, 1, 1, 1))
+    assert torch.equal(within[:3], without[:3])
+    torch.testing.assert_close(within[3:], without[3:] * torch.tensor([1 / 6, 1 / 4, 1 / 2]).view(3, 1, 1, 1))
 
 
 def test_the_loss_of_the_chosen_images_by_hand() -> None:
-    loss, measured = sft_objective(RESIDUAL[:2], WEIGHT)
-    assert loss.item() == (2 * 1 + 0.5 * 4) / 2
-    assert measured["error_chosen"].item() == 2.5
+    loss, measured = sft_objective(RESIDUAL[:3], WEIGHT)
+    assert loss.item() == pytest.approx((2 * 1 + 0.5 * 4 + 4) / 3)
+    assert measured["error_chosen"].item() == 3
 
 
 def test_a_tie_counts_half() -> None:
