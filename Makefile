@@ -11,6 +11,9 @@ PORT ?= 3000
 BIN := .venv/bin
 # dvc.yaml calls `ppd` and `python` by name: the environment's own come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Beside a training the start of a run, or a sensor's tick, may take minutes. After 60 s, Dagster's own limit, the run is
+# marked as failed although it is being started.
+PATIENT := DAGSTER_GRPC_TIMEOUT_SECONDS=600 DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD=60
 INSTALLED := .venv/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 .PHONY: help
@@ -47,7 +50,7 @@ demo: data ## run the whole pipeline on the sticker world
 ui: data ## the Dagster UI on the same pipeline, at http://127.0.0.1:3000
 	mkdir -p .dagster
 	cp orchestration/dagster.yaml .dagster/dagster.yaml
-	DAGSTER_HOME=$(CURDIR)/.dagster $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+	DAGSTER_HOME=$(CURDIR)/.dagster $(PATIENT) $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 .PHONY: send-results
 send-results: data ## on a machine with a GPU: run what is out of date, then send it to git and to your DVC remote

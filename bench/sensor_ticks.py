@@ -1,8 +1,9 @@
 """What a tick of each sensor costs at the paper's sizes: `python bench/sensor_ticks.py` (some minutes, 2 GB of disk).
 
-5,000 users, embeddings of 14,000 dimensions, the project of bench/soak.py: the log is really ingested, embeddings are
-random numbers. Ticks are evaluated in this process, as the code server does, with a watch list of 200; each line is one
-tick. Then one user arrives: from the file in data/choices to the embedding, through the sensor's own runs.
+5,000 users, embeddings of 14,000 dimensions, the project of bench/small_project.py: the log is really ingested,
+embeddings are random numbers. Ticks are evaluated in this process, as the code server does, with a watch list of 200;
+each line is one tick. Then one user arrives: from the file in data/choices to the embedding, through the sensor's own
+runs.
 """
 
 import argparse
@@ -10,10 +11,12 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import soak
+import pyarrow.parquet as pq
+import small_project
 from rich.console import Console
 from small_log import rows_of
 
@@ -29,22 +32,22 @@ def main() -> None:
     log = Console().print
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        soak.build(root, None, first_run=False, users=arguments.users)
+        small_project.build(root, None, first_run=False, users=arguments.users)
         for stage in ("ingest", "embed"):
             started = time.monotonic()
-            soak.run(root, [*soak.DVC, "repro", "-q", "--single-item", *_items(stage)])
+            small_project.run(root, [*small_project.DVC, "repro", "-q", "--single-item", *_items(stage)])
             log(f"{stage}: {time.monotonic() - started:.0f} s")
-        os.environ.update(soak.environment(root))
+        os.environ.update(small_project.environment(root))
         os.chdir(root)
         sys.path.insert(0, str(root))
         measure(root, log)
 
 
 def _items(stage: str) -> list[str]:
-    return [f"{stage}@s-{at:02}" for at in range(soak.N_SHARDS)] if stage == "embed" else [stage]
+    return [f"{stage}@s-{at:02}" for at in range(small_project.N_SHARDS)] if stage == "embed" else [stage]
 
 
-def measure(root: Path, log: soak.Log) -> None:
+def measure(root: Path, log: Callable[[str], None]) -> None:
     import dagster as dg
 
     from orchestration.definitions import build_definitions
@@ -73,7 +76,7 @@ def measure(root: Path, log: soak.Log) -> None:
                     break
         arrived = time.monotonic()
         rows = rows_of(range(len(users) + 1000, len(users) + 1001))
-        soak.pq.write_table(rows, root / "data/choices/new.parquet")
+        pq.write_table(rows, root / "data/choices/new.parquet")
         for _ in range(TICKS):
             found, _ = tick("embed_arrivals")
             if not found.run_requests:

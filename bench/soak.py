@@ -1,27 +1,25 @@
 """Both doors and the clock under load, for as long as you like: `python bench/soak.py --minutes 60`.
 
-A copy of the graph with four shards. Ingestion, the manifest, DVC, Dagster (webserver, daemon, sensors, schedule) and
-`ppd reevaluate` are the real ones; the stages that need a model are stand-ins that take two seconds, in a worker with a
-session of its own, as under torchrun. For the given time a shell edits and runs `dvc repro`, users arrive, stages are
-materialised, the schedule fires every two minutes, and runs are cancelled and killed at random. Afterwards nothing may
-be lost: `dvc status` is clean, Dagster calls stale what DVC does, every user who arrived is embedded, the history has a
-line for every evaluation that succeeded, and no process is left.
+On the project of bench/small_project.py, with webserver, daemon, sensors and schedule. For the given time a shell edits
+and runs `dvc repro`, users arrive, stages are materialised, the schedule fires every two minutes, and runs are
+cancelled and killed at random; in the middle the power fails: every process is killed while a run goes on, and Dagster
+starts anew. Afterwards nothing may be lost: `dvc status` is clean, Dagster calls stale what DVC does, every user who
+arrived is embedded, the history has a line for every evaluation that succeeded, no run holds a place in a pool, and no
+process is left.
 """
 
 import argparse
 import json
 import os
 import random
-import shutil
-import subprocess
+import re
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,186 +27,50 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 from rich.console import Console
-from ruamel.yaml import YAML
-from served import dagster_dev, graphql, until
+from served import dagster_dev, graphql, stale, until
 from small_log import rows_of
+from small_project import DVC, FIRST_USERS, ROOT, build, environment, postgres, run
 
-ROOT = Path(__file__).parents[1]
 OUT = ROOT / "bench/results/soak.json"
-DVC = [sys.executable, "-m", "dvc"]
-FIRST_USERS, N_SHARDS = 24, 4
-MODELLED = ("embed", "encode", "finetune@dpo", "finetune@ppd", "sample@ppd", "judge", "report", "users", "ingest")
-STAND_INS = '''
-"""Stands for the stages that need a model: the same files, of random numbers, by a worker in its own session."""
-import json, os, shutil, subprocess, sys, time
-import numpy as np, pandas as pd
-from ppd.files import atomic_path
-from ppd.real_stages import ingest, truth, users
-from ppd.users.embeddings import VlmRef, write_rows
-
-def _work():
-    code = "import time; time.sleep(2)"
-    assert subprocess.run([sys.executable, "-c", code], start_new_session=True).returncode == 0
-
-def _files(**texts):
-    for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-def encode(settings, layout):
-    _work()
-    with atomic_path(layout.latents) as fresh:
-        fresh.mkdir()
-        (fresh / "numbers.json").write_text("{}")
-
-def embed(settings, layout, shard):
-    _work()
-    pairs = pd.read_parquet(layout.preferences / "support" / f"{shard}.parquet")
-    parts = pairs.groupby(["user_id", "support_group"]).caption.agg("".join).reset_index()
-    seeds = [abs(hash(row)) % 2**32 for row in parts.itertuples(index=False, name=None)]
-    width = int(os.environ.get("SOAK_WIDTH", "32"))
-    hidden = [np.random.default_rng(seed).normal(size=width).astype("float32") for seed in seeds]
-    table = parts.rename(columns={"caption": "key"}).assign(profile="likes ink", shape=[[1, width]] * len(parts))
-    write_rows(layout.shard(shard), table.assign(hidden=hidden).to_dict("records"), VlmRef("stand-in", "1"))
-
-def finetune(settings, layout, method):
-    _work()
-    with atomic_path(layout.trained / method) as fresh:
-        fresh.mkdir()
-        (fresh / "config.json").write_text(json.dumps({"base": "stand-in", "whitening": ""}))
-        (fresh / "adapter.safetensors").write_text(str(time.time()))
-        columns = ["loss", "grad_norm", "held_out_accuracy", "seen_accuracy", "held_out_accuracy_shuffled_user"]
-        pd.DataFrame([[0.6931, 1.0, 0.5, 0.5, 0.5]], columns=columns).to_csv(fresh / "curve.csv", index_label="step")
-
-def adapter(settings, layout, method):
-    with atomic_path(layout.models / method) as fresh:
-        shutil.copytree(layout.trained / method, fresh)
-
-def sample(settings, layout, method):
-    _work()
-    with atomic_path(layout.samples / method) as fresh:
-        fresh.mkdir()
-        (fresh / "numbers.json").write_text(str(time.time()))
-
-def judge(settings, layout):
-    _work()
-    with atomic_path(layout.verdicts) as fresh:
-        fresh.mkdir()
-        (fresh / "numbers.json").write_text("{}")
-
-def report(settings, layout):
-    from PIL import Image
-    rate = {"method": "ppd", "opponent": "base", "users": "unseen", "judge": "vlm", "pairing": "independent"}
-    rate |= {"win_rate": 0.7, "ci_low": 0.65, "ci_high": 0.75, "n_users": 4, "n_comparisons": 64}
-    layout.reports.mkdir(exist_ok=True)
-    (layout.reports / "win_rates.json").write_text(json.dumps([rate]))
-    (layout.reports / "metrics.json").write_text(json.dumps({"judge.consistency.verdicts": 0.9}))
-    (layout.reports / "index.html").write_text("<p>stand-in</p>")
-    Image.new("RGB", (64, 64)).save(layout.reports / "win_rates.png")
-'''
-
-
-def environment(root: Path) -> dict[str, str]:
-    return os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(root / "src"),
-        "DAGSTER_HOME": str(root / ".dagster"),
-        "PYTHONHASHSEED": "0",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def run(root: Path, command: list[str], check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
-    if check and done.returncode != 0:
-        raise RuntimeError(f"{command}: {done.stdout[-2000:]} {done.stderr[-2000:]}")
-    return done
-
-
-def build(root: Path, storage: str | None, first_run: bool = True, users: int = FIRST_USERS) -> None:
-    """The project after its first `dvc repro`. storage: the URL of a Postgres for Dagster in place of SQLite."""
-    for folder in ("orchestration", "src"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    (root / "src/ppd/stages.py").rename(root / "src/ppd/real_stages.py")
-    (root / "src/ppd/stages.py").write_text(STAND_INS)
-    for file in ("workspace.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / file, root / file)
-    yaml = YAML()
-    params = yaml.load(ROOT / "params.yaml")
-    params["preferences"] |= {"n_shards": N_SHARDS}
-    params["embedding"] |= {"components": 4, "rows": [0]}
-    params["reevaluation"] |= {"cron": "*/2 * * * *"}
-    pipeline = yaml.load(ROOT / "dvc.yaml")
-    for stage in pipeline["stages"].values():
-        made = ("artifacts", "models", "src/", "data/choices")
-        stage["deps"] = [dep for dep in stage["deps"] if dep.startswith(made)]
-    pipeline["stages"]["finetune"]["cmd"] = "ppd stage finetune --method ${item.method}"
-    for name, content in (("params.yaml", params), ("dvc.yaml", pipeline)):
-        with (root / name).open("w") as file:
-            yaml.dump(content, file)
-    (root / "data/choices").mkdir(parents=True)
-    pq.write_table(rows_of(range(users)), root / "data/choices/0000.parquet")
-    home = root / ".dagster"
-    home.mkdir()
-    settings = (ROOT / "orchestration/dagster.yaml").read_text()
-    if storage:
-        settings += "storage:\n  postgres:\n    postgres_url: {env: DAGSTER_POSTGRES_URL}\n"
-    (home / "dagster.yaml").write_text(settings)
-    for command in (["git", "init", "-q"], [*DVC, "init", "-q"], [*DVC, "add", "-q", "data"]):
-        run(root, command)
-    if first_run:
-        run(root, [*DVC, "repro", "-q"])
-
-
-@contextmanager
-def postgres(port: int = 3455) -> Iterator[str]:
-    """A Postgres of Debian's package postgresql, in a folder of its own; yields its URL. Needs dagster-postgres."""
-    programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
-    with tempfile.TemporaryDirectory() as folder:
-        owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # it refuses to run as root
-        if owner:
-            shutil.chown(folder, "postgres")
-
-        def do(program: str, *arguments: str) -> None:
-            command = [*owner, str(programs / program), *arguments]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
-
-        data = f"{folder}/data"
-        do("initdb", "-D", data, "-A", "trust", "-U", "dagster")
-        do("pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", f"-p {port} -k {folder} -h 127.0.0.1", "start")
-        try:
-            do("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "dagster", "dagster")
-            url = f"postgresql+psycopg2://dagster@127.0.0.1:{port}/dagster"
-            os.environ["DAGSTER_POSTGRES_URL"] = url
-            yield url
-        finally:
-            do("pg_ctl", "-D", data, "-m", "fast", "stop")
-
-
 Log = Callable[[str], None]
+Run = dict[str, Any]
 LOCATION = {"repositoryLocationName": "ppd", "repositoryName": "__repository__"}
 LAUNCH = """mutation ($params: ExecutionParams!) {launchPipelineExecution(executionParams: $params) {
   __typename ... on LaunchRunSuccess {run {runId}} ... on PythonError {message}}}"""
-RUNS = "{runsOrError(limit: 1000) {... on Runs {results {runId status pipelineName tags {key value}}}}}"
+RUNS = "{runsOrError(limit: 1000) {... on Runs {results {runId status runConfig tags {key value}}}}}"
+WHY = """query ($id: ID!) {logsForRun(runId: $id) {... on EventConnection {events {
+  ... on RunFailureEvent {message} ... on EngineEvent {message}}}}}"""
 TERMINATE = "mutation ($id: String!) {terminateRun(runId: $id) {__typename}}"
 SCHEDULE = "mutation ($at: ScheduleSelector!) {%s(scheduleSelector: $at) {__typename}}"
 SENSOR = "mutation ($at: SensorSelector!) {startSensor(sensorSelector: $at) {__typename}}"
-STALE = "{assetNodes {assetKey {path} staleStatus groupName}}"
+POOLS = "{instance {concurrencyLimits {concurrencyKey claimedSlots {runId stepKey}}}}"
 UNDER_WAY = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
+HISTORY_OP = "evaluations__history_jsonl"
+CAUSES = {
+    "its process was gone, said the sensor dead_runs": re.compile(r"The process of this run \(\d+\) is gone"),
+    "its process was gone, said the code server": re.compile(r"Run execution process for .* (unexpectedly|was)"),
+}
+"""Why a run failed whose worker was killed. Any other failure is that of a step."""
 
 
 @dataclass
 class Soak:
-    """What happens, by chance, and how often it did."""
+    """What happens, by chance or when asked for, and how often it did."""
 
     root: Path
-    ask: Callable[..., Any]
-    rng: random.Random
+    base: str = ""
+    rng: random.Random = field(default_factory=random.Random)
     counts: Counter[str] = field(default_factory=Counter)
     users: int = FIRST_USERS
 
-    def runs(self) -> list[dict[str, Any]]:
+    def ask(self, query: str, **variables: object) -> Any:
+        return graphql(self.base, query, **variables)
+
+    def runs(self) -> list[Run]:
         return list(self.ask(RUNS)["runsOrError"]["results"])
+
+    def under_way(self, *statuses: str) -> list[str]:
+        return [run["runId"] for run in self.runs() if run["status"] in (statuses or UNDER_WAY)]
 
     def edit_and_repro(self) -> None:
         """Somebody works in a shell. DVC itself does not wait for the paths of a running stage."""
@@ -227,32 +89,76 @@ class Soak:
         self.users += 2
         self.counts["users arrived"] += 2
 
-    def materialise(self) -> None:
-        path = self.rng.choice(["models/ppd", "artifacts/samples/ppd", "artifacts/latents", "artifacts/users.parquet"])
-        selector = LOCATION | {"pipelineName": "__ASSET_JOB", "assetSelection": [{"path": path.split("/")}]}
-        self.ask(LAUNCH, params={"selector": selector, "runConfigData": {}, "mode": "default"})
+    def materialise(self, path: str = "") -> str:
+        """Of some stage or of this one; the run's id."""
+        path = path or self.rng.choice(
+            ["models/ppd", "artifacts/samples/ppd", "artifacts/latents", "artifacts/users.parquet"]
+        )
         self.counts["materialised"] += 1
+        return self._launch("__ASSET_JOB", {}, assetSelection=[{"path": path.split("/")}])
+
+    def evaluate(self, timestamp: str) -> str:
+        """What the clock does, without waiting for it; the run's id."""
+        return self._launch("reevaluate", evaluation_of(timestamp))
+
+    def _launch(self, job: str, config: dict[str, Any], **selected: object) -> str:
+        params = {"selector": LOCATION | {"pipelineName": job} | selected, "runConfigData": config, "mode": "default"}
+        launched = self.ask(LAUNCH, params=params)["launchPipelineExecution"]
+        return str(launched["run"]["runId"])
 
     def cancel(self) -> None:
-        if run_ids := [run["runId"] for run in self.runs() if run["status"] == "STARTED"]:
+        if run_ids := self.under_way("STARTED"):
             self.ask(TERMINATE, id=self.rng.choice(run_ids))
             self.counts["cancelled"] += 1
 
     def kill(self) -> None:
-        """SIGKILL to the process of a run, which can then end nothing itself."""
-        workers = [each for each in _processes(self.root) if "execute_run" in " ".join(_command(each))]
-        workers += [each for each in _processes(self.root) if _is_step(each)]
-        if workers:
+        """SIGKILL to the process of a run or of a step of it, which can then end nothing itself."""
+        if workers := [each for each in processes(self.root) if _is_worker(each)]:
             with suppress(psutil.Error):
                 self.rng.choice(workers).kill()
                 self.counts["killed"] += 1
 
+    def power_cut(self) -> None:
+        """Nothing of the project has a process any more, while a run goes on for Dagster's storage."""
+        while not self.under_way("STARTED"):
+            self.materialise("models/ppd")
+            with suppress(TimeoutError):
+                until(lambda: self.under_way("STARTED"), 120, "the run has ended already, or waits")
+        while alive := processes(self.root):
+            for process in alive:
+                with suppress(psutil.Error):
+                    process.kill()
+        self.counts["power cuts"] += 1
 
-def _is_step(process: psutil.Process) -> bool:
-    """A process that Dagster's executor started for one step, or for a run inside its code server."""
+    def settle(self) -> None:
+        """Wait until all that was begun has ended and every user who arrived is embedded."""
+        for done, within_s, otherwise in (
+            (lambda: not self.under_way(), 1200, "runs do not end"),
+            (lambda: n_embedded(self.root) == self.users, 900, "users who arrived are not embedded"),
+            (lambda: not self.under_way(), 1200, "runs do not end"),
+        ):
+            until(done, within_s, otherwise, every_s=2)
+
+    def places(self) -> list[str]:
+        """Who holds a place in a pool."""
+        pools = self.ask(POOLS)["instance"]["concurrencyLimits"]
+        return [f"{pool['concurrencyKey']}: {slot['runId']}" for pool in pools for slot in pool["claimedSlots"]]
+
+    def causes(self) -> Counter[str]:
+        """Why runs failed."""
+        found: Counter[str] = Counter()
+        for run_id in self.under_way("FAILURE"):
+            events = self.ask(WHY, id=run_id)["logsForRun"].get("events", [])
+            said = " ".join(event.get("message", "") for event in events)
+            found[next((cause for cause, words in CAUSES.items() if words.search(said)), "a step failed")] += 1
+        return found
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """A process that Dagster started for one run or for one step of it."""
     with suppress(psutil.Error):
-        parent = process.parent()
-        return "multiprocessing.spawn" in " ".join(_command(process)) and parent is not None
+        command, parent = " ".join(_command(process)), process.parent()
+        return "execute_run" in command or ("multiprocessing.spawn" in command and parent is not None)
     return False
 
 
@@ -262,91 +168,105 @@ def _command(process: psutil.Process) -> list[str]:
     return []
 
 
-def _processes(root: Path) -> list[psutil.Process]:
-    """Every process that works for this project."""
+def processes(root: Path, variable: str = "DAGSTER_HOME") -> list[psutil.Process]:
+    """Every process that works for this project, or those of them that have this variable in their environment."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            own = process.environ().get("DAGSTER_HOME") == str(root / ".dagster")
+            have = process.environ()
+            own = have.get("DAGSTER_HOME") == str(root / ".dagster") and variable in have
             if own and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
                 found.append(process)
     return found
 
 
-def soak(root: Path, minutes: float, seed: int, log: Log, port: int = 3333) -> dict[str, Any]:
-    """Let it happen for so long, wait for the end, and find out what was lost. Figures; `lost` should be empty."""
-    with dagster_dev(root, port, environment(root)) as base:
-        ask = partial(graphql, base)
-        happening = Soak(root, ask, random.Random(seed))
-        ask(SCHEDULE % "startSchedule", at=LOCATION | {"scheduleName": "reevaluation"})
-        ask(SENSOR, at=LOCATION | {"sensorName": "embed_arrivals"})
-        acts = [happening.edit_and_repro, happening.arrive, happening.materialise, happening.cancel, happening.kill]
-        deadline = time.monotonic() + 60 * minutes
-        while time.monotonic() < deadline:
-            [act] = happening.rng.choices(acts, weights=[4, 2, 4, 2, 1])
-            act()
-            log(f"{(deadline - time.monotonic()) / 60:5.1f} min left: {dict(happening.counts)}")
-            time.sleep(happening.rng.uniform(2, 10))
-        ask(SCHEDULE % "resetSchedule", at=LOCATION | {"scheduleName": "reevaluation"})
-        log("the end: waiting for runs that are under way")
-        until(lambda: not [r for r in happening.runs() if r["status"] in UNDER_WAY], 1200, "runs do not end")
-        until(lambda: _all_embedded(root, happening.users), 600, "users who arrived are not embedded")
-        until(lambda: not [r for r in happening.runs() if r["status"] in UNDER_WAY], 1200, "runs do not end")
-        left = [each for each in _processes(root) if "PPD_PROCESS_TREE" in _environ(each)]
-        run(root, [*DVC, "--wait-for-lock", "repro", "-q"])
-        until(lambda: not stale(ask), 300, f"Dagster calls stale what DVC does not: {stale(ask)}")
-        runs = happening.runs()
-    status = json.loads(run(root, [*DVC, "status", "--json"]).stdout)
-    evaluated = {_timestamp(r) for r in runs if r["status"] == "SUCCESS" and _timestamp(r)}
-    history = (root / "evaluations/history.jsonl").read_text().splitlines() if evaluated else []
-    dates = [json.loads(line)["date"] for line in history]
-    lost = {
-        "processes left": [" ".join(_command(each)) for each in [*left, *_processes(root)]],
-        "dvc status": status,
+def evaluation_of(timestamp: str) -> dict[str, Any]:
+    """The configuration of a run that evaluates as of this timestamp."""
+    return {"ops": {HISTORY_OP: {"ops": {"evaluate": {"config": {"date": timestamp}}}}}}
+
+
+def timestamp_of(run: Run) -> str:
+    """Of a re-evaluation; empty for other runs."""
+    op = run["runConfig"].get("ops", {}).get(HISTORY_OP, {})
+    return str(op.get("ops", {}).get("evaluate", {}).get("config", {}).get("date", ""))
+
+
+def by_the_clock(run: Run) -> bool:
+    return {"key": "dagster/schedule_name", "value": "reevaluation"} in run["tags"]
+
+
+def n_embedded(root: Path) -> int:
+    shards = [pd.read_parquet(file, columns=["user_id"]) for file in root.glob("artifacts/users/*/embeddings.parquet")]
+    return int(pd.concat(shards).user_id.nunique()) if shards else 0
+
+
+def dates_of(root: Path) -> list[str]:
+    file = root / "evaluations/history.jsonl"
+    return [json.loads(line)["date"] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def losses(root: Path, runs: Sequence[Run], stages: Sequence[str] = ()) -> dict[str, Any]:
+    """What is not as it should be when all has ended: evaluations, `dvc status`, processes. Empty when all is well.
+
+    stages: of which to ask `dvc status`; all of them without.
+    """
+    evaluated = {timestamp_of(run) for run in runs if run["status"] == "SUCCESS"} - {""}
+    dates = dates_of(root)
+    found = {
         "evaluations without a line": sorted(evaluated - set(dates)),
         "lines twice": [date for date, n in Counter(dates).items() if n > 1],
+        "dvc status": json.loads(run(root, [*DVC, "status", "--json", *stages]).stdout),
+        "processes left": [" ".join(_command(each)) for each in processes(root)],
     }
+    return {what: lost for what, lost in found.items() if lost}
+
+
+def soak(root: Path, minutes: float, seed: int, log: Log, port: int) -> dict[str, Any]:
+    """Let it happen for so long, wait for the end, and find out what was lost. Figures; `lost` should be empty."""
+    happening = Soak(root, rng=random.Random(seed))
+    acts = [happening.edit_and_repro, happening.arrive, happening.materialise, happening.cancel, happening.kill]
+
+    def let_it_happen() -> None:
+        happening.ask(SCHEDULE % "startSchedule", at=LOCATION | {"scheduleName": "reevaluation"})
+        happening.ask(SENSOR, at=LOCATION | {"sensorName": "embed_arrivals"})
+        deadline = time.monotonic() + 30 * minutes
+        while (left := deadline - time.monotonic()) > 0:
+            [act] = happening.rng.choices(acts, weights=[4, 2, 4, 2, 1])
+            act()
+            log(f"{left / 60:5.1f} min left of this half: {dict(happening.counts)}")
+            time.sleep(happening.rng.uniform(2, 10))
+
+    with dagster_dev(root, port, environment(root)) as happening.base:
+        let_it_happen()
+        happening.power_cut()
+        log("the power failed")
+    with dagster_dev(root, port, environment(root)) as happening.base:
+        let_it_happen()
+        happening.ask(SCHEDULE % "resetSchedule", at=LOCATION | {"scheduleName": "reevaluation"})
+        log("the end: waiting for runs that are under way")
+        happening.settle()
+        left = [" ".join(_command(each)) for each in processes(root, "PPD_PROCESS_TREE")]
+        run(root, [*DVC, "--wait-for-lock", "repro", "-q"])
+        until(lambda: not stale(happening.base), 300, "Dagster calls stale what DVC does not")
+        until(lambda: not happening.places(), 120, f"places in pools are held by nobody: {happening.places()}")
+        runs, causes = happening.runs(), happening.causes()
     return {
         "minutes": minutes,
         "happened": dict(sorted(happening.counts.items())),
         "runs": dict(sorted(Counter(r["status"] for r in runs).items())),
-        "fired by the clock": sum(bool(_timestamp(r)) for r in runs),
-        "lines of history": len(dates),
+        "failed because": dict(causes),
+        "fired by the clock": sum(map(by_the_clock, runs)),
+        "lines of history": len(dates_of(root)),
         "users": happening.users,
-        "lost": {what: found for what, found in lost.items() if found},
+        "lost": losses(root, runs) | ({"processes left by runs": left} if left else {}),
     }
-
-
-def _environ(process: psutil.Process) -> dict[str, str]:
-    with suppress(psutil.Error, OSError):
-        return process.environ()
-    return {}
-
-
-def _timestamp(run: dict[str, Any]) -> str:
-    """Of a run that the schedule started: its run key is the timestamp."""
-    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    return str(tags.get("dagster/run_key", "")) if tags.get("dagster/schedule_name") == "reevaluation" else ""
-
-
-def _all_embedded(root: Path, users: int) -> bool:
-    shards = [pd.read_parquet(file, columns=["user_id"]) for file in root.glob("artifacts/users/*/embeddings.parquet")]
-    return bool(shards) and pd.concat(shards).user_id.nunique() == users
-
-
-def stale(ask: Callable[..., Any]) -> list[str]:
-    return [
-        "/".join(node["assetKey"]["path"])
-        for node in ask(STALE)["assetNodes"]
-        if node["staleStatus"] in ("STALE", "MISSING")
-        and node["assetKey"]["path"][0] not in ("watched_users", "evaluations")
-    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--port", type=int, default=3333, help="of the webserver")
     parser.add_argument("--postgres", action="store_true", help="Dagster's storage: Debian's Postgres, not SQLite")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
@@ -354,7 +274,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, postgres() if arguments.postgres else nullcontext() as url:
         root = Path(folder)
         build(root, url)
-        figures = soak(root, arguments.minutes, arguments.seed, console.print)
+        figures = soak(root, arguments.minutes, arguments.seed, console.print, arguments.port)
     figures["storage"] = "Postgres" if arguments.postgres else "SQLite"
     console.print(figures)
     arguments.out.write_text(json.dumps(figures, indent=1) + "\n")

@@ -1,5 +1,6 @@
 """What `make` does to a user's files: nothing."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,11 @@ def test_another_failure_is_told_and_ends_it(clone: Path) -> None:
     )
     assert done.returncode != 0
     assert "data.dvc" in done.stderr
+
+
+def test_the_interface_waits_for_a_busy_machine_and_so_do_the_benches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    commands = run(ROOT, "make", "-n", "ui", "INSTALLED=Makefile").splitlines()
+    [dagster] = [command for command in commands if "dagster dev" in command]
+    for name, value in importlib.import_module("served").PATIENT.items():
+        assert f"{name}={value}" in dagster.split()
