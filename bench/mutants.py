@@ -210,6 +210,9 @@ def main() -> None:
     for tests in dict.fromkeys(TESTS[name] for name, _ in sample):  # also imports all that the forks need
         if not passes(tests):
             raise SystemExit(f"these fail without a fault: {' '.join(tests)}")
+    for name in {TESTS[name]: name for name, _ in sample}.values():  # after all of them, as the faults will be tried
+        if outcome_of(trees[name][1], name) != "survived":
+            raise SystemExit(f"the unchanged {name} does not pass its tests in a fork")
     results = []
     for name, number in sample:
         file, tree = trees[name]
