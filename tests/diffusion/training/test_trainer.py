@@ -127,7 +127,7 @@ def test_it_learns_who_likes_what_and_the_controls_behave(
     backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path
 ) -> None:
     """Opposite tastes: people's own embedding decides, for held-out people too; exchanged or pooled it cannot."""
-    budget = {"steps": 150, "learning_rate": 1e-2, "evaluate_every_steps": 150}
+    budget = {"steps": 150, "learning_rate": 1e-2, "evaluate_every_steps": 150, "evaluation_pairs": 16}
     _, ppd = run(backbone, data, tmp_path / "ppd", **budget)
     assert ppd[-1]["seen_accuracy"] > 0.9
     assert ppd[-1]["held_out_accuracy"] > 0.9
