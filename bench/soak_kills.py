@@ -154,7 +154,9 @@ def command_of(project: Path, stage: str, through: str) -> list[str]:
 def outputs(folder: Path) -> dict[str, str]:
     """Every file that stages leave, by the hash of its content."""
     left = [file for top in ("artifacts", "models", "reports") for file in (folder / top).rglob("*")]
-    left += [folder / "evaluations/history.jsonl", *(folder / REEVALUATED / "reports").rglob("*")]
+    # A re-evaluation's page says how many seconds its stages took.
+    reported = [file for file in (folder / REEVALUATED / "reports").rglob("*") if file.name != "index.html"]
+    left += [folder / "evaluations/history.jsonl", *reported]
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(left)
