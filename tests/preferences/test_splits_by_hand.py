@@ -1,4 +1,4 @@
-"""A log of four users, and splits at the edges of what the settings allow, worked out by hand."""
+"""A log of five users, and splits at the edges of what the settings allow, worked out by hand."""
 
 import numpy as np
 import pandas as pd
@@ -49,9 +49,11 @@ def test_the_roles_of_a_small_log() -> None:
         ("ann", "a hen", "3", "4", "unused", -1),  # image 4 is in the next pair too, which has the lower key
         ("ann", "a fox", "4", "5", "support", 0),
         ("ann", "a hen", "8", "10", "unused", -1),  # a third chain is no second group
+        ("cat", "a fox", "1", "2", "support", 0),  # with just one group she stays, and nothing of hers is trained on
+        ("cat", "a hen", "3", "4", "support", 0),
         ("eve", "a dog", "6", "18", "unused", -1),  # of a chain that has given its pair; its key is the second lowest
     ]
-    log = pd.DataFrame([row[:4] for row in told], columns=KEYS, dtype="str", index=range(100, 121))
+    log = pd.DataFrame([row[:4] for row in told], columns=KEYS, dtype="str", index=range(100, 123))
     pairs, users, captions = assign(log, SETTINGS)
     stay = [row for row in told if row[4] is not None]
     assert list(pairs.columns) == [*KEYS, "role", "support_group"]
@@ -60,6 +62,7 @@ def test_the_roles_of_a_small_log() -> None:
     assert list(users.columns) == ["user_id", "split", "shard", "n_pairs", "n_support_groups"]
     assert list(users.itertuples(index=False, name=None)) == [
         ("ann", "validation", "s-01", 4, 1),
+        ("cat", "train", "s-00", 2, 1),
         ("eve", "test", "s-12", 7, 2),
         ("zoe", "train", "s-03", 8, 1),
     ]
