@@ -95,6 +95,12 @@ def slowly(seconds: float) -> Act:
     return act
 
 
+def silent(handler: Handler) -> None:
+    """No answer, for as long as the client waits for one."""
+    handler.connection.recv(1)
+    handler.close_connection = True
+
+
 def in_a_trickle(seconds: float) -> Act:
     """Byte by byte, each in time, all of them not."""
 
