@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from orchestration.dvc_graph import read_graph  # noqa: E402 (after the path)
+from orchestration.dvc_lock import mend  # noqa: E402 (after the path)
 from ppd.layout import Layout  # noqa: E402
 from ppd.settings import (  # noqa: E402 (after the path)
     EvaluationSettings,
@@ -92,6 +93,8 @@ class Soaked:
     spent_s: float = 0.0
     repeated_s: float = 0.0
     """Beyond as many undisturbed runs: the starts of killed processes, and work since the last checkpoint."""
+    mended: int = 0
+    """How often a kill tore DVC's own files, so that a shell had to run `python -m orchestration.dvc_lock`."""
     kept: int = 0
     """Of a re-evaluation: so many finished files a kill has left at most; what comes after must not make them again."""
     faults: list[str] = field(default_factory=list)
@@ -214,6 +217,8 @@ def soak(project: Path, stage: str, kills: int, chance: random.Random, work: Pat
                 command, disturbed, log, chance.uniform(0.15, 0.9) * took if more else None, **environment(disturbed)
             )
             here += not ran.finished
+            if through == "dvc":  # the assets do it themselves
+                result.mended += len(mend(disturbed))
             result.spent_s += ran.seconds
             result.kept = max(result.kept, len(there))
             result.faults += [f"{name} made again" for name in made_again(there, kept(disturbed))]

@@ -12,7 +12,8 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-from orchestration.dvc_state import digest, relative, undisturbed
+from orchestration.dvc_lock import undisturbed
+from orchestration.dvc_state import digest, relative
 
 Key = tuple[str, ...]
 """Names a node of the graph; becomes a Dagster asset key. A path, cut at its slashes."""

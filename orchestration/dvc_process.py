@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from dvc.lock import LockError
+
+from orchestration.dvc_lock import mend
 from orchestration.process_tree import GRACE_S, end_tree, supervised
 
 Outcome = Literal["ran", "cached", "skipped"]
@@ -23,6 +26,8 @@ Outcome = Literal["ran", "cached", "skipped"]
 _SAYS: Mapping[str, Outcome] = {"Running stage '": "ran", "Stage '": "skipped"}
 # How DVC says that another process has the same paths: after it come the holders, a line each.
 _BUSY, _HOLDER = "is busy, it is being blocked by", "  (PID "
+# How DVC says that it cannot read one of its own files, which it does not write at once: a kill has torn it.
+_TORN = re.compile(r"Unable to read RWLock-file|dvc\.lock' (validation failed|is invalid)")
 _PROGRAM = re.compile(r"\S+/dvc(/__main__\.py)?(?= )")
 
 BUSY_LIMIT_S = 24 * 3600.0
@@ -43,12 +48,14 @@ class _Reader:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     busy: str = ""
     holders: list[str] = field(default_factory=list)
+    torn: bool = False
 
     def take(self, line: str) -> None:
         for start, outcome in _SAYS.items():
             if line.startswith(start):
                 address, _, rest = line.removeprefix(start).partition("'")
                 self.outcomes[address] = "cached" if "is cached" in rest else outcome
+        self.torn = self.torn or _TORN.search(line) is not None
         if _BUSY in line:
             self.busy = line.partition(_BUSY)[0].rpartition("ERROR: ")[2].strip()
         elif self.busy:
@@ -80,20 +87,31 @@ def _patiently(
 ) -> dict[str, Outcome]:
     """Run DVC; while another process has the same paths, say who, wait, and try again what is not done yet.
 
-    DVC waits for its own lock (`--wait-for-lock`) but not for those of paths, which it holds while a stage runs.
+    DVC waits for its own lock (`--wait-for-lock`) but not for those of paths, which it holds while a stage runs. Files
+    of its own that a kill has torn are made whole.
     """
     done: dict[str, Outcome] = {}
     deadline, pause, reported = time.monotonic() + BUSY_LIMIT_S, BUSY_POLL_S[0], ""
+    mended = False
     while True:
         left = [address for address in addresses if address not in done]
         reader = _Reader(log)
         try:
             run_group([sys.executable, "-m", "dvc", "--wait-for-lock", *command, *left], root, reader.take)
         except Failed as failure:
-            if not reader.busy:
-                raise
             done |= reader.outcomes
-            blocked = f"{reader.busy} is in use by {'; '.join(dict.fromkeys(reader.holders)) or 'another process'}"
+            if reader.busy:
+                blocked = f"{reader.busy} is in use by {'; '.join(dict.fromkeys(reader.holders)) or 'another process'}"
+            elif reader.torn and not mended:
+                try:
+                    for sentence in mend(root):
+                        log(sentence)
+                    mended = True
+                    continue
+                except LockError as lock:
+                    blocked = str(lock)
+            else:
+                raise
             if time.monotonic() > deadline:
                 raise Failed(
                     f"{blocked}, and has been for {BUSY_LIMIT_S / 3600:g} h. End it, or run this again."

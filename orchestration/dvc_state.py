@@ -1,35 +1,25 @@
 """What DVC ran last, in dvc.lock, and what lies in the working tree now, as plain data.
 
-This module and `dvc_graph` are the only ones that touch DVC's internals (`dvc.repo.Repo`, not promised stable); the
-versions that they were written for are in constraints.txt.
+This module, `dvc_graph` and `dvc_lock` are the only ones that touch DVC's internals (`dvc.repo.Repo`, not promised
+stable); the versions that they were written for are in constraints.txt.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dvc.dependency import ParamsDependency
 from dvc.lock import LockError
 from dvc.output import Output
 from dvc.repo import Repo
-from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.stage import PipelineStage
-from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError, validate
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from orchestration.dvc_lock import load_lock, lock_files, undisturbed
 from orchestration.dvc_process import BUSY_LIMIT_S, BUSY_POLL_S
-
-T = TypeVar("T")
-
-QUIET_S, PATIENCE_S = 0.3, 5.0
-"""A dvc.lock that nobody has written to for so long is whole; so long it is waited for."""
-BROKEN = (YAMLError, YAMLSyntaxError, YAMLValidationError)
-"""What reading half a lock raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,21 +49,17 @@ class Workspace:
 def read_lock(root: Path) -> dict[str, Locked]:
     """What the dvc.lock of each pipeline holds, by address of the item; empty before the first run.
 
-    Pipelines lie in the root, or in a folder of it with stages that run in the root (`wdir: ..`). Raises one of
-    `BROKEN` when a lock cannot be read for longer than DVC takes to write it.
+    Raises one of `dvc_lock.BROKEN` when a lock cannot be read for longer than DVC takes to write it, nor be mended.
     """
     return undisturbed(root, lambda: _read_lock(root))
 
 
 def _read_lock(root: Path) -> dict[str, Locked]:
     locks: dict[str, Locked] = {}
-    for path in _lock_files(root):
+    for path in lock_files(root):
         if path.exists():
             pipeline = "" if path.parent == root else f"{path.parent.name}/dvc.yaml:"
-            text = path.read_text(encoding="utf-8")
-            lock = YAML(typ="safe", pure=True).load(text)
-            validate(lock, COMPILED_LOCKFILE_SCHEMA, text=text, path=str(path))
-            locks |= {pipeline + name: _locked(entry) for name, entry in lock.get("stages", {}).items()}
+            locks |= {pipeline + name: _locked(entry) for name, entry in load_lock(path).get("stages", {}).items()}
     return locks
 
 
@@ -136,36 +122,6 @@ def default_remote(root: Path) -> tuple[str, str] | None:
 def is_inside(url: str, root: Path) -> bool:
     """Whether a remote's URL is a folder inside the repository."""
     return "://" not in url and (root / url).resolve().is_relative_to(root.resolve())
-
-
-def undisturbed(root: Path, read: Callable[[], T]) -> T:
-    """What `read` makes of dvc.yaml and dvc.lock while DVC may be writing the latter, which it does piece by piece.
-
-    Half a lock is no YAML, or, worse, YAML without the stages of the other half. DVC's own lock would tell, but it is
-    held for minutes where much is hashed.
-    """
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        before = _written(root)
-        late = time.monotonic() > deadline
-        try:
-            found = read()
-        except BROKEN:
-            if late:
-                raise
-        else:
-            if late or (before == _written(root) and time.time_ns() - max(before, default=0) > QUIET_S * 1e9):
-                return found
-        time.sleep(0.1)
-
-
-def _written(root: Path) -> list[int]:
-    """When each dvc.lock was last written to, in ns."""
-    return [path.stat().st_mtime_ns for path in _lock_files(root) if path.exists()]
-
-
-def _lock_files(root: Path) -> list[Path]:
-    return [root / "dvc.lock", *sorted(root.glob("*/dvc.lock"))]
 
 
 def _locked(entry: Mapping[str, Any]) -> Locked:

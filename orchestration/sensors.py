@@ -6,7 +6,8 @@ import dagster as dg
 
 from orchestration.background import Background, StillWorking
 from orchestration.dvc_graph import Graph
-from orchestration.dvc_state import BROKEN, read_lock, read_workspace
+from orchestration.dvc_lock import BROKEN
+from orchestration.dvc_state import read_lock, read_workspace
 from orchestration.reporting import State, unreported_events
 
 EVENTS_PER_TICK = 500

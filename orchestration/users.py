@@ -23,7 +23,8 @@ from orchestration import dvc_process
 from orchestration.background import Background, StillWorking
 from orchestration.dvc_assets import RunOptions, read_state
 from orchestration.dvc_graph import Graph, Item, group_name
-from orchestration.dvc_state import BROKEN, Locked, Workspace, read_lock, read_workspace
+from orchestration.dvc_lock import BROKEN
+from orchestration.dvc_state import Locked, Workspace, read_lock, read_workspace
 from orchestration.metadata import describe_user
 from orchestration.reporting import ABSENT, OBSERVED, Tags, input_tags, known, unreported_events, version_tags
 from orchestration.sensors import SECONDS_PER_TICK

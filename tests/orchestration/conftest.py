@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -51,6 +52,13 @@ stages:
     outs: [reports/lines.txt]
     metrics: [{reports/metrics.json: {cache: false}}]
 """
+
+
+def wait_until(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 class Project:

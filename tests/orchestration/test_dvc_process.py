@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestration import dvc_process
+from tests.orchestration.conftest import wait_until
 
 SLOW = """
 stages:
@@ -26,13 +27,6 @@ def alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
-
-
-def wait_until(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_outcomes_are_ran_skipped_and_cached(project):

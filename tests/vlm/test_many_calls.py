@@ -67,7 +67,9 @@ def test_each_comparison_ends_in_exactly_one_outcome(server, judge, tmp_path):
     meetings = meetings.assign(method="ppd", method_user=users, method_seed=seeds)
     meetings = meetings.assign(opponent_model="base", opponent_user=users, opponent_seed=seeds)
     known = {f"u{user}": [Pair(f"fox {user}", *[drawn["base", "u0", "a fox", 0]] * 2)] for user in range(N_USERS)}
-    asking = judge(concurrency=8, timeout_s=TIMEOUT_S, attempts=6, first_wait_s=0, price_per_million_prompt_tokens=0, budget=1e9)
+    asking = judge(
+        concurrency=8, timeout_s=TIMEOUT_S, attempts=6, first_wait_s=0, price_per_million_prompt_tokens=0, budget=1e9
+    )
 
     table = judge_comparisons(meetings, drawn, known, asking)
 
