@@ -24,14 +24,18 @@ from PIL import Image
 from rich.console import Console
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
-from served import dagster_dev, graphql, until
+from selenium.webdriver.common.keys import Keys
+from served import dagster_dev, graphql, stale, until
 
 PORT = 3111
 PIPELINE = 'not (key:"watched_users" or key:"evaluations/history.jsonl" or group:"6_experiments")'
 SHOWN = (
     '(group:"2_preferences" or group:"3_users" or group:"4_models" or group:"5_evaluation") and not key:"watched_users"'
 )
+LOOK_S = 900
+"""So long the sensors may take to report what there is."""
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 CLICK = """
 const wanted = arguments[0];
@@ -118,26 +122,43 @@ def chromium() -> Iterator[webdriver.Chrome]:
         driver.quit()
 
 
-def materialise_all(tour: Tour, hours: float) -> None:
-    """Select the pipeline, click through the dialog, wait for the end. Partitions make it a backfill."""
-    tour.open(f"/asset-groups~{urllib.request.quote(PIPELINE, safe='')}")
-    tour.click("Materialize all")
+def quoted(selection: str) -> str:
+    """A selection of assets as part of an address."""
+    return urllib.request.quote(selection, safe="")
+
+
+def launch_all(tour: Tour) -> str:
+    """Select the pipeline and click through the dialog. Partitions make it a backfill; its id."""
+    query = "{partitionBackfillsOrError(limit: 1) {... on PartitionBackfills {results {id}}}}"
+
+    def last() -> list[str]:
+        return [backfill["id"] for backfill in tour.ask(query)["partitionBackfillsOrError"]["results"]]
+
+    before = last()
+    tour.open(f"/asset-groups~{quoted(PIPELINE)}")
+    tour.click("Materialize all", within_s=600)
     tour.click("All")
     tour.click("Launch backfill")
-    query = "{partitionBackfillsOrError(limit: 1) {... on PartitionBackfills {results {id status}}}}"
+    until(lambda: last() != before, 120, "the backfill was not launched")
+    return last()[0]
 
-    def status() -> str:
-        results = tour.ask(query)["partitionBackfillsOrError"]["results"]
-        return str(results[0]["status"]) if results else "none"
 
-    until(lambda: status() == "REQUESTED", 60, "the backfill was not launched")
-    until(lambda: status() != "REQUESTED", hours * 3600, "the pipeline is not done")
+def backfill_status(tour: Tour) -> str:
+    """Of the last one."""
+    query = "{partitionBackfillsOrError(limit: 1) {... on PartitionBackfills {results {status}}}}"
+    return str(tour.ask(query)["partitionBackfillsOrError"]["results"][0]["status"])
+
+
+def materialise_all(tour: Tour, hours: float) -> None:
+    """Materialise the pipeline and wait for the end."""
+    launch_all(tour)
+    until(lambda: backfill_status(tour) != "REQUESTED", hours * 3600, "the pipeline is not done")
     failed = tour.ask("{runsOrError(filter: {statuses: [FAILURE]}, limit: 5) {... on Runs {results {runId}}}}")
     runs = [run["runId"] for run in failed["runsOrError"]["results"]]
-    tour.log(f"materialised all: {status()}; failed runs: {len(runs)}")
+    tour.log(f"materialised all: {backfill_status(tour)}; failed runs: {len(runs)}")
     # A backfill is a success as soon as everything was materialised, even by a run that failed after it.
-    if status() != "COMPLETED_SUCCESS" or runs:
-        raise RuntimeError(f"the backfill ended as {status()}, runs failed: {runs}")
+    if backfill_status(tour) != "COMPLETED_SUCCESS" or runs:
+        raise RuntimeError(f"the backfill ended as {backfill_status(tour)}, runs failed: {runs}")
 
 
 def cancel_and_again(tour: Tour, path: str, within_s: float) -> None:
@@ -201,16 +222,18 @@ def n_points(history: Path) -> int:
 
 
 def look_around(tour: Tour, with_trend: bool) -> None:
-    tour.open(f"/asset-groups~{urllib.request.quote(SHOWN, safe='')}")
-    tour.click("Materialize all", SEE)
-    time.sleep(5)
+    tour.open(f"/asset-groups~{quoted(SHOWN)}")
+    tour.click("Materialize all", SEE, LOOK_S)
+    until(lambda: not stale(tour.base, "6_experiments"), LOOK_S, "results are not shown, or out of date: run dvc repro")
     tour.photograph("asset-graph")
+    ActionChains(tour.driver).key_down(Keys.ALT).send_keys("e").key_up(Keys.ALT).perform()  # expand all groups
+    tour.photograph("assets")
     shown = [("samples", "artifacts/samples/ppd", "base | personalised")]
     shown += [("win-rates", "reports/win_rates.json", "win rates")]
     shown += [("trend", "evaluations/history.jsonl", "trend")] if with_trend else []
     for name, path, entry in shown:
         tour.open(f"/assets/{path}")
-        tour.click(entry, CLICK_BESIDE)
+        tour.click(entry, CLICK_BESIDE, LOOK_S)
         tour.photograph(name, 256 if name == "samples" else 128)
 
 
