@@ -141,7 +141,7 @@ def build(root: Path, storage: str | None, first_run: bool = True, users: int = 
     for command in (["git", "init", "-q"], [*DVC, "init", "-q"], [*DVC, "add", "-q", "data"]):
         run(root, command)
     if first_run:
-        run(root, [*DVC, "repro", "-q"])
+        run(root, [*DVC, "repro"])
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class Soak:
         file = self.rng.choice(["src/ppd/diffusion/adapter/soak.py", "src/ppd/vlm/judges.py", "src/ppd/users/soak.py"])
         with (self.root / file).open("a") as code:
             code.write(f"# {self.rng.random()}\n")
-        done = run(self.root, [*DVC, "--wait-for-lock", "repro", "-q"], check=False)
+        done = run(self.root, [*DVC, "--wait-for-lock", "repro"], check=False)
         busy = "is busy" in done.stderr
         self.counts["shell: dvc repro, " + ("done" if done.returncode == 0 else "busy" if busy else "failed")] += 1
         if done.returncode and not busy:
@@ -246,7 +246,7 @@ def soak(root: Path, minutes: float, seed: int, log: Log, port: int) -> dict[str
         log("the end: waiting for runs that are under way")
         happening.settle()
         left = [" ".join(_command(each)) for each in processes(root, "PPD_PROCESS_TREE")]
-        run(root, [*DVC, "--wait-for-lock", "repro", "-q"])
+        run(root, [*DVC, "--wait-for-lock", "repro"])
         until(lambda: not stale(happening.base), 300, "Dagster calls stale what DVC does not")
         until(lambda: not happening.places(), 120, f"places in pools are held by nobody: {happening.places()}")
         runs, causes = happening.runs(), happening.causes()
