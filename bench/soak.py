@@ -39,7 +39,8 @@ LAUNCH = """mutation ($params: ExecutionParams!) {launchPipelineExecution(execut
   __typename ... on LaunchRunSuccess {run {runId}} ... on PythonError {message}}}"""
 RUNS = "{runsOrError(limit: 1000) {... on Runs {results {runId status runConfig tags {key value}}}}}"
 WHY = """query ($id: ID!) {logsForRun(runId: $id) {... on EventConnection {events {
-  ... on RunFailureEvent {message} ... on EngineEvent {message}}}}}"""
+  ... on RunFailureEvent {message} ... on EngineEvent {message}
+  ... on ExecutionStepFailureEvent {stepKey error {message errorChain {error {message}}}}}}}}"""
 TERMINATE = "mutation ($id: String!) {terminateRun(runId: $id) {__typename}}"
 SCHEDULE = "mutation ($at: ScheduleSelector!) {%s(scheduleSelector: $at) {__typename}}"
 SENSOR = "mutation ($at: SensorSelector!) {startSensor(sensorSelector: $at) {__typename}}"
@@ -150,8 +151,17 @@ class Soak:
         for run_id in self.under_way("FAILURE"):
             events = self.ask(WHY, id=run_id)["logsForRun"].get("events", [])
             said = " ".join(event.get("message", "") for event in events)
-            found[next((cause for cause, words in CAUSES.items() if words.search(said)), "a step failed")] += 1
+            found[next((cause for cause, words in CAUSES.items() if words.search(said)), _of_steps(events))] += 1
         return found
+
+
+def _of_steps(events: Sequence[dict[str, Any]]) -> str:
+    """What the steps that failed said last."""
+    said = []
+    for failed in (event for event in events if event.get("error")):
+        errors = [failed["error"], *(link["error"] for link in failed["error"]["errorChain"])]
+        said.append(f"{failed['stepKey']}: {errors[-1]['message'].strip().splitlines()[-1][-160:]}")
+    return "; ".join(said) or "nothing is said"
 
 
 def _is_worker(process: psutil.Process) -> bool:
