@@ -22,6 +22,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pandas as pd
 import psutil
@@ -109,8 +110,11 @@ class Soak:
 
     def cancel(self) -> None:
         if run_ids := self.under_way("STARTED"):
-            self.ask(TERMINATE, id=self.rng.choice(run_ids))
-            self.counts["cancelled"] += 1
+            try:
+                self.ask(TERMINATE, id=self.rng.choice(run_ids))
+                self.counts["cancelled"] += 1
+            except HTTPError:  # of a run that was there when the power failed: the server that started it is gone
+                self.counts["cancel of a run without a process"] += 1
 
     def kill(self) -> None:
         """SIGKILL to the process of a run or of a step of it, which can then end nothing itself."""

@@ -22,7 +22,6 @@ from ui_tour import CLICK_BESIDE, PIPELINE, Tour, backfill_status, chromium, lau
 
 PORT = 3112
 SCHEDULE_PAGE = "/locations/ppd/schedules/reevaluation"
-TEST_ID = "//*[@data-testid='{}']"
 
 
 class Drive:
@@ -35,10 +34,11 @@ class Drive:
     def until(self, done, otherwise: str) -> None:
         until(done, self.within_s, otherwise)
 
-    def click_id(self, name: str) -> None:
-        found = (By.XPATH, TEST_ID.format(name))
-        self.until(lambda: self.tour.driver.find_elements(*found), f"no {name} on {self.tour.driver.current_url}")
-        self.tour.driver.find_elements(*found)[-1].click()
+    def open_menu(self) -> None:
+        """The button without words beside the title: what can be done with a backfill."""
+        wordless = (By.XPATH, "//button[normalize-space(.)='']")
+        self.until(lambda: self.tour.driver.find_elements(*wordless), f"no menu on {self.tour.driver.current_url}")
+        self.tour.driver.find_elements(*wordless)[-1].click()  # the first one reloads
         time.sleep(1.5)
 
     def working(self) -> bool:
@@ -52,7 +52,7 @@ class Drive:
         self.tour.open(f"/asset-groups~{quoted(PIPELINE)}")
         self.tour.photograph("materialising")
         self.tour.open(f"/runs/b/{backfill}")
-        self.click_id("backfill_actions_dropdown_toggle")
+        self.open_menu()
         self.tour.press("Cancel backfill")
         began = time.monotonic()
         self.tour.confirm("Cancel backfill")
@@ -84,12 +84,16 @@ class Drive:
         before = self.tour.last_run()["runId"]
         self.tour.open("/assets/watched_users")
         self.tour.click("Materialize")
-        self.click_id("add-partition-link")
+        self.until(
+            lambda: self.tour.driver.find_elements(By.XPATH, "//*[.='Add a partition']"),
+            "no link that adds a partition",
+        )
+        self.tour.press("Add a partition")
         self.tour.driver.switch_to.active_element.send_keys(user)
         self.tour.photograph("one-user-dialog")
         self.tour.confirm("Save")
         time.sleep(3)
-        self.click_id("launch-button")
+        self.tour.confirm("Launch")
         self.until(lambda: self.tour.last_run()["runId"] != before, "nothing was launched")
         self.until(lambda: not self.happening.under_way(), "the run of one user does not end")
         self.tour.open(f"/assets/watched_users?partition={user}&view=partitions")
