@@ -90,5 +90,8 @@ def trend_plot(points: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> by
     axes.set(ylabel="win rate over base, unseen users", ylim=(0.3, 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
+    if points.date.nunique() == 1:  # by itself the axis would show four years around it
+        at = pd.Timestamp(points.date.iloc[0]).timestamp() / 86400
+        axes.set_xlim(at - 1, at + 1)
     figure.autofmt_xdate()
     return png(figure)
