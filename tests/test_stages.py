@@ -45,6 +45,7 @@ from ppd.settings import (
 from ppd.simulation.log import simulate
 from ppd.simulation.render import Atlas
 from ppd.simulation.truth.belongs import write_truth
+from ppd.stage_times import timed
 from ppd.users.whitening import Whitening
 from tests.test_files import room_for
 from tests.tiny import write_prior
@@ -194,9 +195,12 @@ def test_a_truth_of_other_users_is_not_used(project: Path, tmp_path: Path) -> No
 
 def test_running_a_stage_again_changes_no_byte_of_what_it_says(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
-    before = {name: (project / "reports" / name).read_bytes() for name in ("win_rates.json", "metrics.json")}
+    names = ("win_rates.json", "metrics.json", "index.html")
+    before = {name: (project / "reports" / name).read_bytes() for name in names}
     stages.sample(SETTINGS, LAYOUT, "ppd")
     stages.judge(SETTINGS, LAYOUT)
+    with timed("report", LAYOUT.stage_times):
+        stages.report(SETTINGS, LAYOUT)
     stages.report(SETTINGS, LAYOUT)
     assert before == {name: (project / "reports" / name).read_bytes() for name in before}
 

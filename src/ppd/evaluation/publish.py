@@ -88,7 +88,8 @@ def _origin(layout: Layout) -> dict[str, str]:
     """What a reader needs to reproduce it: what the trained adapter says of itself, and how long the stages took."""
     config = json.loads((layout.models / "ppd" / "config.json").read_text())
     keys = ("steps", "pairs_per_step", "learning_rate", "precision", "seed")
-    times = [f"{run.stage} {run.wall_s:.0f} s" for run in latest(layout.stage_times)]
+    # Its own would be that of the run before, and the page another one for having been made again.
+    times = [f"{run.stage} {run.wall_s:.0f} s" for run in latest(layout.stage_times) if run.stage != "report"]
     return {
         "commit": config["commit"] or "not a git repository",
         "base": f"{config['base']['id']} ({config['base']['fingerprint']})",
