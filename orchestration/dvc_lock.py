@@ -2,8 +2,9 @@
 
     python -m orchestration.dvc_lock    # in a shell, where DVC says that dvc.lock or its rwlock cannot be read
 
-A kill within the write leaves them empty or cut, and DVC then refuses every command. Nothing is lost with dvc.lock: git
-has the one of the last commit, and DVC's cache of runs has the results of what ran since.
+A kill within the write leaves them empty or cut, and DVC then refuses every command. No work is lost with dvc.lock: git
+has the one of the last commit, and of what ran since DVC's cache of runs has the results. Stages whose outputs persist
+(`ingest`, `embed`) are not in that cache; they run again and make nothing that is there.
 """
 
 import json
@@ -132,7 +133,7 @@ def _as_committed(file: Path, kept: Path) -> str:
     else:
         file.unlink()
         became = "no commit has it, so it begins anew"
-    return f"{file} was torn by a kill: {became} (the torn one: {torn}). DVC's cache of runs has what ran since."
+    return f"{file} was torn by a kill: {became} (the torn one: {torn}). What ran since is looked up, not made again."
 
 
 def _others(root: Path) -> Iterator[str]:
