@@ -4,7 +4,7 @@
 
 A kill within the write leaves them empty or cut, and DVC then refuses every command. No work is lost with dvc.lock: git
 has the one of the last commit, and of what ran since DVC's cache of runs has the results. Stages whose outputs persist
-(`ingest`, `embed`) are not in that cache; they run again and make nothing that is there.
+(`encode`, `embed`) are not in that cache; they run again and make nothing that is there.
 """
 
 import json
