@@ -22,7 +22,8 @@ from types import FunctionType, ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TRAINING = tuple(f"tests/diffusion/training/test_{name}.py" for name in ("loss", "objective", "timesteps", "trainer"))
+TRAINED = ("loss", "objective", "timesteps", "dataset", "validation", "trainer")
+TRAINING = tuple(f"tests/diffusion/training/test_{name}.py" for name in TRAINED)
 TESTS = {
     "ppd.diffusion.training.loss": TRAINING,
     "ppd.diffusion.training.objective": TRAINING,

@@ -10,9 +10,8 @@ from ppd.diffusion.training.dataset import TrainingData
 from ppd.diffusion.training.learned import complaint, personal_gap
 from ppd.diffusion.training.run import finetune
 from ppd.diffusion.training.trainer import Trainer
-from tests.diffusion.training.test_trainer import SETTINGS, changed, data
+from tests.diffusion.tastes import SETTINGS, changed
 
-__all__ = ["data"]
 USERS = torch.arange(40).repeat_interleave(8)
 
 

@@ -13,7 +13,7 @@ from ppd.diffusion.training.objective import accuracy, noisy_pairs, preference_o
 from ppd.diffusion.training.timesteps import importance_weights, noise_levels, stratified
 from ppd.seeding import generator
 from ppd.settings import LossSettings
-from tests.diffusion.training.test_trainer import changed
+from tests.diffusion.tastes import changed
 
 WEIGHT = SimpleNamespace(weight=torch.tensor([2.0, 0.5, 1.0]))
 RESIDUAL = torch.tensor([1.0, 2.0, 2.0, 3.0, 4.0, 2.0]).view(6, 1, 1, 1) * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)

@@ -8,82 +8,15 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ppd.diffusion.adapter.checkpoint import AdapterConfig, adapter_config, load_adapter, save_adapter
-from ppd.diffusion.adapter.user_attention import UserAttention
-from ppd.diffusion.model.backbone import Backbone, Codec
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
-from ppd.diffusion.training.dataset import Pairs, TrainingData, draw_batch
+from ppd.diffusion.training.dataset import TrainingData
 from ppd.diffusion.training.describe import describe
 from ppd.diffusion.training.evidence import NonFiniteError
 from ppd.diffusion.training.start import learning_rate
 from ppd.diffusion.training.trainer import Trainer
-from ppd.diffusion.training.validation import HeldOutEvaluation
 from ppd.errors import InputError
-from ppd.settings import FinetuneSettings, LoraSettings, LossSettings, Method, UserAttentionSettings
-
-SETTINGS = FinetuneSettings(
-    precision="fp32",
-    steps=6,
-    pairs_per_step=8,
-    micro_batch_pairs=8,
-    learning_rate=3e-3,
-    warmup_steps=2,
-    evaluate_every_steps=3,
-    checkpoint_every_steps=2,
-    evaluation_pairs=8,
-    attention=UserAttentionSettings(tokens_per_row=2, token_dim=8),
-    loss=LossSettings(winner_anchor=0),
-)
-
-
-def changed(**changes: object) -> FinetuneSettings:
-    return FinetuneSettings.model_validate(SETTINGS.model_dump() | changes)
-
-
-@pytest.fixture
-def data(backbone: Backbone) -> TrainingData:
-    """Six people of two tastes: some choose bright images, the others dark ones; two support groups each."""
-    g = torch.Generator().manual_seed(0)
-    latents = torch.randn(40, 4, 4, 4, generator=g) * 0.3
-    latents[:20] += 0.8
-    latents[20:] -= 0.8
-    taste = torch.tensor([1.0, -1.0] * 3)
-    embeddings = torch.randn(12, 2, 6, generator=g) * 0.2
-    embeddings += taste.repeat_interleave(2)[:, None, None]
-
-    def pairs(people: list[int], n: int) -> Pairs:
-        user = torch.tensor(people)[torch.randint(len(people), (n,), generator=g)]
-        bright, dark = torch.randint(20, (2, n), generator=g)
-        likes_bright = taste[user] > 0
-        dark = dark + 20
-        return Pairs(
-            user,
-            torch.randint(2, (n,), generator=g),
-            torch.where(likes_bright, bright, dark),
-            torch.where(likes_bright, dark, bright),
-        )
-
-    return TrainingData(
-        latents=latents,
-        text=backbone.encode_captions(["a sticker of a fox", "a sticker of a tree"]),
-        embeddings=embeddings,
-        first=torch.arange(0, 13, 2),
-        train=pairs([0, 1, 2, 3], 20),
-        seen=pairs([0, 1, 2, 3], 16),
-        held_out=pairs([4, 5], 16),
-        content_hash="tastes",
-    )
-
-
-def run(backbone: StableCascadeBackbone, data: TrainingData, work: Path, method: Method = "ppd", **changes: object):
-    """Train on `backbone` and give it back bare."""
-    trainer = Trainer(backbone, data, changed(**changes), method)
-    rows = list(trainer.train(work))
-    trainer.adapter.detach()
-    return trainer, rows
-
-
-BESIDE, ALONE = LoraSettings(rank=2, alpha=4), LoraSettings(rank=2, alpha=4, alone=True)
+from ppd.settings import LoraSettings, LossSettings, Method
+from tests.diffusion.tastes import ALONE, BESIDE, SETTINGS, changed, run
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -243,29 +176,6 @@ def test_reference_errors_are_computed_once_for_all_runs_with_the_same_draws(
     assert run_here("ppd", tmp_path)[0] == 6  # a shorter run has not cut what a longer one knew
 
 
-def test_draws_depend_on_seed_and_step_and_both_images_share_them(data: TrainingData) -> None:
-    shape = (4, 4, 4)
-    a, b = draw_batch(3, 20, shape, SETTINGS), draw_batch(3, 20, shape, SETTINGS)
-    assert torch.equal(a.noise, b.noise)
-    assert torch.equal(a.pairs, b.pairs)
-    assert not torch.equal(a.noise, draw_batch(4, 20, shape, SETTINGS).noise)
-    assert not torch.equal(a.noise, draw_batch(3, 20, shape, changed(seed=1)).noise)
-    epoch = torch.cat([draw_batch(step, 20, shape, SETTINGS).pairs for step in range(5)])  # 40 positions: two epochs
-    assert torch.equal(epoch[:20].sort().values, torch.arange(20))
-    assert torch.equal(epoch[20:40].sort().values, torch.arange(20))
-    assert not torch.equal(epoch[:20], epoch[20:40])
-    again = changed(fresh_epochs=2)
-    assert torch.equal(draw_batch(0, 20, shape, again).noise, draw_batch(5, 20, shape, again).noise)
-
-
-def test_every_support_group_of_a_person_gets_its_turn(data: TrainingData) -> None:
-    user = torch.tensor([2, 2, 2])
-    picked = data.embeddings_of(user, torch.tensor([0.0, 0.49, 0.51]))
-    assert torch.equal(picked[0], data.embeddings[4])
-    assert torch.equal(picked[1], data.embeddings[4])
-    assert torch.equal(picked[2], data.embeddings[5])
-
-
 def test_user_dropout_makes_a_pair_the_base(backbone: StableCascadeBackbone, data: TrainingData) -> None:
     trainer = Trainer(backbone, data, changed(user_dropout=1.0), "ppd")
     for block in trainer.adapter.blocks.values():
@@ -295,64 +205,6 @@ def test_the_curve_is_a_row_a_step_with_numbers_where_they_were_measured(
     assert [bool(row["held_out_accuracy"]) for row in rows] == [True, False, False, True, False, True]
 
 
-@pytest.mark.parametrize(("method", "lora"), [("ppd", None), ("dpo", None), ("ppd", BESIDE), ("dpo", ALONE)])
-def test_an_adapter_is_the_same_after_saving_and_loading(
-    backbone: StableCascadeBackbone, data: TrainingData, tmp_path: Path, method: Method, lora: LoraSettings | None
-) -> None:
-    trainer, _ = run(backbone, data, tmp_path / "work", method, ema_decay=0.5, lora=lora)
-    config = adapter_config(
-        trainer.adapter, backbone, method, whitening="w1", training=SETTINGS.model_dump(), data_hash=data.content_hash
-    )
-    save_adapter(tmp_path / "model", trainer.final_weights(), config)
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["adapter.safetensors", "config.json"]
-    loaded = load_adapter(tmp_path / "model", backbone)
-    x_t, t, u = torch.randn(3, 4, 4, 4), torch.rand(3), data.embeddings[:3]
-    text = data.text[torch.tensor([0, 1, 0])]
-    with torch.no_grad(), loaded.users(u):
-        after = backbone.predict(x_t, t, text)
-    loaded.detach()
-    trainer.adapter.attach(backbone)
-    with torch.no_grad(), trainer.averaged_weights(), trainer.adapter.users(u):
-        assert torch.equal(backbone.predict(x_t, t, text), after)
-    with torch.no_grad(), trainer.adapter.users(None):
-        assert not torch.equal(backbone.predict(x_t, t, text), after)
-
-
-def test_loading_checks_the_base_and_the_files(
-    backbone: StableCascadeBackbone, codec: Codec, data: TrainingData, tmp_path: Path
-) -> None:
-    trainer, _ = run(backbone, data, tmp_path / "work")
-    folder = tmp_path / "model"
-    config = adapter_config(trainer.adapter, backbone, "ppd")
-    save_adapter(folder, trainer.final_weights(), config)
-
-    def with_config(**changes: object) -> None:
-        (folder / "config.json").write_text(config.model_copy(update=changes).model_dump_json())
-
-    backbone.unet.clf[1].weight.data *= 2
-    other = StableCascadeBackbone(
-        unet=backbone.unet, text_encoder=backbone.text_encoder, tokenizer=backbone.tokenizer, codec=codec
-    )
-    with pytest.raises(InputError, match=r"trained on .* but the base here is"):
-        load_adapter(folder, other)
-    backbone.unet.clf[1].weight.data /= 2
-    with_config(embedding_shape=(2, 7))
-    with pytest.raises(InputError, match=r"to_tokens is \(2, 6, 16\), expected \(2, 7, 16\)"):
-        load_adapter(folder, backbone)
-    with_config(blocks={"up_0_2": 24})
-    with pytest.raises(InputError, match=r"blocks.down_0_2.to_k.weight is unknown"):
-        load_adapter(folder, backbone)
-    (folder / "config.json").write_text('{"method": "ppd"}')
-    with pytest.raises(InputError, match=r"config.json: not the config of an adapter"):
-        load_adapter(folder, backbone)
-    (folder / "config.json").write_text(config.model_dump_json())
-    (folder / "adapter.safetensors").write_bytes(b"cut")
-    with pytest.raises(InputError, match=r"adapter.safetensors: damaged"):
-        load_adapter(folder, backbone)
-    with pytest.raises(InputError, match="no such file"):
-        load_adapter(tmp_path / "nowhere", backbone)
-
-
 def test_the_run_explains_itself(backbone: StableCascadeBackbone, data: TrainingData) -> None:
     trainer = Trainer(backbone, data, changed(micro_batch_pairs=2), "ppd")
     said = describe(trainer)
@@ -378,15 +230,6 @@ def test_what_does_not_fit_says_what_to_change(
         describe(trainer)
 
 
-def test_config_keeps_what_the_contract_names(backbone: StableCascadeBackbone, data: TrainingData) -> None:
-    trainer = Trainer(backbone, data, SETTINGS, "ppd")
-    config = adapter_config(trainer.adapter, backbone, "ppd", whitening="abc")
-    again = AdapterConfig.model_validate_json(config.model_dump_json())
-    assert again == config
-    assert again.base.fingerprint == backbone.fingerprint
-    assert list(again.blocks) == ["down_0_2", "down_1_2", "up_0_2", "up_1_2"]
-
-
 @pytest.mark.parametrize(
     "change", [{"gradient_checkpointing": True}, {"gradient_checkpointing": 0.5}, {"fresh_epochs": 1}]
 )
@@ -398,34 +241,6 @@ def test_options_that_only_change_the_cost_leave_the_first_steps_alone(
     for name, weight in load_file(tmp_path / "plain" / "checkpoint.safetensors").items():
         torch.testing.assert_close(load_file(tmp_path / "other" / "checkpoint.safetensors")[name], weight)
     assert plain.step == other.step == 2
-
-
-@pytest.mark.parametrize("micro_batch_pairs", [1, 3, 8])
-def test_held_out_pairs_are_read_with_other_users_embeddings_however_they_are_batched(
-    backbone: StableCascadeBackbone, data: TrainingData, micro_batch_pairs: int
-) -> None:
-    """In a batch of one, or a last batch of one, there is nobody beside whom to take: others come from all pairs."""
-    settings = changed(evaluation_pairs=7)
-    adapter = UserAttention.beside(backbone, tuple(data.embeddings.shape[1:]), settings.attention)
-    with torch.no_grad():
-        for name, weight in adapter.named_parameters():
-            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
-    adapter.attach(backbone)
-    try:
-        held_out = HeldOutEvaluation(backbone, adapter, data, data.held_out, settings, micro_batch_pairs)
-        own = torch.cat([batch.users.chunk(2)[0] for batch in held_out.batches])
-        others = torch.cat([other.chunk(2)[0] for other in held_out.others])
-        assert len(own) == 7
-        assert (own != others).flatten(1).any(dim=1).all(), "nobody is read as themselves"
-        found = held_out.metrics()
-        whole = HeldOutEvaluation(backbone, adapter, data, data.held_out, settings, 24)
-        assert found == pytest.approx(whole.metrics(), rel=1e-3, abs=1e-6)
-        assert found["user_gap"] == pytest.approx(found["accuracy"] - found["accuracy_shuffled_user"])
-        one = data.held_out[data.held_out.user == data.held_out.user[0]]
-        alone = HeldOutEvaluation(backbone, adapter, data, one, settings, 24).metrics()
-        assert alone.keys() == {"accuracy", "margin"}, "there is nobody to shuffle with"
-    finally:
-        adapter.detach()
 
 
 def test_alone_nothing_of_float64_is_sent_to_the_device(
