@@ -1,10 +1,12 @@
 """Run as a script, in each of some processes: the stages that share their work, in the folder of a project.
 
 python share_in_processes.py FOLDER [dying]: with the word, the second process is gone before it judges a second unit.
+The second one leaves every wait late, so that the first has then replaced and cleared away all that it will.
 """
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import ppd.diffusion.sampling.run
@@ -13,7 +15,7 @@ import ppd.vlm.refresh
 from ppd import stages
 from ppd.launch import end_with_parent
 from ppd.layout import Layout
-from ppd.parts import this_part
+from ppd.parts import Part, this_part
 from ppd.settings import load_settings
 
 
@@ -22,6 +24,14 @@ def main() -> None:
     os.chdir(sys.argv[1])
     # Small units, of the same batches, so that there is something to share.
     ppd.vlm.refresh.UNIT = ppd.diffusion.sampling.run.BATCHES_PER_UNIT = ppd.evaluation.judge.USERS_PER_UNIT = 1
+    if this_part().rank == 1:
+        wait = Part.wait_for_all
+
+        def late(part: Part) -> None:
+            wait(part)
+            time.sleep(0.3)
+
+        Part.wait_for_all = late  # type: ignore[method-assign]
     if sys.argv[2:] == ["dying"] and this_part().rank == 1:
         judge, done = ppd.evaluation.judge.judge_comparisons, []
 

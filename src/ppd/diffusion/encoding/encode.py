@@ -178,7 +178,8 @@ def _filled(
             rows.put(places, arrays)
             progress.advance(task, len(places) * part.count)  # the others are about as far
     part.wait_for_all()
-    return Rows(folder)
+    # The first one reads what all have written. It may be done with the folder before another comes to look.
+    return Rows(folder) if part.is_first else rows
 
 
 def _take_over(folder: Path, n: int, known: Mapping[str, np.ndarray] | None, known_rows: NDArray[np.int64]) -> None:
