@@ -72,7 +72,7 @@ def made_again(before: Mapping[str, File], after: Mapping[str, File]) -> list[st
 
 
 def _is_scratch(part: str) -> bool:
-    return part.startswith(".") and part != ".done"
+    return part.startswith(".")
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -74,7 +74,7 @@ STAGES = (
 )
 TIMESTAMP = "2026-01-05T06:00"
 REEVALUATED = Path("runs/reevaluations") / TIMESTAMP
-KEPT = (REEVALUATED / ".done", REEVALUATED / "artifacts", REEVALUATED / "runs/unfinished")
+KEPT = (REEVALUATED / "artifacts", REEVALUATED / "runs/unfinished")
 """Where a re-evaluation has what it has finished: stages, images and verdicts, parts of the stage under way."""
 SHARED = ("stickers", "models/vlm", "models/attribute-classifier", "models/clip")
 

@@ -16,12 +16,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from ppd import pinned
+from ppd import stages as stages_module
+from ppd.cli import app
 from ppd.errors import InputError
 from ppd.layout import Layout
-from ppd.reevaluation import ADAPTERS, MADE, READ, STAGES, evaluation_of, history, reevaluate
+from ppd.reevaluation import ADAPTERS, BEGUN, MADE, READ, STAGES, evaluation_of, history, reevaluate
 from ppd.settings import Settings, load_settings
+from ppd.stage_times import latest, timed
 from ppd.users.whitening import Whitening
 
 SETTINGS = Settings()
@@ -60,14 +64,16 @@ class Stages:
 
     def __call__(self, arguments, folder: Path) -> None:
         self.ran.append(" ".join(arguments))
-        if arguments[0] == self.fail_at:
-            raise RuntimeError("out of memory")
-        self.meanwhile()
-        if arguments[0] == "report":
-            seed = load_settings(folder / "params.yaml").evaluation.first_seed
-            (folder / "reports").mkdir(exist_ok=True)
-            rate = {"win_rate": seed, "adapter": (folder / "models/ppd/adapter.safetensors").read_text()}
-            (folder / "reports" / "win_rates.json").write_text(json.dumps([rate]))
+        [name] = [name for name, asked in STAGES.items() if asked == arguments]
+        with timed(name, Layout(folder).stage_times):
+            if arguments[0] == self.fail_at:
+                raise RuntimeError("out of memory")
+            self.meanwhile()
+            if arguments[0] == "report":
+                seed = load_settings(folder / "params.yaml").evaluation.first_seed
+                (folder / "reports").mkdir(exist_ok=True)
+                rate = {"win_rate": seed, "adapter": (folder / "models/ppd/adapter.safetensors").read_text()}
+                (folder / "reports" / "win_rates.json").write_text(json.dumps([rate]))
 
 
 def test_two_timestamps_share_no_noise_and_a_timestamp_has_always_the_same():
@@ -84,7 +90,7 @@ def test_two_timestamps_share_no_noise_and_a_timestamp_has_always_the_same():
 def test_the_stages_run_in_order_with_the_seeds_of_the_date(root):
     stages = Stages()
     line = reevaluate(root, SETTINGS, MONDAY, stages)
-    assert stages.ran == [" ".join(stage) for stage in STAGES]
+    assert stages.ran == [" ".join(stage) for stage in STAGES.values()]
     assert line["win_rates"][0]["win_rate"] == evaluation_of(MONDAY, SETTINGS).first_seed
     assert history(root) == [line]
 
@@ -147,7 +153,7 @@ def test_killed_again_and_again_it_leaves_one_line_and_makes_nothing_twice(root)
             assert history(root) in ([], [whole])
             if history(root):  # killed in the clean-up: once more is a new evaluation
                 journal.unlink(missing_ok=True)
-    assert len(list(Layout(root).reevaluations.glob("2026*/.done"))) == 0
+    assert len(list(Layout(root).reevaluations.glob(f"2026*/{BEGUN}"))) == 0
 
 
 def test_history_is_by_date_and_a_repeated_date_is_evaluated_again_and_replaces_its_line(root):
@@ -169,6 +175,31 @@ def test_a_failed_evaluation_leaves_no_line_and_goes_on_where_it_was(root):
     again = Stages()
     reevaluate(root, SETTINGS, MONDAY, again)
     assert again.ran == ["judge", "report"]
+
+
+def test_a_stage_that_had_ended_when_its_process_was_still_going_is_not_run_again(root):
+    stages = Stages()
+
+    def killed_at_its_end(arguments, folder: Path) -> None:
+        stages(arguments, folder)
+        raise KeyboardInterrupt
+
+    for _ in STAGES:
+        with pytest.raises(KeyboardInterrupt):
+            reevaluate(root, SETTINGS, MONDAY, killed_at_its_end)
+    reevaluate(root, SETTINGS, MONDAY, stages)
+    assert stages.ran == [" ".join(stage) for stage in STAGES.values()]
+
+
+def test_the_stages_themselves_note_their_end_under_the_names_that_are_looked_for(monkeypatch, tmp_path):
+    """By the command line's own way, with stages that do nothing."""
+    monkeypatch.chdir(tmp_path)
+    for name in {arguments[0] for arguments in STAGES.values()}:
+        monkeypatch.setattr(stages_module, name, lambda *_: None)
+    (tmp_path / "params.yaml").write_text("launch: {processes: 1, training: 1}\n")
+    for arguments in STAGES.values():
+        assert CliRunner().invoke(app, ["stage", *arguments]).exit_code == 0
+    assert [run.stage for run in latest(Layout(tmp_path).stage_times)] == [*STAGES]
 
 
 def test_it_begins_anew_where_models_or_settings_are_others_than_before_it_was_killed(root):

@@ -29,12 +29,14 @@ from ppd.launch import PARENT
 from ppd.layout import Layout
 from ppd.pinned import listing, pin, wait_until_made
 from ppd.settings import EvaluationSettings, Settings
+from ppd.stage_times import latest
 
-STAGES: tuple[tuple[str, ...], ...] = (
-    *(("sample", "--method", method) for method in ("base", "ppd", "dpo", "sft")),
-    ("judge",),
-    ("report",),
-)
+STAGES: Mapping[str, tuple[str, ...]] = {
+    **{f"sample@{method}": ("sample", "--method", method) for method in ("base", "ppd", "dpo", "sft")},
+    "judge": ("judge",),
+    "report": ("report",),
+}
+"""By the name under which each writes down that it has ended (`ppd.stage_times`), its arguments."""
 MADE: tuple[str, ...] = (
     "models",
     "artifacts/preferences",
@@ -47,10 +49,10 @@ MADE: tuple[str, ...] = (
 GIVEN = "data"
 READ = (GIVEN, *MADE)
 ADAPTERS = ("ppd", "dpo", "sft")
-DONE = ".done"
+BEGUN = "begun.json"
 
 RunStage = Callable[[Sequence[str], Path], None]
-"""Runs `ppd stage` with these arguments in this folder; raises when it fails."""
+"""Runs `ppd stage` with these arguments in this folder, which notes its end there; raises when it fails."""
 
 
 def name_of(timestamp: datetime) -> str:
@@ -94,7 +96,8 @@ def reevaluate(
     except Timeout as error:
         raise InputError(f"another process evaluates {folder.name} already", fix="Wait for it, or end it") from error
     _remember(root, line)
-    for pinned in (DONE, "artifacts", "models"):  # the marks first: what they speak of goes after them
+    (folder / BEGUN).unlink()  # first: without it nobody goes on here
+    for pinned in ("artifacts", "models"):
         shutil.rmtree(folder / pinned)
     return line
 
@@ -115,13 +118,13 @@ def _evaluate(
     wait_until_made(root, MADE, log)
     _lay_out(root, folder, settings, log)
     made_with = _made_with(folder, settings)
-    for stage in STAGES:
-        mark = folder / DONE / "-".join(stage)
-        if mark.exists():
-            log(f"{' '.join(stage)}: done before this run was interrupted")
-            continue
-        (run_stage or _run_stage)(stage, folder)
-        mark.touch()
+    # A stage notes its end itself, so a kill after that and before its process is gone repeats nothing.
+    ended = {run.stage for run in latest(Layout(folder).stage_times)}
+    for name, arguments in STAGES.items():
+        if name in ended:
+            log(f"{' '.join(arguments)}: done before this run was interrupted")
+        else:
+            (run_stage or _run_stage)(arguments, folder)
     if _made_with(folder, settings) != made_with:
         raise InputError("models or users were changed in place while they were evaluated", file=folder)
     evaluation = settings.evaluation
@@ -139,7 +142,7 @@ def _lay_out(root: Path, folder: Path, settings: Settings, log: Callable[[str], 
     """A folder in which the stages find what they read, and settings that differ in what the timestamp decides."""
     written = settings.model_dump(mode="json")
     begun = {"settings": written, "files": listing(root, MADE)}
-    note = folder / DONE / "begun.json"
+    note = folder / BEGUN
     if note.exists() and json.loads(note.read_text()) == json.loads(json.dumps(begun)):
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -149,7 +152,6 @@ def _lay_out(root: Path, folder: Path, settings: Settings, log: Callable[[str], 
     with atomic_path(folder / "params.yaml") as params, params.open("w", encoding="utf-8") as file:
         YAML().dump(written, file)
     _check_that_they_belong_together(folder)
-    (folder / DONE).mkdir()
     with atomic_path(note) as fresh:
         fresh.write_text(json.dumps(begun))
 

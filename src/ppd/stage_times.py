@@ -43,12 +43,15 @@ def timed(stage: str, journal: Path) -> Iterator[None]:
 
 
 def latest(journal: Path) -> list[StageTime]:
-    """The last run of every stage, in the order in which they last ran."""
+    """The last run of every stage, in the order in which they last ran. A line that a power cut has torn is no run."""
     if not journal.exists():
         return []
     runs: dict[str, StageTime] = {}
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        run = StageTime(**json.loads(line))
+    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            run = StageTime(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
         runs.pop(run.stage, None)
         runs[run.stage] = run
     return list(runs.values())
