@@ -262,6 +262,28 @@ def test_while_a_stage_makes_models_it_waits_and_says_who_makes_them(root):
     pinned.wait_until_made(root, MADE, said.append, limit_s=0)
 
 
+def test_what_a_running_stage_has_taken_away_is_waited_for_and_not_missed(root):
+    """As found by the soak: DVC removes a stage's outputs before it runs."""
+    lock, truth = root / ".dvc/tmp/rwlock", root / "artifacts/truth"
+    lock.parent.mkdir(parents=True)
+    holder = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    lock.write_text(json.dumps({"write": {str(truth): {"pid": holder.pid, "cmd": "dvc repro"}}}))
+    truth.rmdir()
+
+    def made(words: str) -> None:
+        assert words == f"being made: artifacts/truth (process {holder.pid}); waiting for it"
+        truth.mkdir()
+        holder.kill()
+        holder.wait()
+
+    stages = Stages()
+    reevaluate(root, SETTINGS, MONDAY, stages, made)
+    assert len(stages.ran) == len(STAGES)
+    truth.rmdir()
+    with pytest.raises(InputError, match="artifacts/truth is gone, and nobody makes it"):
+        pinned.pin(root, MADE, root / "pinned", print)
+
+
 def test_what_is_replaced_while_it_is_linked_is_linked_again(root, monkeypatch: pytest.MonkeyPatch):
     link, once = pinned._link, iter([True])
 

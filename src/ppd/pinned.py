@@ -67,10 +67,12 @@ def pin(root: Path, paths: Sequence[str], folder: Path, log: Callable[[str], Non
     """Put all of these paths into `folder` as they are at one time, and return their `listing`.
 
     As hard links where the file system has them, else as copies: stages replace files and never change one, so a link
-    keeps what it had. Begins again when something was made meanwhile.
+    keeps what it had. Begins again when something was made meanwhile. Raises InputError for a path that is gone.
     """
     while True:
         wait_until_made(root, paths, log)
+        if gone := [path for path in paths if not (root / path).exists()]:
+            raise InputError(f"{gone[0]} is gone, and nobody makes it", fix="Run `dvc repro` first.")
         before = listing(root, paths)
         for path in paths:
             shutil.rmtree(folder / path, ignore_errors=True)

@@ -112,10 +112,10 @@ def history(root: Path) -> list[dict[str, Any]]:
 def _evaluate(
     root: Path, folder: Path, settings: Settings, run_stage: RunStage | None, log: Callable[[str], None]
 ) -> dict[str, Any]:
+    wait_until_made(root, MADE, log)  # before looking: a stage that runs has taken away what it makes anew
     missing = [path for path in READ if not (root / path).exists()]
     if missing:
         raise InputError(f"there is nothing to evaluate yet: no {', '.join(missing)}", fix="Run `dvc repro` first.")
-    wait_until_made(root, MADE, log)
     _lay_out(root, folder, settings, log)
     made_with = _made_with(folder, settings)
     # A stage notes its end itself, so a kill after that and before its process is gone repeats nothing.
