@@ -111,11 +111,21 @@ def test_with_users_the_whitened_space_is_turned_and_nothing_else(hidden, shrink
     torch.testing.assert_close(apart, before, atol=1e-2, rtol=1e-3)
 
 
-def test_users_who_chose_once_cannot_be_told_from_their_choices(hidden):
-    with pytest.raises(InputError, match=r"no training user has two groups.* or set embedding.directions: principal"):
-        Whitening.fit(hidden, torch.arange(500))
+def test_where_everybody_chose_once_the_principal_directions_are_taken_and_that_is_said(embeddings, capsys):
+    log, known = embeddings
+    settings = EmbeddingSettings(rows=None, components=3)
+    fit_whitening(log, known, settings)
+    assert capsys.readouterr().err == ""
+    once = replace(known, hidden={user: hidden[:1] for user, hidden in known.hidden.items()})
+    found = fit_whitening(log, once, settings)
+    assert "No training user has two groups of choices" in capsys.readouterr().err
+    assert found.name == fit_whitening(log, once, settings.model_copy(update={"directions": "principal"})).name
+    assert capsys.readouterr().err == ""
+
+
+def test_one_user_who_chose_twice_is_little_to_go_by_and_no_error(hidden):
     few = torch.cat([torch.arange(499), torch.tensor([0])])
-    assert Whitening.fit(hidden, few).matrix.isfinite().all(), "one who chose twice is little, and no error"
+    assert Whitening.fit(hidden, few).matrix.isfinite().all()
 
 
 @pytest.mark.parametrize("directions", ["discriminant", "principal"])

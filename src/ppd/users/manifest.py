@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
 from torch import Tensor
 
 from ppd.files import atomic_path
@@ -20,6 +21,12 @@ def fit_whitening(preferences: Preferences, embeddings: UserEmbeddings, settings
     """The whitening of this run, fitted on all support groups of the training users and of nobody else."""
     train = sorted(preferences.users.user_id[preferences.users.split == "train"])
     hidden = [embeddings.hidden[user_id] for user_id in train]
+    if settings.directions == "discriminant" and all(len(groups) == 1 for groups in hidden):
+        Console(stderr=True).print(
+            "No training user has two groups of choices, so nothing tells users from their choices: the whitening keeps "
+            "principal directions in place of discriminant ones. More choices a user would change that.",
+            soft_wrap=True,
+        )
     recipe = EmbeddingRecipe(
         vlm=embeddings.vlm.id,
         revision=embeddings.vlm.revision,

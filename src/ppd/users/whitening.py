@@ -51,14 +51,13 @@ class Whitening:
     ) -> "Whitening":
         """From training users' embeddings [N, rows, dim]: some directions, each scaled to variance 1.
 
-        users: whose each embedding is, int64 [N]. With it the first directions are those in which a user's embeddings
+        users: whose each embedding is, int64 [N]; some users have two. With it the first directions are those in which a user's embeddings
         agree and users differ (linear discriminant analysis, Fisher 1936): what of a whitened embedding's variance lies
         between users is turned onto as few directions as hold it. Without it the first are the principal ones, in which
         embeddings differ most, whether it is the user or the choices that they were made of.
 
         The spectrum λ is first drawn towards its mean: (1 − s)·λ + s·mean(λ) (Ledoit & Wolf 2004), so a direction that
-        hardly varies stays small. Signs are fixed: the largest entry of a direction is positive. Raises InputError
-        where nobody has two embeddings, and users are to be told from choices.
+        hardly varies stays small. Signs are fixed: the largest entry of a direction is positive.
         """
         n, rows, dim = hidden.shape
         kept = dim if components is None else components
@@ -115,20 +114,19 @@ class Whitening:
 
 
 def fit_on_users(hidden: Sequence[Tensor], settings: EmbeddingSettings) -> Whitening:
-    """The whitening that the settings name, from users' embeddings, [groups, rows, dim] of each."""
+    """The whitening that the settings name, from users' embeddings, [groups, rows, dim] of each.
+
+    Where no user has two groups nothing tells a user from the choices: then the directions are principal ones.
+    """
     n_groups = torch.tensor([*map(len, hidden)])
-    users = torch.arange(len(hidden)).repeat_interleave(n_groups) if settings.directions == "discriminant" else None
+    can_tell = settings.directions == "discriminant" and bool((n_groups > 1).any())
+    users = torch.arange(len(hidden)).repeat_interleave(n_groups) if can_tell else None
     return Whitening.fit(torch.cat([*hidden]), users, components=settings.components, shrinkage=settings.shrinkage)
 
 
 def _users_first(whitened: Tensor, users: Tensor) -> Tensor:
     """The rotation [dim, dim] that brings what is between users to the front: whitened [N, dim], users [N]."""
     _, own, n_own = users.unique(return_inverse=True, return_counts=True)
-    if len(n_own) == len(users):
-        raise InputError(
-            "no training user has two groups of choices, so nothing tells a user from the choices",
-            fix="Ingest more choices a user, raise preferences.support_share, or set embedding.directions: principal",
-        )
     centres = whitened.new_zeros(len(n_own), whitened.shape[1]).index_add_(0, own, whitened) / n_own.unsqueeze(1)
     within = whitened - centres[own]
     # What is left of the variance when the groups of one user are taken off; its eigenvalues would be reliabilities.
