@@ -23,8 +23,8 @@ def fit_whitening(preferences: Preferences, embeddings: UserEmbeddings, settings
     hidden = [embeddings.hidden[user_id] for user_id in train]
     if settings.directions == "discriminant" and all(len(groups) == 1 for groups in hidden):
         Console(stderr=True).print(
-            "No training user has two groups of choices, so nothing tells users from their choices: the whitening keeps "
-            "principal directions in place of discriminant ones. More choices a user would change that.",
+            "No training user has two groups of choices, so nothing tells users from their choices: the whitening "
+            "keeps principal directions in place of discriminant ones. More choices a user would change that.",
             soft_wrap=True,
         )
     recipe = EmbeddingRecipe(

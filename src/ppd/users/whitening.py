@@ -51,10 +51,10 @@ class Whitening:
     ) -> "Whitening":
         """From training users' embeddings [N, rows, dim]: some directions, each scaled to variance 1.
 
-        users: whose each embedding is, int64 [N]; some users have two. With it the first directions are those in which a user's embeddings
-        agree and users differ (linear discriminant analysis, Fisher 1936): what of a whitened embedding's variance lies
-        between users is turned onto as few directions as hold it. Without it the first are the principal ones, in which
-        embeddings differ most, whether it is the user or the choices that they were made of.
+        users: whose each embedding is, int64 [N]; some users have two. With it the first directions are those in which
+        a user's embeddings agree and users differ (linear discriminant analysis, Fisher 1936): what of a whitened
+        embedding's variance lies between users is turned onto as few directions as hold it. Without it the first are
+        the principal ones, in which embeddings differ most, whether it is the user or the choices that differ.
 
         The spectrum λ is first drawn towards its mean: (1 − s)·λ + s·mean(λ) (Ledoit & Wolf 2004), so a direction that
         hardly varies stays small. Signs are fixed: the largest entry of a direction is positive.
