@@ -113,7 +113,7 @@ def test_with_users_the_whitened_space_is_turned_and_nothing_else(hidden, shrink
 
 def test_where_everybody_chose_once_the_principal_directions_are_taken_and_that_is_said(embeddings, capsys):
     log, known = embeddings
-    settings = EmbeddingSettings(rows=None, components=3)
+    settings = EmbeddingSettings(rows=None, directions="discriminant", components=3)
     fit_whitening(log, known, settings)
     assert capsys.readouterr().err == ""
     once = replace(known, hidden={user: hidden[:1] for user, hidden in known.hidden.items()})
