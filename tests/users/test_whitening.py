@@ -102,7 +102,7 @@ def test_who_is_called_what_and_in_which_order_changes_no_direction(hidden):
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.1, 1.0])
 def test_with_users_the_whitened_space_is_turned_and_nothing_else(hidden, shrinkage):
-    """Distances between embeddings are what they are without, and a user who is not there moves no scale."""
+    """Distances between embeddings are what they are without."""
     own = torch.arange(250).repeat_interleave(2)
     plain = Whitening.fit(hidden, shrinkage=shrinkage)(hidden)
     turned = Whitening.fit(hidden, own, shrinkage=shrinkage)(hidden)
