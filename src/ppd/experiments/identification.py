@@ -69,7 +69,7 @@ def write_identification(settings: Settings, _: ExperimentSettings, layout: Layo
     several = [len(embeddings) for embeddings in trained if len(embeddings) > 1]
     found = {
         kind: held_out_reliabilities(
-            [torch.from_numpy(groups) for groups in trained],
+            [torch.from_numpy(groups).float() for groups in trained],
             settings.embedding.model_copy(update={"directions": kind}),
         )[:N_DIRECTIONS]
         for kind in ("discriminant", "principal")
