@@ -36,7 +36,8 @@ def directions_plot(directions: Mapping[str, Any]) -> bytes:
         kept = directions["kept"] or len(rows) if kind == directions["read"] else 0
         at = np.arange(1, len(rows) + 1)
         mean, low, high = (np.array([row[key] for row in rows]) for key in ("mean", "ci_low", "ci_high"))
-        axes.bar(at[:kept], mean[:kept], color=ACCENT, label="read by the adapter")
+        if kept:
+            axes.bar(at[:kept], mean[:kept], color=ACCENT, label="read by the adapter")
         axes.bar(at[kept:], mean[kept:], color=QUIET, label="left out")
         axes.errorbar(at, mean, yerr=[mean - low, high - mean], fmt="none", color="black", linewidth=1, capsize=2)
         axes.step(at, [row["variance_share"] for row in rows], where="mid", color=BLUE, label="share of all variance")
