@@ -258,16 +258,16 @@ def directions(
     show: Annotated[int, typer.Option(min=1, help="How many directions of each row are shown.")] = 24,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Which principal directions of the embeddings tell users apart: what `embedding.components` should keep."""
+    """Which directions of the embeddings tell users apart: what `embedding.components` should keep."""
     from ppd.preferences.store import Preferences
     from ppd.settings import load_settings
     from ppd.users.directions import RELIABLE, directions_of, n_reliable
 
-    layout, rows = Layout(), load_settings(params).embedding.rows
-    for row, found in directions_of(Preferences.open(layout.preferences), layout.shard_files()).items():
-        table = Table(
-            "direction", "share of variance", "reliability", "95 %", title=f"row {rows[row] if rows else row}"
-        )
+    layout, settings = Layout(), load_settings(params).embedding
+    rows = settings.rows
+    for row, found in directions_of(Preferences.open(layout.preferences), layout.shard_files(), settings).items():
+        title = f"row {rows[row] if rows else row}, {settings.directions} directions"
+        table = Table("direction", "share of variance", "reliability", "95 %", title=title)
         for number, direction in enumerate(found[:show], start=1):
             interval = f"{direction['ci_low']:.2f} to {direction['ci_high']:.2f}"
             table.add_row(str(number), f"{direction['variance_share']:.3f}", f"{direction['mean']:.2f}", interval)

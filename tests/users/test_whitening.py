@@ -12,7 +12,7 @@ from ppd.settings import EmbeddingSettings
 from ppd.stored_tables import read_frame, write_table
 from ppd.users.embeddings import UserEmbeddings, VlmRef, load_embeddings, load_profiles, write_rows
 from ppd.users.manifest import fit_whitening, whitened, write_manifest
-from ppd.users.whitening import Whitening
+from ppd.users.whitening import Whitening, fit_on_users
 
 
 @pytest.fixture
@@ -79,6 +79,62 @@ def test_components_are_the_principal_ones_in_order(hidden):
         x = hidden[:, row] - hidden[:, row].mean(0)
         fitted = some[:, row] @ torch.linalg.lstsq(some[:, row], x).solution
         assert (x - fitted).square().sum() < 0.1 * x.square().sum()
+
+
+def test_with_users_the_first_directions_are_those_in_which_they_differ_and_agree_with_themselves():
+    """Of three directions the largest says nothing of a user, the second half of what it says, the last everything."""
+    random = torch.Generator().manual_seed(0)
+    own = torch.arange(500).repeat_interleave(4)
+    noise, person = torch.randn(2000, 3, generator=random), torch.randn(500, 3, generator=random)[own]
+    between = torch.tensor([0.0, 0.5, 1.0])
+    hidden = 7 + ((1 - between).sqrt() * noise + between.sqrt() * person) * torch.tensor([9.0, 3.0, 1.0])
+    matrix = Whitening.fit(hidden.unsqueeze(1), own, shrinkage=0).matrix[0]
+    torch.testing.assert_close(matrix, torch.diag(torch.tensor([1 / 9, 1 / 3, 1.0])).flip(1), atol=0.05, rtol=0)
+    assert Whitening.fit(hidden.unsqueeze(1), shrinkage=0).matrix[0].argmax(dim=0).tolist() == [0, 1, 2]
+
+
+def test_who_is_called_what_and_in_which_order_changes_no_direction(hidden):
+    own = torch.arange(125).repeat_interleave(4)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    other = Whitening.fit(hidden[order], 1000 - 3 * own[order], shrinkage=0.1)
+    torch.testing.assert_close(other.matrix, Whitening.fit(hidden, own, shrinkage=0.1).matrix, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1, 1.0])
+def test_with_users_the_whitened_space_is_turned_and_nothing_else(hidden, shrinkage):
+    """Distances between embeddings are what they are without."""
+    own = torch.arange(250).repeat_interleave(2)
+    plain = Whitening.fit(hidden, shrinkage=shrinkage)(hidden)
+    turned = Whitening.fit(hidden, own, shrinkage=shrinkage)(hidden)
+    assert not torch.allclose(plain, turned, atol=0.1)
+    apart, before = (torch.cdist(u.transpose(0, 1), u.transpose(0, 1)) for u in (turned, plain))
+    torch.testing.assert_close(apart, before, atol=1e-2, rtol=1e-3)
+
+
+def test_where_everybody_chose_once_the_principal_directions_are_taken_and_that_is_said(embeddings, capsys):
+    log, known = embeddings
+    settings = EmbeddingSettings(rows=None, directions="discriminant", components=3)
+    fit_whitening(log, known, settings)
+    assert capsys.readouterr().err == ""
+    once = replace(known, hidden={user: hidden[:1] for user, hidden in known.hidden.items()})
+    found = fit_whitening(log, once, settings)
+    assert "No training user has two groups of choices" in capsys.readouterr().err
+    assert found.name == fit_whitening(log, once, settings.model_copy(update={"directions": "principal"})).name
+    assert capsys.readouterr().err == ""
+
+
+def test_one_user_who_chose_twice_is_little_to_go_by_and_no_error(hidden):
+    few = torch.cat([torch.arange(499), torch.tensor([0])])
+    assert Whitening.fit(hidden, few).matrix.isfinite().all()
+
+
+@pytest.mark.parametrize("directions", ["discriminant", "principal"])
+def test_the_settings_say_which_directions_come_first(hidden, directions):
+    users = [*hidden.split([1, 3] * 125)]
+    settings = EmbeddingSettings(directions=directions, components=2, shrinkage=0.2)
+    own = torch.repeat_interleave(torch.arange(250), torch.tensor([1, 3] * 125))
+    asked = Whitening.fit(hidden, own if directions == "discriminant" else None, components=2, shrinkage=0.2)
+    assert fit_on_users(users, settings).name == asked.name
 
 
 def test_it_is_the_same_after_saving_and_known_by_its_name(hidden, tmp_path):

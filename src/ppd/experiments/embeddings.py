@@ -19,7 +19,7 @@ from ppd.preferences.store import Preferences
 from ppd.settings import Settings
 from ppd.simulation.truth.exact import ExactObserver
 from ppd.simulation.truth.utility import Tastes
-from ppd.users.whitening import Whitening
+from ppd.users.whitening import fit_on_users
 
 Floats = NDArray[np.float64]
 VLM = "VLM"
@@ -33,9 +33,9 @@ def embeddings_by(reader: str, settings: Settings, layout: Layout) -> dict[str, 
     raw = READERS[reader](settings, layout, log)
     train = log.users.user_id[log.users.split == "train"]
     rows = {user_id: torch.from_numpy(groups).float().unsqueeze(1) for user_id, groups in raw.items()}
-    trained = torch.cat([rows[user_id] for user_id in sorted(train)])
-    kept = min(trained.shape[-1], settings.embedding.components or trained.shape[-1])
-    whitening = Whitening.fit(trained, components=kept, shrinkage=settings.embedding.shrinkage)
+    trained = [rows[user_id] for user_id in sorted(train)]
+    kept = min(trained[0].shape[-1], settings.embedding.components or trained[0].shape[-1])
+    whitening = fit_on_users(trained, settings.embedding.model_copy(update={"components": kept}))
     return {user_id: whitening(groups) for user_id, groups in rows.items()}
 
 

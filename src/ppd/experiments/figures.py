@@ -28,19 +28,21 @@ def scaling_plot(points: Mapping[str, Sequence[tuple[float, Sequence[Entry]]]]) 
     return png(figure)
 
 
-def directions_plot(rows: Sequence[Mapping[str, float]], kept: int | None) -> bytes:
-    """How much of each principal direction's variance is between users; filled: the `kept` that the adapter reads."""
-    figure = Figure(figsize=(9, 3))
-    axes = figure.subplots()
-    kept = len(rows) if kept is None else kept
-    at = np.arange(1, len(rows) + 1)
-    mean, low, high = (np.array([row[key] for row in rows]) for key in ("mean", "ci_low", "ci_high"))
-    axes.bar(at[:kept], mean[:kept], color=ACCENT, label="read by the adapter")
-    axes.bar(at[kept:], mean[kept:], color=QUIET, label="left out")
-    axes.errorbar(at, mean, yerr=[mean - low, high - mean], fmt="none", color="black", linewidth=1, capsize=2)
-    axes.step(at, [row["variance_share"] for row in rows], where="mid", color=BLUE, label="share of all variance")
-    axes.axhline(0, color="black", linewidth=0.8)
-    _finish(axes, xlabel="principal direction, by variance", ylabel="reliability")
+def directions_plot(directions: Mapping[str, Any]) -> bytes:
+    """How much of each direction's variance is between users, found in both ways; filled: what is read."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    found = directions["found"]
+    for axes, (kind, rows) in zip(figure.subplots(len(found), 1, sharey=True), found.items(), strict=True):
+        kept = directions["kept"] or len(rows) if kind == directions["read"] else 0
+        at = np.arange(1, len(rows) + 1)
+        mean, low, high = (np.array([row[key] for row in rows]) for key in ("mean", "ci_low", "ci_high"))
+        if kept:
+            axes.bar(at[:kept], mean[:kept], color=ACCENT, label="read by the adapter")
+        axes.bar(at[kept:], mean[kept:], color=QUIET, label="left out")
+        axes.errorbar(at, mean, yerr=[mean - low, high - mean], fmt="none", color="black", linewidth=1, capsize=2)
+        axes.step(at, [row["variance_share"] for row in rows], where="mid", color=BLUE, label="share of all variance")
+        axes.axhline(0, color="black", linewidth=0.8)
+        _finish(axes, xlabel=f"{kind} direction, in order", ylabel="reliability")
     return png(figure)
 
 

@@ -23,7 +23,7 @@ from ppd.rewards.clip_score import ClipScorer
 from ppd.settings import Settings
 from ppd.simulation.truth.exact import ExactObserver
 from ppd.statistics.bootstrap import clustered_mean
-from ppd.users.directions import reliabilities
+from ppd.users.directions import held_out_reliabilities
 from ppd.users.embeddings import load_embeddings
 from ppd.users.support import SupportGroup, support_groups
 from ppd.vlm.embedding import embed
@@ -38,7 +38,7 @@ Key = tuple[str, int]
 def write_identification(settings: Settings, _: ExperimentSettings, layout: Layout) -> None:
     """Measure every layer and every baseline on the test users, and write the result.
 
-    Beside them, from the training users: how reliable each principal direction of the adapter's (last) layer is.
+    Beside them, from the training users: how reliable each direction of the layer that the adapter reads is.
     """
     log = Preferences.open(layout.preferences)
     train, test = (log.users.user_id[log.users.split == split].tolist() for split in ("train", "test"))
@@ -67,12 +67,24 @@ def write_identification(settings: Settings, _: ExperimentSettings, layout: Layo
     read = range(n_rows)[settings.embedding.rows[-1] if settings.embedding.rows else -1]
     trained = _by_user(views[f"layer {read}"], train)
     several = [len(embeddings) for embeddings in trained if len(embeddings) > 1]
-    directions = {"rows": reliabilities(trained)[:N_DIRECTIONS], "n_users": len(several), "n_groups": sum(several)}
+    found = {
+        kind: held_out_reliabilities(
+            [torch.from_numpy(groups).float() for groups in trained],
+            settings.embedding.model_copy(update={"directions": kind}),
+        )[:N_DIRECTIONS]
+        for kind in ("discriminant", "principal")
+    }
     result = {
         "n_users": len(chosen),
         "chance": {f"top_{k}": k / len(chosen) for k in TOPS},
         "rows": rows,
-        "directions": directions | {"kept": settings.embedding.components},
+        "directions": {
+            "found": found,
+            "read": settings.embedding.directions,
+            "kept": settings.embedding.components,
+            "n_users": len(several),
+            "n_groups": sum(several),
+        },
     }
     write_json(layout.experiment_results / "identification.json", result)
 

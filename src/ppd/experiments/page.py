@@ -192,8 +192,7 @@ def figures(found: Mapping[str, Any], experiments: ExperimentSettings) -> dict[s
         }
         drawn["scaling"] = scaling_plot(points)
     if "identification" in found:
-        directions = found["identification"]["directions"]
-        drawn["directions"] = directions_plot(directions["rows"], directions["kept"])
+        drawn["directions"] = directions_plot(found["identification"]["directions"])
     if "sampling" in found:
         drawn["sampling"] = sampling_plot(found["sampling"]["rows"], found["sampling"]["base"])
     if "interpolation" in found:

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import torch
+from rich.console import Console
 from torch import Tensor
 
 from ppd.files import atomic_path
@@ -13,20 +14,26 @@ from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
 from ppd.stored_tables import read_frame, write_table
 from ppd.users.embeddings import UserEmbeddings, each_user
-from ppd.users.whitening import EmbeddingRecipe, Whitening
+from ppd.users.whitening import EmbeddingRecipe, Whitening, fit_on_users
 
 
 def fit_whitening(preferences: Preferences, embeddings: UserEmbeddings, settings: EmbeddingSettings) -> Whitening:
     """The whitening of this run, fitted on all support groups of the training users and of nobody else."""
-    train = preferences.users.user_id[preferences.users.split == "train"]
-    hidden = torch.cat([embeddings.hidden[user_id] for user_id in sorted(train)])
+    train = sorted(preferences.users.user_id[preferences.users.split == "train"])
+    hidden = [embeddings.hidden[user_id] for user_id in train]
+    if settings.directions == "discriminant" and all(len(groups) == 1 for groups in hidden):
+        Console(stderr=True).print(
+            "No training user has two groups of choices, so nothing tells users from their choices: the whitening "
+            "keeps principal directions in place of discriminant ones. More choices a user would change that.",
+            soft_wrap=True,
+        )
     recipe = EmbeddingRecipe(
         vlm=embeddings.vlm.id,
         revision=embeddings.vlm.revision,
-        rows=settings.rows if settings.rows is not None else tuple(range(hidden.shape[1])),
+        rows=settings.rows if settings.rows is not None else tuple(range(hidden[0].shape[1])),
         **settings.model_dump(include={"prompt", "read", "max_new_tokens", "precision"}),
     )
-    return Whitening.fit(hidden, components=settings.components, shrinkage=settings.shrinkage, recipe=recipe)
+    return replace(fit_on_users(hidden, settings), recipe=recipe)
 
 
 def whitened(files: Iterable[Path], whitening: Whitening) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Raw hidden states lie in a narrow cone around a large mean; whitened ones tell users apart."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ppd.errors import InputError
 from ppd.files import atomic_path
-from ppd.settings import Component, PromptVersion, VlmPrecision
+from ppd.settings import Component, EmbeddingSettings, PromptVersion, VlmPrecision
 from ppd.stored_tensors import load_with_metadata, save_tensors
 
 
@@ -43,12 +44,17 @@ class Whitening:
     @staticmethod
     def fit(
         hidden: Tensor,
+        users: Tensor | None = None,
         *,
         components: int | None = None,
         shrinkage: float = 0.1,
-        recipe: EmbeddingRecipe | None = None,
     ) -> "Whitening":
-        """From training users' embeddings [N, rows, dim]: principal directions, each scaled to variance 1.
+        """From training users' embeddings [N, rows, dim]: some directions, each scaled to variance 1.
+
+        users: whose each embedding is, int64 [N]; some users have two. With it the first directions are those in which
+        a user's embeddings agree and users differ (linear discriminant analysis, Fisher 1936): what of a whitened
+        embedding's variance lies between users is turned onto as few directions as hold it. Without it the first are
+        the principal ones, in which embeddings differ most, whether it is the user or the choices that differ.
 
         The spectrum λ is first drawn towards its mean: (1 − s)·λ + s·mean(λ) (Ledoit & Wolf 2004), so a direction that
         hardly varies stays small. Signs are fixed: the largest entry of a direction is positive.
@@ -65,11 +71,13 @@ class Whitening:
             spectrum, directions = torch.linalg.eigh(centred.T @ centred / (n - 1))
             spectrum, directions = spectrum.flip(0).clamp_min(0), directions.flip(1)
             spectrum = (1 - shrinkage) * spectrum + shrinkage * spectrum.mean()
-            largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-            directions = directions * largest.sign()
             floor = torch.finfo(torch.float32).eps * spectrum.max().clamp_min(1e-12)
-            matrices.append((directions / spectrum.clamp_min(floor).sqrt())[:, :kept])
-        return Whitening(torch.stack(means).float(), torch.stack(matrices).float(), recipe)
+            matrix = directions / spectrum.clamp_min(floor).sqrt()
+            if users is not None:
+                matrix = matrix @ _users_first(centred @ matrix, users)
+            largest = matrix.gather(0, matrix.abs().argmax(dim=0, keepdim=True))
+            matrices.append((matrix * largest.sign())[:, :kept])
+        return Whitening(torch.stack(means).float(), torch.stack(matrices).float())
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[..., rows, dim] -> [..., rows, components]. Raises InputError for embeddings of another shape."""
@@ -103,3 +111,24 @@ class Whitening:
             return Whitening(tensors["mean"], tensors["matrix"], recipe)
         except (KeyError, ValidationError) as error:
             raise InputError(f"not a whitening: {error}", file=file, fix="Run the stage `users` first") from error
+
+
+def fit_on_users(hidden: Sequence[Tensor], settings: EmbeddingSettings) -> Whitening:
+    """The whitening that the settings name, from users' embeddings, [groups, rows, dim] of each.
+
+    Where no user has two groups nothing tells a user from the choices: then the directions are principal ones.
+    """
+    n_groups = torch.tensor([*map(len, hidden)])
+    can_tell = settings.directions == "discriminant" and bool((n_groups > 1).any())
+    users = torch.arange(len(hidden)).repeat_interleave(n_groups) if can_tell else None
+    return Whitening.fit(torch.cat([*hidden]), users, components=settings.components, shrinkage=settings.shrinkage)
+
+
+def _users_first(whitened: Tensor, users: Tensor) -> Tensor:
+    """The rotation [dim, dim] that brings what is between users to the front: whitened [N, dim], users [N]."""
+    _, own, n_own = users.unique(return_inverse=True, return_counts=True)
+    centres = whitened.new_zeros(len(n_own), whitened.shape[1]).index_add_(0, own, whitened) / n_own.unsqueeze(1)
+    within = whitened - centres[own]
+    # What is left of the variance when the groups of one user are taken off; its eigenvalues would be reliabilities.
+    between = whitened.T @ whitened / (len(users) - 1) - within.T @ within / (len(users) - len(n_own))
+    return torch.linalg.eigh(between).eigenvectors.flip(1)
