@@ -60,7 +60,7 @@ def files_below(folder: Path) -> dict[str, File]:
     found = {}
     for file in folder.rglob("*"):
         inside = file.relative_to(folder)
-        if file.is_file() and not file.is_symlink() and not any(_is_scratch(part) for part in inside.parts):
+        if file.is_file() and not file.is_symlink() and not any(part.startswith(".") for part in inside.parts):
             now = file.stat()
             found[str(inside)] = (now.st_ino, now.st_mtime_ns)
     return found
@@ -69,10 +69,6 @@ def files_below(folder: Path) -> dict[str, File]:
 def made_again(before: Mapping[str, File], after: Mapping[str, File]) -> list[str]:
     """Files that were there before a kill and are there after it, but were written in between."""
     return sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
-
-
-def _is_scratch(part: str) -> bool:
-    return part.startswith(".")
 
 
 def _lives(process: psutil.Process) -> bool:
