@@ -1,5 +1,6 @@
 """Telling directions that are a person from directions that are noise."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,14 @@ def scores(n_users: int, n_groups: int) -> list[np.ndarray]:
     ]
 
 
-def embeddings(n_users: int, n_groups: int) -> list[torch.Tensor]:
+def embeddings(n_users: int, n_groups: int) -> dict[str, torch.Tensor]:
     """The same, turned so that no direction is an axis."""
     turned, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(4, 4)))
-    return [torch.from_numpy(groups @ turned).float() for groups in scores(n_users, n_groups)]
+    return named([torch.from_numpy(groups @ turned).float() for groups in scores(n_users, n_groups)])
+
+
+def named(users: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"user-{at}": groups for at, groups in enumerate(users)}
 
 
 def test_a_column_is_as_reliable_as_it_was_made_however_large_it_is() -> None:
@@ -57,15 +62,21 @@ def test_principal_directions_come_by_their_size_and_discriminant_ones_by_what_i
 
 def test_directions_that_only_fit_the_people_they_were_found_on_are_seen_through() -> None:
     """Among 20 people and 64 directions of noise there are always some that seem to tell them apart."""
-    noise = [*torch.randn(20, 3, 64, generator=torch.Generator().manual_seed(0))]
+    noise = named(torch.randn(20, 3, 64, generator=torch.Generator().manual_seed(0)))
     assert np.mean([row["mean"] for row in held_out_reliabilities(noise, DISCRIMINANT)[:8]]) < 0.2
+
+
+def test_it_does_not_matter_in_which_order_users_come() -> None:
+    people = embeddings(50, 3)
+    backwards = dict(reversed(people.items()))
+    assert held_out_reliabilities(backwards, DISCRIMINANT) == held_out_reliabilities(people, DISCRIMINANT)
 
 
 def test_two_people_with_two_groups_are_enough_to_measure_and_one_is_not() -> None:
     alone = torch.randn(1, 4)
-    assert len(held_out_reliabilities([*torch.randn(2, 2, 4), alone, alone], PRINCIPAL)) == 4
+    assert len(held_out_reliabilities(named([*torch.randn(2, 2, 4), alone, alone]), PRINCIPAL)) == 4
     with pytest.raises(InputError, match="fewer than two training users have two groups of choices"):
-        held_out_reliabilities([torch.randn(2, 4), alone, alone], PRINCIPAL)
+        held_out_reliabilities(named([torch.randn(2, 4), alone, alone]), PRINCIPAL)
 
 
 def test_what_to_keep_ends_at_the_first_direction_that_is_no_user() -> None:

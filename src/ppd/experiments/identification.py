@@ -65,11 +65,11 @@ def write_identification(settings: Settings, _: ExperimentSettings, layout: Layo
     exact = ExactObserver(layout.truth, settings.people)
     rows.append({"view": "exact posterior", **hit_rates(exact_scores(exact, log, chosen))})
     read = range(n_rows)[settings.embedding.rows[-1] if settings.embedding.rows else -1]
-    trained = _by_user(views[f"layer {read}"], train)
-    several = [len(embeddings) for embeddings in trained if len(embeddings) > 1]
+    trained = {user_id: hidden[user_id][:, read] for user_id in train}
+    several = [len(embeddings) for embeddings in trained.values() if len(embeddings) > 1]
     found = {
         kind: held_out_reliabilities(
-            [torch.from_numpy(groups).float() for groups in trained],
+            trained,
             settings.embedding.model_copy(update={"directions": kind}),
         )[:N_DIRECTIONS]
         for kind in ("discriminant", "principal")

@@ -161,9 +161,8 @@ def curve_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
     trials = with_default(found["ablation"], "training steps", by="steps")
     rows = [row("trial", trial, trial["users"]["validation"]["win_rates"]) for trial in trials]
-    if "sampling" in found:
-        everywhere = [r for r in found["sampling"]["rows"] if (r["interval"][0], r["strength"]) == (0.0, 1.0)]
-        rows += [row("the pipeline's run", found["sampling"]["headline"], r["win_rates"]) for r in everywhere]
+    if "sampling" in found and (ours := found["sampling"]["ours"]) is not None:
+        rows.append(row("the pipeline's run", found["sampling"]["headline"], found["sampling"]["rows"][ours]["win_rates"]))
     return rows
 
 

@@ -47,8 +47,8 @@ def write_sampling(settings: Settings, experiments: ExperimentSettings, layout: 
         tastes, measures = Tastes.load(layout.truth), ImageMeasures.load(settings, layout)
         base = measures.table("base", *base_samples(layout, POOL, requests))
         process = base_model(settings, settings.sampling.precision).process
-        rows = []
-        for sampling in grid(settings.sampling, experiments.sampling):
+        rows, tried = [], grid(settings.sampling, experiments.sampling)
+        for sampling in tried:
             seen = {
                 seed: measures.table("ppd", *read_samples(folder / f"{_name(sampling)}.parquet"))
                 for seed, folder in folders.items()
@@ -75,6 +75,7 @@ def write_sampling(settings: Settings, experiments: ExperimentSettings, layout: 
             "headline": headline | mean_of([read_json(file) for file in costs if file.exists()]),
             "base": at_base,
             "rows": rows,
+            "ours": next((n for n, sampling in enumerate(tried) if sampling == settings.sampling), None),
             "chosen": choice(rows, at_base, experiments.sampling),
         }
         write_json(layout.experiment_results / "sampling.json", result)

@@ -25,10 +25,10 @@ class EmbeddingSettings(Component):
     """Length of the written profile; 0 writes none, which needs `read: prompt-end`."""
     rows: tuple[int, ...] | None = (6,)
     """Which layers are kept: 0 is the input embedding, the last is the model's output; null keeps all."""
-    directions: Literal["principal", "discriminant"] = "principal"
+    directions: Literal["principal", "discriminant"] = "discriminant"
     """Which directions come first: those in which embeddings differ most, for whatever reason; or those in which a
     user's embeddings agree and users differ, which needs training users with two groups of choices."""
-    components: int | None = Field(9, ge=1)
+    components: int | None = Field(13, ge=1)
     """Whitening keeps so many directions of each row; null keeps all. `ppd data directions` says how many hold."""
     shrinkage: Share = 0.1
     """How far whitening draws the spectrum towards its mean, so that directions without signal are not blown up."""

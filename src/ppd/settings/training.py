@@ -69,7 +69,7 @@ class LossSettings(Component):
     beta: float = Field(15.0, gt=0)
     """Multiplies half the margin of *mean* squared errors of what the base's network predicts (ε, v or a velocity). It
     carries over neither between those nor to a sum of squares, where it would be beta / (C·H·W)."""
-    winner_anchor: float = Field(0.5, ge=0)
+    winner_anchor: float = Field(4.0, ge=0)
     """Weight of the winner's own denoising error, which keeps it from rising while the margin grows."""
     safeguard: float | None = Field(None, ge=0, lt=1)
     """Slack μ of Diffusion-SDPO's rule on the loser's gradient; null leaves the gradient as it is."""
@@ -81,14 +81,14 @@ class LossSettings(Component):
 class FinetuneSettings(Component):
     """One training run (`ppd.diffusion.training.trainer`), the same for every method so that budgets are equal."""
 
-    steps: int = Field(750, ge=1)
+    steps: int = Field(500, ge=1)
     pairs_per_step: int = Field(32, ge=1)
     micro_batch_pairs: Annotated[int, Field(ge=1)] | Literal["auto"] = 32
     """Pairs in one forward on one process, or its share of a step if that is less; the rest of a step is accumulated.
     auto: as many as fit, found by trying."""
     fresh_epochs: int | None = Field(None, ge=1)
     """After so many epochs batches, t and noise repeat, so reference errors come from the cache; null: never repeat."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(4e-3, gt=0)
     adam_betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(1e-2, ge=0)
     warmup_steps: int = Field(50, ge=0)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ppd.errors import InputError
+from ppd.preferences.splits import hash_keys
 from ppd.preferences.store import Preferences
 from ppd.settings import EmbeddingSettings
 from ppd.users.embeddings import each_user
@@ -26,19 +27,25 @@ def directions_of(
 ) -> dict[int, list[dict[str, float]]]:
     """`held_out_reliabilities` of every row (layer) of the training users' embeddings, by its number in the files."""
     train = set(preferences.users.user_id[preferences.users.split == "train"])
-    users = [hidden for user_id, hidden, _ in each_user(files) if user_id in train]
-    n_rows = users[0].shape[1] if users else 0
-    return {row: held_out_reliabilities([groups[:, row] for groups in users], settings) for row in range(n_rows)}
+    users = {user_id: hidden for user_id, hidden, _ in each_user(files) if user_id in train}
+    n_rows = next(iter(users.values())).shape[1] if users else 0
+    return {
+        row: held_out_reliabilities({user_id: groups[:, row] for user_id, groups in users.items()}, settings)
+        for row in range(n_rows)
+    }
 
 
-def held_out_reliabilities(users: Sequence[Tensor], settings: EmbeddingSettings) -> list[dict[str, float]]:
+def held_out_reliabilities(users: Mapping[str, Tensor], settings: EmbeddingSettings) -> list[dict[str, float]]:
     """Of each direction of a whitening, in its order: its share of the embeddings' variance and its reliability.
 
     users: each user's embeddings [groups, D], each group from other choices. The directions are found on four fifths
     of the users and measured on the others, since among few users some direction always seems to tell them apart.
-    Raises InputError where fewer than two users have two groups.
+    A hash decides which fifth a user is in, so the order of users does not matter. Raises InputError where fewer than
+    two users have two groups.
     """
-    several = [at for at, groups in enumerate(users) if len(groups) > 1]
+    user_ids = sorted(users)
+    keys = dict(zip(user_ids, hash_keys(0, "fold", user_ids).tolist(), strict=True))
+    several = sorted((user_id for user_id in user_ids if len(users[user_id]) > 1), key=keys.__getitem__)
     if len(several) < 2:
         raise InputError(
             "fewer than two training users have two groups of choices, so nothing tells a user from a group",
@@ -47,9 +54,10 @@ def held_out_reliabilities(users: Sequence[Tensor], settings: EmbeddingSettings)
     scores: list[Floats] = []
     for fold in range(min(N_FOLDS, len(several))):
         measured = set(several[fold::N_FOLDS])
-        whitening = _whitening([groups for at, groups in enumerate(users) if at not in measured], settings)
-        scores += [whitening(users[at].unsqueeze(1))[:, 0].double().numpy() for at in sorted(measured)]
-    shares = _variance_shares(torch.cat([*users]).double(), _whitening(users, settings).matrix[0].double())
+        whitening = _whitening([users[user_id] for user_id in user_ids if user_id not in measured], settings)
+        scores += [whitening(users[user_id].unsqueeze(1))[:, 0].double().numpy() for user_id in sorted(measured)]
+    everybody = [users[user_id] for user_id in user_ids]
+    shares = _variance_shares(torch.cat(everybody).double(), _whitening(everybody, settings).matrix[0].double())
     return [
         {"variance_share": float(share)} | found for share, found in zip(shares, reliabilities(scores), strict=True)
     ]
