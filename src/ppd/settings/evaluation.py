@@ -21,7 +21,7 @@ class SamplingSettings(Component):
     """ddim: deterministic steps, for bases that predict ε or v; ddpm: Stable Cascade's own ancestral steps; euler: a
     flow's (Z-Image)."""
     text_guidance: float = Field(3.0, ge=0)
-    user_guidance: float = Field(8.0, ge=0)
+    user_guidance: float = Field(6.0, ge=0)
     """Strength of the user: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
     user_interval: tuple[Share, Share] = (0.75, 1.0)
     """Noise levels low < t <= high at which the user acts; at the others the base draws, in two forwards for three."""
