@@ -80,6 +80,7 @@ def write_flow(settings: Settings, experiments: ExperimentSettings, layout: Layo
         run_side_by_side(train_and_sample, jobs, work / "logs", n_workers=experiments.n_workers)
         result = {
             "seeds": list(experiments.seeds),
+            "embedding": settings.embedding.model_dump(mode="json"),
             "finetune": settings.finetune.model_dump(mode="json"),
             "sampling": settings.sampling.model_dump(mode="json"),
             **job_result(settings, experiments, layout, seen_images(job, settings, layout, work)),
