@@ -162,7 +162,9 @@ def curve_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     trials = with_default(found["ablation"], "training steps", by="steps")
     rows = [row("trial", trial, trial["users"]["validation"]["win_rates"]) for trial in trials]
     if "sampling" in found and (ours := found["sampling"]["ours"]) is not None:
-        rows.append(row("the pipeline's run", found["sampling"]["headline"], found["sampling"]["rows"][ours]["win_rates"]))
+        rows.append(
+            row("the pipeline's run", found["sampling"]["headline"], found["sampling"]["rows"][ours]["win_rates"])
+        )
     return rows
 
 
