@@ -141,7 +141,7 @@ def test_another_run_keeps_the_last_checkpoint_says_in_what_it_differs_and_throw
     run(again(backbone), stopped, SETTINGS.model_copy(update={"learning_rate": 5e-4}))
     said = capsys.readouterr().err
     assert f"{old.name}/{CHECKPOINT}: another run stopped at step 2 and is kept" in said
-    assert "learning_rate 0.001 there, 0.0005 here" in said
+    assert f"learning_rate {SETTINGS.learning_rate:g} there, 0.0005 here" in said
     assert [path.name for path in (stopped / "work").iterdir()] == [old.name], "nothing but the other run is left"
     run(again(backbone), stopped, SETTINGS)
     assert steps_done == [0, 1, 2, 3, 2, 3], "the first run goes on with its own settings"
