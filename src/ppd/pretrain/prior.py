@@ -7,6 +7,7 @@ A caption names the concept only, so the prior learns to draw every style, tone 
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -94,6 +95,44 @@ def velocity(x_0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0
 
 
+class Denoiser(nn.Module):
+    """Prior and text encoder as one function of tensors, with weights named as the two have them."""
+
+    def __init__(
+        self,
+        prior: StableCascadeUNet,
+        text_encoder: CLIPTextModelWithProjection,
+        tokens: Mapping[str, Tensor],
+        *,
+        bf16: bool,
+    ) -> None:
+        super().__init__()
+        self.prior, self.text_encoder, self.bf16 = prior, text_encoder, bf16
+        for name, tensor in tokens.items():
+            self.register_buffer(name, tensor, persistent=False)
+        self.token_names = list(tokens)
+
+    def forward(self, x_t: Tensor, t: Tensor, captions: Tensor) -> Tensor:
+        """v̂ [B, C, h, w] in fp32 at x_t [B, C, h, w] and t [B]. captions: indices of the tokens' rows [B]."""
+        tokens = {name: self.get_buffer(name) for name in self.token_names}
+        text = self.text_encoder(**tokens, output_hidden_states=True)
+        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
+            (v,) = self.prior(
+                sample=x_t,
+                timestep_ratio=t,
+                clip_text_pooled=text.text_embeds[captions][:, None],
+                clip_text=text.hidden_states[-1][captions],
+                clip_img=x_t.new_zeros(len(x_t), 1, self.prior.config.clip_image_in_channels),
+                return_dict=False,
+            )
+        return v.float()
+
+
+def _record(network: Denoiser, x_t: Tensor, t: Tensor, captions: Tensor) -> None:
+    """Let a GPU replay the forward and the backward: at this size it waits longer for launches than it computes."""
+    torch.cuda.make_graphed_callables(network.train(), (x_t, t, captions), allow_unused_input=True)
+
+
 def _compile(unet: StableCascadeUNet, device: torch.device) -> None:
     """Compile in place: whole for a CPU; block by block for a GPU, where the whole takes minutes and fails in 2.11."""
     if device.type == "cpu":
@@ -133,7 +172,8 @@ def train_prior(
     torch.manual_seed(loop.seed)
     unet = build_prior(settings, settings.codec.latent_channels)
     text_encoder = build_text_encoder(settings, tokenizer)
-    network = nn.ModuleDict({"prior": unet, "text_encoder": text_encoder}).to(device)
+    tokens = tokenize(tokenizer, CAPTIONS)
+    network = Denoiser(unet, text_encoder, tokens, bf16=loop.bf16).to(device)
     if settings.compile:
         _compile(unet, device)
     pool = LatentPool(
@@ -147,24 +187,16 @@ def train_prior(
         steps=loop.steps,
     )
     draws = training_draws(pool, loop.batch_size, settings.empty_caption_share, settings.codec.latent_channels)
-    tokens = tokenize(tokenizer, CAPTIONS).to(device)
+    if device.type == "cuda":
+        rows, empty, t, noise = draws(0)
+        _record(network, noise, t, torch.zeros_like(rows))
 
     def loss_at(step: int) -> Tensor:
         rows, empty, t, noise = draws(step)
         x_0, captions = pool.batch(step, rows, empty)
         x_t = scheduler.add_noise(x_0, noise, t)
         target = velocity(x_0, noise, scheduler._alpha_cumprod(t, device))
-        text = text_encoder(**tokens, output_hidden_states=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
-            (v,) = unet(
-                sample=x_t,
-                timestep_ratio=t,
-                clip_text_pooled=text.text_embeds[captions][:, None],
-                clip_text=text.hidden_states[-1][captions],
-                clip_img=x_t.new_zeros(len(x_t), 1, unet.config.clip_image_in_channels),
-                return_dict=False,
-            )
-        return (v.float() - target).square().mean()
+        return (network(x_t, t, captions) - target).square().mean()
 
     def publish(curve: Curve) -> None:
         with atomic_path(out) as fresh:

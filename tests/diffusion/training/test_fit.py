@@ -104,7 +104,7 @@ def test_a_step_waits_for_the_device_once_however_it_is_cut(
         trainer.reference.collect()
     monkeypatch.setattr(trainer.optimizer, "step", lambda: None)
     draw = trainer._draw()
-    monkeypatch.setattr(trainer, "_draw", lambda: draw)  # on the host, and as long before as one likes
+    monkeypatch.setattr(trainer, "_draw_of", lambda step: draw)  # on the host, and as long before as one likes
     with Scalars() as scalars, Reads() as reads:
         trainer.train_step()
     trainer.adapter.detach()

@@ -95,12 +95,16 @@ class Trainer:
         if settings.gradient_checkpointing:
             backbone.enable_gradient_checkpointing(float(settings.gradient_checkpointing))
         optimizer = torch.optim.AdamW(
-            self.adapter.parameters(), betas=settings.adam_betas, weight_decay=settings.weight_decay
+            self.adapter.parameters(),
+            betas=settings.adam_betas,
+            weight_decay=settings.weight_decay,
+            fused=backbone.device.type == "cuda",
         )
         self.denoiser, self.optimizer = self.accelerator.prepare(Denoiser(backbone, self.adapter), optimizer)
         self.average = {name: weight.detach().clone() for name, weight in self.adapter.named_parameters()}
         self.reference = ReferenceErrors(backbone, data, settings, reference_folder, self.rank)
         self.step = 0
+        self._drawn: tuple[int, Draw] | None = None
         self.micro_batch_pairs = at_once
         if settings.micro_batch_pairs == "auto":
             # Before compiling, which would compile for each size, and saves memory.
@@ -121,6 +125,7 @@ class Trainer:
         self.optimizer.zero_grad()
         measured = self._accumulate_gradients()
         norm = self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.settings.max_grad_norm)
+        self._draw_of(self.step + 1)  # while the device computes
         stats = self._fetch(measured, norm)
         self.reference.collect()
         if not (math.isfinite(stats["loss"]) and math.isfinite(stats["grad_norm"])):
@@ -128,8 +133,8 @@ class Trainer:
             raise NonFiniteError(f"{found}. {suspects(self.data, self._draw())}")
         self.optimizer.step()
         with torch.no_grad():
-            for name, weight in self.adapter.named_parameters():
-                self.average[name].lerp_(weight, 1 - self.settings.ema_decay)
+            weights = [weight for _, weight in self.adapter.named_parameters()]
+            torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.settings.ema_decay)
         self.step += 1
         return stats | {"learning_rate": lr}
 
@@ -292,7 +297,14 @@ class Trainer:
         return {"loss": loss.detach()} | stats
 
     def _draw(self) -> Draw:
-        return draw_batch(self.step, len(self.data.train), tuple(self.data.latents.shape[1:]), self.settings)
+        return self._draw_of(self.step)
+
+    def _draw_of(self, step: int) -> Draw:
+        """A step's draw; the last one is kept."""
+        if self._drawn is None or self._drawn[0] != step:
+            shape = tuple(self.data.latents.shape[1:])
+            self._drawn = step, draw_batch(step, len(self.data.train), shape, self.settings)
+        return self._drawn[1]
 
     def _reference(self, rows: slice, batch: NoisyPairs) -> Tensor:
         """The base's errors [2B] on some rows of this step, computed only the first time that they are asked for."""
