@@ -28,6 +28,7 @@ def measured(result: Mapping[str, Any]) -> str:
     ]
     for row in (row for row in rows if row["unit"] == "pairs"):
         name = row["way"] if row.get("base", "Stage C") == "Stage C" else f"{row['base']}: {row['way']}"
+        name += _elsewhere(row, result)
         form = f"| {name} | {row['n']} | {row['checkpointing']:.0%} | {row.get('compiled', 'no')} |"
         if "error" in row:
             lines.append(f"{form} {_reason(row['error'])} | | | |")
@@ -41,7 +42,7 @@ def measured(result: Mapping[str, Any]) -> str:
         lines.append(", ".join(f"{kind} {ms:.0f} ms ({ms / where['wall_ms']:.0%})" for kind, ms in kinds) + ".")
     lines += ["", "| other stages | at once | a second | of the peak | peak GB |", "|---|---|---|---|---|"]
     for row in (row for row in rows if row["unit"] != "pairs"):
-        name = row["way"] + (f" of {row['words']} words" if "words" in row else "")
+        name = row["way"] + (f" of {row['words']} words" if "words" in row else "") + _elsewhere(row, result)
         if "error" in row:
             lines.append(f"| {name} | {row['n']} {row['unit']} | {_reason(row['error'])} | | |")
         else:
@@ -51,6 +52,11 @@ def measured(result: Mapping[str, Any]) -> str:
     if "missing" in result:
         lines += ["", result["missing"]]
     return "\n".join(lines) + "\n"
+
+
+def _elsewhere(row: Mapping[str, Any], result: Mapping[str, Any]) -> str:
+    """The device of a row, where it is another than the last run's."""
+    return "" if row["device"] == result["device"] else f" ({row['device']})"
 
 
 def _rate(row: Mapping[str, Any]) -> str:

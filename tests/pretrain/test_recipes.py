@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
@@ -70,6 +71,26 @@ def classifier(atlas: Atlas, codec: ImageCodec, tmp_path_factory: pytest.TempPat
         atlas, codec, AttributeClassifierSettings(width=16, loop=_loop(40)), folder / "reader", folder / "state", CPU
     )
     return AttributeClassifier.from_pretrained(folder / "reader").eval()
+
+
+def test_a_second_round_goes_on_from_the_first_and_after_a_kill(
+    atlas: Atlas, codec: ImageCodec, tmp_path: Path
+) -> None:
+    """One curve for both; the weights are those of a run that nothing has disturbed."""
+    codec.save_pretrained(tmp_path / "codec")
+    short = PRIOR.model_copy(update={"loop": _loop(10), "second_loop": _loop(10, seed=1)})
+
+    def train(name: str, settings: PriorSettings) -> dict[str, torch.Tensor]:
+        train_prior(atlas, settings, tmp_path / name, tmp_path / f"{name}-work", CPU, tmp_path / "codec")
+        return load_file(tmp_path / name / "prior/diffusion_pytorch_model.safetensors")
+
+    whole = train("whole", short)
+    first = train("killed", short.model_copy(update={"second_loop": None}))
+    again = train("killed", short)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert any(not torch.equal(whole[name], first[name]) for name in whole)
+    steps = [line.split(",")[0] for line in (tmp_path / "whole/loss_curve.csv").read_text().splitlines()[1:]]
+    assert steps == ["10", "20"]
 
 
 def test_the_codec_gains_on_its_linear_start(atlas: Atlas, codec: ImageCodec) -> None:

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -56,6 +56,17 @@ class Record:
 
 
 Curve = list[Record]
+
+
+def after(before: Curve, curve: Curve) -> Curve:
+    """Two rounds as one curve: steps and seconds of the second go on from the first."""
+    if not before:
+        return curve
+    last = before[-1]
+    later = [replace(row, step=last.step + row.step, seconds=round(last.seconds + row.seconds, 1)) for row in curve]
+    return before + later
+
+
 HARDWARE = "hardware.txt"
 """Beside weights: what they were trained on, for the card."""
 

@@ -22,7 +22,7 @@ from ppd.diffusion.model.codec import ImageCodec
 from ppd.files import atomic_path
 from ppd.pretrain.codec import CodecSettings, train_codec
 from ppd.pretrain.latent_pool import CAPTIONS, LatentPool, training_draws
-from ppd.pretrain.loop import HARDWARE, Curve, LoopSettings, fit, hardware, save_curve
+from ppd.pretrain.loop import HARDWARE, Curve, LoopSettings, after, averaged_weights, fit, hardware, save_curve
 from ppd.pretrain.text import caption_tokenizer, text_config, tokenize
 from ppd.settings import Component, Share
 from ppd.simulation.render import Atlas
@@ -47,6 +47,8 @@ class PriorSettings(Component):
     loop: LoopSettings = LoopSettings(
         steps=16_000, batch_size=32, learning_rate=1e-3, warmup_steps=200, decay_share=0.4, ema_decay=0.998
     )
+    second_loop: LoopSettings | None = None
+    """A second round, from the averaged weights of the first, on renders of its own `seed`."""
 
 
 def build_prior(settings: PriorSettings, latent_channels: int) -> StableCascadeUNet:
@@ -159,7 +161,6 @@ def train_prior(
     The loss is the mean squared error of v at uniform, stratified t. Unfinished states lie in `work`; each publication
     replaces `out` as a whole. codec_folder: a codec to take instead of training one.
     """
-    loop = settings.loop
     if codec_folder is None:
         codec_folder = work / "codec"
         codec = train_codec(atlas, settings.codec, codec_folder, work / "codec.safetensors", device)
@@ -169,34 +170,42 @@ def train_prior(
     tokenizer = caption_tokenizer(CAPTIONS)
     scheduler = DDPMWuerstchenScheduler()
     scheduler.register_to_config(prediction_type="v_prediction")
-    torch.manual_seed(loop.seed)
+    torch.manual_seed(settings.loop.seed)
     unet = build_prior(settings, settings.codec.latent_channels)
     text_encoder = build_text_encoder(settings, tokenizer)
     tokens = tokenize(tokenizer, CAPTIONS)
-    network = Denoiser(unet, text_encoder, tokens, bf16=loop.bf16).to(device)
+    network = Denoiser(unet, text_encoder, tokens, bf16=settings.loop.bf16).to(device)
     if settings.compile:
         _compile(unet, device)
-    pool = LatentPool(
-        atlas,
-        codec,
-        device,
-        name="prior",
-        seed=loop.seed,
-        size=settings.pool_size,
-        steps_each=settings.pool_steps,
-        steps=loop.steps,
-    )
-    draws = training_draws(pool, loop.batch_size, settings.empty_caption_share, settings.codec.latent_channels)
-    if device.type == "cuda":
-        rows, empty, t, noise = draws(0)
-        _record(network, noise, t, torch.zeros_like(rows))
 
-    def loss_at(step: int) -> Tensor:
-        rows, empty, t, noise = draws(step)
-        x_0, captions = pool.batch(step, rows, empty)
-        x_t = scheduler.add_noise(x_0, noise, t)
-        target = velocity(x_0, noise, scheduler._alpha_cumprod(t, device))
-        return (network(x_t, t, captions) - target).square().mean()
+    def train(loop: LoopSettings, name: str, before: Curve) -> Curve:
+        pool = LatentPool(
+            atlas,
+            codec,
+            device,
+            name="prior",
+            seed=loop.seed,
+            size=settings.pool_size,
+            steps_each=settings.pool_steps,
+            steps=loop.steps,
+        )
+        draws = training_draws(pool, loop.batch_size, settings.empty_caption_share, settings.codec.latent_channels)
+        if device.type == "cuda":
+            rows, _, t, noise = draws(0)
+            _record(network, noise, t, torch.zeros_like(rows))
+
+        def loss_at(step: int) -> Tensor:
+            rows, empty, t, noise = draws(step)
+            x_0, captions = pool.batch(step, rows, empty)
+            x_t = scheduler.add_noise(x_0, noise, t)
+            target = velocity(x_0, noise, scheduler._alpha_cumprod(t, device))
+            return (network(x_t, t, captions) - target).square().mean()
+
+        def publish_all(curve: Curve) -> None:
+            publish(after(before, curve))
+
+        state = work / f"{name}.safetensors"
+        return after(before, fit(network, loss_at, loop, state, publish_all, title=name))
 
     def publish(curve: Curve) -> None:
         with atomic_path(out) as fresh:
@@ -209,4 +218,7 @@ def train_prior(
             (fresh / "settings.json").write_text(settings.model_dump_json(indent=2))
             save_curve(curve, fresh, title="prior: mean squared error of v")
 
-    fit(network, loss_at, loop, work / "prior.safetensors", publish, title="prior")
+    curve = train(settings.loop, "prior", [])
+    if settings.second_loop is not None:
+        network.load_state_dict(averaged_weights(work / "prior.safetensors"))
+        train(settings.second_loop, "second round", curve)

@@ -20,7 +20,12 @@ class SamplingSettings(Component):
     sampler: Literal["ddim", "ddpm", "euler"] = "ddim"
     """ddim: deterministic steps, for bases that predict ε or v; ddpm: Stable Cascade's own ancestral steps; euler: a
     flow's (Z-Image)."""
+    spacing: float = Field(1.0, gt=0)
+    """Steps at t = 1 − r^spacing for even r: 1 is even, as Stable Cascade has them; above 1 more of them are at high
+    noise, where colour and layout are decided. For the cosine schedule alone: other schedulers have a spacing."""
     text_guidance: float = Field(3.0, ge=0)
+    text_interval: tuple[Share, Share] = (0.0, 1.0)
+    """Noise levels low < t <= high at which text guidance acts; at the others the caption is followed as it is (1)."""
     user_guidance: float = Field(6.0, ge=0)
     """Strength of the user: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
     user_interval: tuple[Share, Share] = (0.75, 1.0)
@@ -30,9 +35,10 @@ class SamplingSettings(Component):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        low, high = self.user_interval
-        if low > high:
-            raise ValueError(f"user_interval: its low end ({low}) must not be above its high end ({high})")
+        for name in ("text_interval", "user_interval"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: its low end ({low}) must not be above its high end ({high})")
         return self
 
 

@@ -86,9 +86,11 @@ def test_any_caption_has_an_embedding(backbone: StableCascadeBackbone, caption: 
     assert text.tokens.shape == backbone.encode_captions(["a fox"]).tokens.shape
 
 
-def test_an_adapter_of_before_the_interval_was_a_setting_is_sampled_as_it_was() -> None:
+def test_an_adapter_of_before_there_were_intervals_is_sampled_as_it_was() -> None:
     older = SamplingSettings().model_dump(mode="json")
-    del older["user_interval"]
+    for later in ("spacing", "text_interval", "user_interval"):
+        del older[later]
     recipe = {"vlm": "v", "revision": "r", "prompt": "short-1", "read": "prompt-end", "max_new_tokens": 8, "rows": [6]}
     written = {"embedding": recipe | {"precision": "fp32"}, "sampling": older}
-    assert Inference.model_validate_json(json.dumps(written)).sampling.user_interval == (0.0, 1.0)
+    sampling = Inference.model_validate_json(json.dumps(written)).sampling
+    assert (sampling.spacing, sampling.text_interval, sampling.user_interval) == (1.0, (0.0, 1.0), (0.0, 1.0))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ppd.diffusion.adapter.lora import LowRank
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.baking.closed_form import Moments, reduced_rank, start_in_closed_form
-from ppd.diffusion.baking.distill import distill, measure
+from ppd.diffusion.baking.distill import distill, measure, predict_plainly
 from ppd.diffusion.baking.run import Recipe, bake
 from ppd.diffusion.baking.states import States, visited
 from ppd.diffusion.model.backbone import Backbone
@@ -103,6 +103,20 @@ def test_states_are_those_of_the_user_s_sampler(backbone: Backbone) -> None:
     again = States.of(states.tensors())
     assert torch.equal(again.target, states.target)
     assert torch.equal(again.text.tokens, states.text.tokens)
+
+
+@torch.no_grad()
+def test_a_plain_tool_is_taken_at_its_word_where_text_guidance_acts(backbone: Backbone) -> None:
+    """States of several noise levels in one batch: each has its own strength, and stays in its place."""
+    adapter = personal(backbone)
+    sampling = SAMPLING.model_copy(update={"text_guidance": 2.5, "text_interval": (0.0, 0.6)})
+    states = states_of(backbone, adapter, sampling)
+    adapter.detach()
+    lora = fresh(backbone)
+    rows = torch.tensor([3, 11, 0, 7, 5])
+    together = predict_plainly(backbone, lora, states, rows, sampling)
+    assert len(set((states.t[rows] > 0.6).tolist())) == 2
+    torch.testing.assert_close(together, states.base[rows])
 
 
 def test_distillation_comes_nearer_and_goes_on_exactly_after_a_kill(backbone: Backbone, tmp_path: Path) -> None:

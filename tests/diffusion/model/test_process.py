@@ -5,9 +5,10 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from ppd.diffusion.model.process import Cosine, Discrete, Prediction, Process, RectifiedFlow
+from ppd.diffusion.model.process import Cosine, Discrete, Prediction, Process, RectifiedFlow, step_times
 from ppd.diffusion.training.loss import denoising_error, margin, preference_loss
 from ppd.errors import InputError
+from ppd.settings import SamplingSettings
 
 
 def drawn(n: int = 5) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,8 +39,13 @@ def test_the_epsilon_and_the_v_form_of_one_model_have_the_losses_of_the_papers()
         torch.testing.assert_close(preference_loss(margin(*errors[name]), 20.0), expected)
 
 
+def no_noise() -> Tensor:
+    pytest.fail("no noise is added")
+
+
+@pytest.mark.parametrize("spacing", [1.0, 2.0])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_steps_with_the_true_answer_lead_to_the_image(prediction: Prediction) -> None:
+def test_steps_with_the_true_answer_lead_to_the_image(prediction: Prediction, spacing: float) -> None:
     process = Cosine(prediction)
     x_0, noise, _ = drawn()
     x_0, noise = x_0.float(), noise.float()
@@ -48,15 +54,28 @@ def test_steps_with_the_true_answer_lead_to_the_image(prediction: Prediction) ->
         return process.target(x_0, noise, t.expand(len(x)))
 
     start = process.add_noise(x_0, noise, torch.ones(len(x_0)))
-    ends = process.denoise(answer, start, 6, "ddim", lambda: pytest.fail("ddim adds no noise"))
+    ends = process.denoise(answer, start, SamplingSettings(steps=6, sampler="ddim", spacing=spacing), no_noise)
     expected = process.add_noise(x_0, noise, torch.zeros(len(x_0)))
     # At t = 1 the image is 1 % of x_t: fp32 recovers it to some digits only.
     torch.testing.assert_close(ends, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_sampler_that_belongs_to_another_process_is_refused() -> None:
+    settings = SamplingSettings(steps=1, sampler="euler")
     with pytest.raises(InputError, match="sampling.sampler is euler, .* Use ddim or ddpm"):
-        Cosine("epsilon").denoise(lambda x, t: x, torch.zeros(1, 1, 1, 1), 1, "euler", lambda: torch.zeros(1))
+        Cosine("epsilon").denoise(lambda x, t: x, torch.zeros(1, 1, 1, 1), settings, no_noise)
+
+
+def test_steps_are_spaced_towards_the_noise_from_1_to_0() -> None:
+    assert step_times(4, 1.0).tolist() == [1, 0.75, 0.5, 0.25, 0]
+    assert step_times(4, 2.0).tolist() == [1, 0.9375, 0.75, 0.4375, 0]
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow({}), Discrete({})], ids=["flow", "table"])
+def test_a_spacing_is_refused_where_the_scheduler_has_its_own(process: Process) -> None:
+    settings = SamplingSettings(steps=1, sampler=process.samplers[0], spacing=2)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="sampling.spacing is 2, .* Use 1"):
+        process.denoise(lambda x, t: x, torch.zeros(1, 1, 1, 1), settings, no_noise)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -100,7 +119,8 @@ def test_the_librarys_steps_with_the_true_answer_lead_to_the_image(name: str) ->
         return process.target(x_0, noise, t.expand(len(x)))
 
     start = process.add_noise(x_0, noise, torch.full((len(x_0),), 0.981 if isinstance(process, Discrete) else 1.0))
-    ends = process.denoise(answer, start, 50, process.samplers[0], lambda: pytest.fail("no noise is added"))
+    settings = SamplingSettings(steps=50, sampler=process.samplers[0])  # type: ignore[arg-type]
+    ends = process.denoise(answer, start, settings, no_noise)
     assert levels == sorted(levels, reverse=True)
     assert 0 < levels[-1] < 0.1 < 0.9 < levels[0] <= 1
     torch.testing.assert_close(ends, x_0, rtol=2e-2, atol=2e-2)

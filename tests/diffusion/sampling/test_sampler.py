@@ -154,6 +154,38 @@ def test_the_user_acts_inside_the_interval_alone(
     assert not torch.equal(upper[0][:2], base[0][:2])
 
 
+def test_text_guidance_acts_inside_its_interval_alone(
+    backbone: StableCascadeBackbone, adapter: UserAttention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Empty: as at strength 1, bit for bit. Between: two forwards inside and one outside; three and two for a user."""
+    rows: list[int] = []
+    predict = backbone.predict
+
+    def counted(x: Tensor, *rest: object) -> Tensor:
+        rows.append(len(x) // SETTINGS.batch_size)
+        return predict(x, *rest)
+
+    monkeypatch.setattr(backbone, "predict", counted)
+    text, empty = backbone.encode_captions([FOX, TREE, FOX, FOX]), backbone.encode_captions([""])
+
+    def latents(person: Tensor | None, **changes: object) -> tuple[Tensor, list[int]]:
+        rows.clear()
+        settings = SETTINGS.model_copy(update={"text_guidance": 3.0, "user_guidance": 2.0} | changes)
+        asked = [Request(caption, seed, person) for seed, caption in enumerate([FOX, TREE, FOX, FOX])]
+        drawn = sample_latents(backbone, asked, text, empty, settings, None if person is None else adapter)
+        assert n_forwards(backbone.process, settings, for_user=person is not None) == sum(rows)
+        return drawn, list(rows)
+
+    nowhere, plain = latents(None, text_interval=(0.6, 0.6)), latents(None, text_guidance=1.0)
+    assert torch.equal(nowhere[0], plain[0])
+    assert nowhere[1] == plain[1] == [1] * 4
+    low, whole = latents(None, text_interval=(0.0, 0.75)), latents(None)
+    assert low[1] == [1, 2, 2, 2], "t = 1, .75, .5, .25"
+    assert not torch.equal(low[0], whole[0])
+    assert latents(user(0), text_interval=(0.0, 0.75))[1] == [2, 3, 3, 3]
+    assert latents(user(0), text_interval=(0.0, 0.75), user_interval=(0.5, 1.0))[1] == [2, 3, 2, 2]
+
+
 def test_the_forwards_of_a_flow_are_counted_at_the_noise_levels_of_its_size() -> None:
     """Larger latents are shifted towards noise, where the user acts: by hand, σ' = e^μ·σ/(e^μ·σ + 1 − σ)."""
     process = RectifiedFlow({"use_dynamic_shifting": True})

@@ -36,9 +36,10 @@ class Inference(Component):
 
     @field_validator("sampling", mode="before")
     @classmethod
-    def _older_adapters_act_everywhere(cls, sampling: object) -> object:
-        """Adapters of before the setting was there were chosen with the user acting at every t."""
-        return {"user_interval": (0.0, 1.0)} | sampling if isinstance(sampling, dict) else sampling
+    def _older_adapters_say_less(cls, sampling: object) -> object:
+        """Adapters of before these settings were there were chosen with all acting at every t, in even steps."""
+        older = {"spacing": 1.0, "text_interval": (0.0, 1.0), "user_interval": (0.0, 1.0)}
+        return older | sampling if isinstance(sampling, dict) else sampling
 
 
 class AdapterConfig(Component):

@@ -11,7 +11,7 @@ from torch import Tensor
 from ppd.diffusion.adapter.lora import LowRank
 from ppd.diffusion.baking.states import States
 from ppd.diffusion.model.backbone import Backbone
-from ppd.diffusion.sampling.sampler import Guidance
+from ppd.diffusion.sampling.sampler import Guidance, strengths
 from ppd.files import atomic_path
 from ppd.seeding import generator
 from ppd.settings import SamplingSettings
@@ -32,10 +32,15 @@ def predict_plainly(
     backbone: Backbone, lora: LowRank, states: States, rows: Tensor, settings: SamplingSettings
 ) -> Tensor:
     """What a plain tool's sampler would predict with `lora` at these states [B]: [B, C, h, w]."""
-    text = states.text[states.caption[rows]].to(backbone.device)
-    plain = Guidance(backbone, text, states.text[-1:].to(backbone.device), None, settings, None)
-    with lora.acting():
-        return plain.predict(states.x_t[rows].to(backbone.device), states.t[rows].to(backbone.device))
+    device, empty = backbone.device, states.text[-1:].to(backbone.device)
+    of = [strengths(t, settings, for_user=False) for t in states.t[rows]]
+    places = [torch.tensor([place for place, its in enumerate(of) if its == each]) for each in dict.fromkeys(of)]
+    parts = []
+    for alike in (rows[each] for each in places):
+        plain = Guidance(backbone, states.text[states.caption[alike]].to(device), empty, None, settings, None)
+        with lora.acting():
+            parts.append(plain.predict(states.x_t[alike].to(device), states.t[alike].to(device)))
+    return torch.cat(parts)[torch.cat(places).argsort().to(device)]
 
 
 @torch.no_grad()

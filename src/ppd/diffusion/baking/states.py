@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ppd.diffusion.adapter.user_attention import UserAttention
 from ppd.diffusion.model.backbone import Backbone, Text
-from ppd.diffusion.sampling.sampler import Guidance, user_acts
+from ppd.diffusion.sampling.sampler import Guidance
 from ppd.seeding import generator
 from ppd.settings import SamplingSettings
 
@@ -72,14 +72,13 @@ def visited(
 
         def predict(x: Tensor, t: Tensor, rows: Tensor = rows, base: Guidance = base, ours: Guidance = ours) -> Tensor:
             each = t.expand(len(x))
-            of_base = base.predict(x, each)
-            target = ours.predict(x, each) if user_acts(t, settings) else of_base
+            of_base, target = base.predict(x, each), ours.predict(x, each)
             kept.append((x.cpu(), each.cpu(), rows, target.cpu(), of_base.cpu()))
             return target
 
         def fresh(shape: tuple[int, ...] = shape, random: torch.Generator = random) -> Tensor:
             return torch.randn(shape, generator=random).to(backbone.device)
 
-        backbone.process.denoise(predict, fresh(), settings.steps, settings.sampler, fresh)
+        backbone.process.denoise(predict, fresh(), settings, fresh)
     x_t, t, caption, target, of_base = (torch.cat(parts) for parts in zip(*kept, strict=True))
     return States(x_t, t, caption, target, of_base, text.to(torch.device("cpu")))

@@ -21,6 +21,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from ppd.errors import InputError
+from ppd.settings import SamplingSettings
 
 Prediction = Literal["epsilon", "v_prediction"]
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -48,20 +49,32 @@ class Process(Protocol):
         """What the network was trained to answer at x_t: ε, v, or the flow's velocity."""
         ...
 
-    def denoise(self, predict: Predict, x: Tensor, n_steps: int, sampler: str, fresh: Callable[[], Tensor]) -> Tensor:
+    def denoise(self, predict: Predict, x: Tensor, settings: SamplingSettings, fresh: Callable[[], Tensor]) -> Tensor:
         """From noise x [B, C, h, w] to latents. fresh: standard normal noise of x's shape, for samplers that add some.
 
-        Raises InputError for a sampler that is not one of `samplers`.
+        Raises InputError for a sampler that is not one of `samplers`, or a spacing of steps that it cannot have.
         """
         ...
 
 
-def check_sampler(process: Process, sampler: str) -> None:
-    """Raises InputError where the process has no such sampler."""
-    if sampler not in process.samplers:
+def check_sampler(process: Process, settings: SamplingSettings) -> None:
+    """Raises InputError where the process has no such sampler, or cannot space its steps as is asked."""
+    if settings.sampler not in process.samplers:
         raise InputError(
-            f"sampling.sampler is {sampler}, which this base does not know", fix=f"Use {' or '.join(process.samplers)}"
+            f"sampling.sampler is {settings.sampler}, which this base does not know",
+            fix=f"Use {' or '.join(process.samplers)}",
         )
+    if settings.spacing != 1 and not isinstance(process, Cosine):
+        raise InputError(
+            f"sampling.spacing is {settings.spacing:g}, and this base's scheduler spaces its steps itself", fix="Use 1"
+        )
+
+
+def step_times(n_steps: int, spacing: float) -> Tensor:
+    """t from 1 to 0, [n_steps + 1]: 1 − r^spacing for even r, so that above 1 more steps are at high noise."""
+    if spacing == 1:
+        return torch.linspace(1, 0, n_steps + 1)
+    return 1 - torch.linspace(0, 1, n_steps + 1) ** spacing
 
 
 class VariancePreserving(ABC):
@@ -113,13 +126,13 @@ class Cosine(VariancePreserving):
         at_zero = torch.cos(s / (1 + s) * torch.pi * 0.5) ** 2
         return (torch.cos((t + s) / (1 + s) * torch.pi * 0.5) ** 2 / at_zero).clamp(1e-4, 0.9999)
 
-    def denoise(self, predict: Predict, x: Tensor, n_steps: int, sampler: str, fresh: Callable[[], Tensor]) -> Tensor:
-        """Evenly spaced t, as in Stable Cascade's pipeline. ddpm: the scheduler's own steps; ddim: η = 0."""
-        check_sampler(self, sampler)
-        for t, t_next in pairwise(torch.linspace(1, 0, n_steps + 1, device=x.device)):
+    def denoise(self, predict: Predict, x: Tensor, settings: SamplingSettings, fresh: Callable[[], Tensor]) -> Tensor:
+        """ddpm: the scheduler's own steps; ddim: η = 0. Evenly spaced t are those of Stable Cascade's pipeline."""
+        check_sampler(self, settings)
+        for t, t_next in pairwise(step_times(settings.steps, settings.spacing).to(x.device)):
             noise = self.noise_of(predict(x, t), x, t[None])
             signal, signal_next = self.alpha_bar(t[None]), self.alpha_bar(t_next[None])
-            if sampler == "ddim":
+            if settings.sampler == "ddim":
                 x = ddim_step(x, noise, signal, signal_next)
             else:
                 x = ddpm_step(x, noise, signal, signal_next, fresh() * (t_next != 0))
@@ -160,10 +173,10 @@ class Discrete(VariancePreserving):
             self._table = self._table.to(t.device)
         return self._table[self.step_of(t)]
 
-    def denoise(self, predict: Predict, x: Tensor, n_steps: int, sampler: str, fresh: Callable[[], Tensor]) -> Tensor:
-        check_sampler(self, sampler)
+    def denoise(self, predict: Predict, x: Tensor, settings: SamplingSettings, fresh: Callable[[], Tensor]) -> Tensor:
+        check_sampler(self, settings)
         scheduler = self._make()
-        scheduler.set_timesteps(n_steps)
+        scheduler.set_timesteps(settings.steps)
         for step in scheduler.timesteps:
             middle = ((step + 0.5) / self.n_steps).to(x.device)
             x = scheduler.step(predict(x, middle), step, x).prev_sample
@@ -190,9 +203,10 @@ class RectifiedFlow:
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return noise - x_0
 
-    def denoise(self, predict: Predict, x: Tensor, n_steps: int, sampler: str, fresh: Callable[[], Tensor]) -> Tensor:
-        """Euler's steps at σ evenly spaced from 1 to 1/n_steps, then shifted, as Z-Image's pipeline has them."""
-        check_sampler(self, sampler)
+    def denoise(self, predict: Predict, x: Tensor, settings: SamplingSettings, fresh: Callable[[], Tensor]) -> Tensor:
+        """Euler's steps at σ evenly spaced from 1 to 1/n, then shifted, as Z-Image's pipeline has them."""
+        check_sampler(self, settings)
+        n_steps = settings.steps
         scheduler = self._make()
         mu = _shift_of_size((x.shape[2] // 2) * (x.shape[3] // 2), scheduler.config)
         scheduler.set_timesteps(sigmas=torch.linspace(1.0, 1 / n_steps, n_steps).tolist(), mu=mu)

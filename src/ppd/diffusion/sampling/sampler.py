@@ -6,9 +6,11 @@ Guidance with text strength s_c and user strength s_u, where ∅ is the empty ca
 
 f is what the base's network predicts, ε, v or a velocity: at one x_t they are linear in each other, so it is one rule.
 
-s_u = 0 is the base model, 1 is as trained, beyond 1 extrapolates. Outside `user_interval` s_u is 0: an adapter that was
-trained at high noise has nothing to say at low noise, where the base draws the details (limited-interval guidance,
-arXiv 2404.07724, on the user). Only the branches whose coefficient is not zero are computed, all in one forward.
+s_u = 0 is the base model, 1 is as trained, beyond 1 extrapolates. Each acts in an interval of noise levels alone
+(arXiv 2404.07724). Outside `user_interval` s_u is 0: an adapter that was trained at high noise has nothing to say at
+low noise, where the base draws the details. Outside `text_interval` s_c is 1: at the highest noise text guidance
+decides the layout too, and in favour of large subjects. Only the branches whose coefficient is not zero are computed,
+all in one forward.
 """
 
 from collections.abc import Iterator, Sequence
@@ -102,16 +104,15 @@ def sample_latents(
     shape = (backbone.latent_channels, *settings.latent_size)
     randoms = [generator("sample", request.caption, request.seed) for request in requests]
     x = _randn(randoms, shape, backbone.device)
-    base = Guidance(backbone, text, empty, None, settings, None)
-    guided = Guidance(backbone, text, empty, _users_of(requests, adapter, backbone.device), settings, adapter)
+    guidance = Guidance(backbone, text, empty, _users_of(requests, adapter, backbone.device), settings, adapter)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        return (guided if user_acts(t, settings) else base).predict(x, t.expand(len(x)))
+        return guidance.predict(x, t.expand(len(x)))
 
     def fresh() -> Tensor:
         return _randn(randoms, shape, backbone.device)
 
-    return backbone.process.denoise(predict, x, settings.steps, settings.sampler, fresh)
+    return backbone.process.denoise(predict, x, settings, fresh)
 
 
 def n_forwards(process: Process, settings: SamplingSettings, *, for_user: bool) -> int:
@@ -120,13 +121,24 @@ def n_forwards(process: Process, settings: SamplingSettings, *, for_user: bool) 
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         nonlocal counted
-        s_u = settings.user_guidance if for_user and user_acts(t, settings) else 0.0
-        counted += sum(coefficient != 0 for coefficient in _coefficients(settings.text_guidance, s_u))
+        counted += sum(coefficient != 0 for coefficient in _coefficients(*strengths(t, settings, for_user=for_user)))
         return x
 
     nothing = torch.zeros(settings.latent_size)[None, None]  # a flow's noise levels depend on the size
-    process.denoise(predict, nothing, settings.steps, settings.sampler, lambda: nothing)
+    process.denoise(predict, nothing, settings, lambda: nothing)
     return counted
+
+
+def strengths(t: Tensor, settings: SamplingSettings, *, for_user: bool) -> tuple[float, float]:
+    """s_c and s_u at the noise level t (a scalar)."""
+    s_c = settings.text_guidance if _inside(t, settings.text_interval) else 1.0
+    s_u = settings.user_guidance if for_user and _inside(t, settings.user_interval) else 0.0
+    return s_c, s_u
+
+
+def _inside(t: Tensor, interval: tuple[float, float]) -> bool:
+    low, high = interval
+    return bool(low < t <= high)
 
 
 def _coefficients(s_c: float, s_u: float) -> tuple[float, float, float]:
@@ -134,14 +146,21 @@ def _coefficients(s_c: float, s_u: float) -> tuple[float, float, float]:
     return s_u, s_c - s_u, 1 - s_c
 
 
-def user_acts(t: Tensor, settings: SamplingSettings) -> bool:
-    """Whether the user acts at the noise level t (a scalar), or the base draws alone."""
-    low, high = settings.user_interval
-    return bool(low < t <= high)
+@dataclass(frozen=True)
+class _Branches:
+    """What one forward computes, n branches in one batch, and their coefficients in its output."""
+
+    coefficients: list[float]
+    text: Text
+    users: Tensor | None
+    """Zeros for the branches of nobody; None where every branch is."""
 
 
 class Guidance:
-    """Predicts with guidance for one batch of requests, one forward of the network a call."""
+    """Predicts with guidance for one batch of requests, one forward of the network a call.
+
+    users: their embeddings [B, rows, dim], or None to draw for nobody.
+    """
 
     def __init__(
         self,
@@ -152,32 +171,34 @@ class Guidance:
         settings: SamplingSettings,
         adapter: UserAttention | None,
     ) -> None:
-        self.backbone, self.adapter = backbone, adapter
-        s_c, s_u = settings.text_guidance, settings.user_guidance if users is not None else 0.0
-        no_text = empty[torch.zeros(len(text), dtype=torch.int64)]
-        # (coefficient, caption, for the user?).
-        of = _coefficients(s_c, s_u)
-        branches = [(of[0], text, True), (of[1], text, False), (of[2], no_text, False)]
-        branches = [branch for branch in branches if branch[0] != 0]
-        self.coefficients = [coefficient for coefficient, _, _ in branches]
-        self.text = Text.cat([caption for _, caption, _ in branches])
-        self.users = None
-        if users is not None:
-            self.users = torch.cat([users * for_user for _, _, for_user in branches])
+        self.backbone, self.adapter, self.settings = backbone, adapter, settings
+        self.text, self.users = text, users
+        self.no_text = empty[torch.zeros(len(text), dtype=torch.int64)]
+        self._branches: dict[tuple[float, float], _Branches] = {}  # the same at most steps
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
-        """x [B, C, h, w], t [B] -> the network's guided output [B, C, h, w]."""
-        n = len(self.coefficients)
-        with nullcontext() if self.adapter is None else self.adapter.users(self.users):
-            parts = self._forward(x, t, n)
+        """x [B, C, h, w], noise levels t [B] of one strength -> the network's guided output [B, C, h, w]."""
+        strength = strengths(t[0], self.settings, for_user=self.users is not None)
+        if strength not in self._branches:
+            self._branches[strength] = self._branches_of(*strength)
+        branches = self._branches[strength]
+        n = len(branches.coefficients)
+        with nullcontext() if branches.users is None or self.adapter is None else self.adapter.users(branches.users):
+            parts = self.backbone.predict(x.repeat(n, 1, 1, 1), t.repeat(n), branches.text).chunk(n)
         if n == 1:
             return parts[0]
         if n == 2:
-            return self.backbone.guide(parts[0], parts[1], self.coefficients[0])
-        return torch.stack([c * part for c, part in zip(self.coefficients, parts, strict=True)]).sum(dim=0)
+            return self.backbone.guide(parts[0], parts[1], branches.coefficients[0])
+        return torch.stack([c * part for c, part in zip(branches.coefficients, parts, strict=True)]).sum(dim=0)
 
-    def _forward(self, x: Tensor, t: Tensor, n: int) -> tuple[Tensor, ...]:
-        return self.backbone.predict(x.repeat(n, 1, 1, 1), t.repeat(n), self.text).chunk(n)
+    def _branches_of(self, s_c: float, s_u: float) -> _Branches:
+        captions = (self.text, self.text, self.no_text)
+        of = [(c, *branch) for c, *branch in zip(_coefficients(s_c, s_u), captions, (1, 0, 0), strict=True) if c != 0]
+        coefficients, text, for_user = zip(*of, strict=True)
+        users = None
+        if self.users is not None and any(for_user):
+            users = torch.cat([self.users * whether for whether in for_user])
+        return _Branches(list(coefficients), Text.cat(list(text)), users)
 
 
 def _users_of(requests: Sequence[Request], adapter: UserAttention | None, device: torch.device) -> Tensor | None:

@@ -133,7 +133,7 @@ class Trainer:
             raise NonFiniteError(f"{found}. {suspects(self.data, self._draw())}")
         self.optimizer.step()
         with torch.no_grad():
-            weights = [weight for _, weight in self.adapter.named_parameters()]
+            weights: list[Tensor] = [weight for _, weight in self.adapter.named_parameters()]
             torch._foreach_lerp_(list(self.average.values()), weights, 1 - self.settings.ema_decay)
         self.step += 1
         return stats | {"learning_rate": lr}
