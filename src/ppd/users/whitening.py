@@ -61,8 +61,16 @@ class Whitening:
         """
         n, rows, dim = hidden.shape
         kept = dim if components is None else components
-        if not 0 < kept <= dim or n < 2:
-            raise InputError(f"whitening {n} embeddings of {dim} dimensions to {kept} components is not possible")
+        if not 0 < kept <= dim:
+            raise InputError(
+                f"embedding.components is {kept}; embeddings of {dim} numbers have 1 to {dim} directions",
+                fix="Lower it, or set it to null for all",
+            )
+        if n < 2:
+            raise InputError(
+                f"{n} of the training users' embeddings; at least 2 are needed to see in what people differ",
+                fix="Add users, or lower preferences.pairs_per_group",
+            )
         means, matrices = [], []
         for row in range(rows):  # one at a time: in double precision all of them would be twice what was read
             centred = hidden[:, row].double()
