@@ -58,13 +58,15 @@ def test_the_page_says_what_was_measured_and_nothing_else(bench: ModuleType) -> 
 
 
 def test_the_page_has_a_row_for_each_case(bench: ModuleType) -> None:
-    numbers = {"per_second": 24.5, "range": [24.1, 24.9], "share_of_peak": 0.4, "peak_gb": 68.6}
+    here = {"device": "a GPU"}
+    numbers = here | {"per_second": 24.5, "range": [24.1, 24.9], "share_of_peak": 0.4, "peak_gb": 68.6}
     where = {"wall_ms": 10.0, "kernels": 3, "ms": {"gaps": 2.0, "matrix products": 8.0}}
     trained = {"way": "ours", "unit": "pairs", "n": 16, "checkpointing": 0.5, "compiled": "block by block"}
     rows = [
         trained | numbers | {"where": where, "waits_a_step": 1},
-        {"way": "plain", "unit": "pairs", "n": 16, "checkpointing": 0.0, "error": "OutOfMemoryError: too large"},
+        here | {"way": "plain", "unit": "pairs", "n": 16, "checkpointing": 0.0, "error": "OutOfMemoryError: too large"},
         {"way": "embed", "unit": "users", "n": 8, "words": 128} | numbers,
+        {"way": "judge", "unit": "comparisons", "n": 8} | numbers | {"device": "another"},
     ]
     result = {"ways": rows, "device": "a GPU", "torch": "2.11", "settings": {"size": "full", "steps": 4}}
     said = importlib.import_module("paper_scale_page").measured(result)
@@ -72,6 +74,7 @@ def test_the_page_has_a_row_for_each_case(bench: ModuleType) -> None:
     assert "| plain | 16 | 0% | no | does not fit | | | |" in said
     assert "matrix products 8 ms (80%), gaps 2 ms (20%)." in said
     assert "| embed of 128 words | 8 | 24.5 users | 40% | 68.6 |" in said
+    assert "| judge (another) | 8 | 24.5 comparisons | 40% | 68.6 |" in said, "rows of an earlier run say where"
 
 
 @pytest.mark.slow
