@@ -73,24 +73,24 @@ def classifier(atlas: Atlas, codec: ImageCodec, tmp_path_factory: pytest.TempPat
     return AttributeClassifier.from_pretrained(folder / "reader").eval()
 
 
-def test_a_second_round_goes_on_from_the_first_and_after_a_kill(
+def test_further_rounds_go_on_from_the_one_before_and_after_a_kill(
     atlas: Atlas, codec: ImageCodec, tmp_path: Path
 ) -> None:
-    """One curve for both; the weights are those of a run that nothing has disturbed."""
+    """One curve for all; the weights are those of a run that nothing has disturbed."""
     codec.save_pretrained(tmp_path / "codec")
-    short = PRIOR.model_copy(update={"loop": _loop(10), "second_loop": _loop(10, seed=1)})
+    short = PRIOR.model_copy(update={"loop": _loop(10), "further_rounds": (_loop(10, seed=1), _loop(5, seed=2))})
 
     def train(name: str, settings: PriorSettings) -> dict[str, torch.Tensor]:
         train_prior(atlas, settings, tmp_path / name, tmp_path / f"{name}-work", CPU, tmp_path / "codec")
         return load_file(tmp_path / name / "prior/diffusion_pytorch_model.safetensors")
 
     whole = train("whole", short)
-    first = train("killed", short.model_copy(update={"second_loop": None}))
+    first = train("killed", short.model_copy(update={"further_rounds": short.further_rounds[:1]}))
     again = train("killed", short)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert any(not torch.equal(whole[name], first[name]) for name in whole)
     steps = [line.split(",")[0] for line in (tmp_path / "whole/loss_curve.csv").read_text().splitlines()[1:]]
-    assert steps == ["10", "20"]
+    assert steps == ["10", "20", "25"]
 
 
 def test_the_codec_gains_on_its_linear_start(atlas: Atlas, codec: ImageCodec) -> None:
@@ -204,7 +204,8 @@ def test_quality_is_measured(
     atlas: Atlas, prior_folder: Path, classifier: AttributeClassifier, codec: ImageCodec
 ) -> None:
     sampling = SamplingSettings(precision="fp32", steps=2, text_guidance=1.0, batch_size=16)
-    measures, images = prior_quality(prior_folder, classifier, atlas, sampling, images_per_caption=1)
+    clip = ClipScorer.from_pretrained(recipes.MODELS / "clip")
+    measures, images = prior_quality(prior_folder, classifier, clip, atlas, sampling, images_per_caption=1)
     assert images.shape == (len(CONCEPTS), 64, 64, 3)
     shares = [m.value for m in measures if m.name.startswith("share of")]
     assert sum(shares) == pytest.approx(1)

@@ -84,7 +84,7 @@ def write_card(
         last = list(csv.DictReader(file))[-1]
     settings = json.loads((folder / "settings.json").read_text())
     trained_on = (folder / HARDWARE).read_text() if (folder / HARDWARE).exists() else "a CPU core"
-    planned = sum(settings[name]["steps"] for name in ("loop", "second_loop") if settings.get(name))
+    planned = sum(loop["steps"] for loop in (settings["loop"], *settings.get("further_rounds", [])))
     steps = last["step"] if int(last["step"]) == planned else f"Stopped after {last['step']} of {planned}"
     picture = "![Samples, one column a caption](samples.png)\n\n" if pictured else ""
     card = f"""# {title}

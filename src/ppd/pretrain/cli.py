@@ -61,9 +61,11 @@ def check_prior(
     kind: Kind = "cascade",
     folder: Annotated[Path | None, typer.Option(help="The model's folder, if it is another than train's.")] = None,
     n: HowMany = 1024,
-    text_guidance: Annotated[float, typer.Option(min=0, help="Of its samples.")] = 1.0,
+    text_guidance: Annotated[
+        float | None, typer.Option(min=0, help="Of its samples; else cascade's is that of params.yaml, and flow's 1.")
+    ] = None,
 ) -> None:
-    """Measure the text-to-image base on held-out seeds."""
+    """Measure the text-to-image base on held-out seeds; cascade is sampled as params.yaml says, flow in 20 steps."""
     from ppd.pretrain import recipes
 
     recipes.check(PRIORS[kind], folder or MODELS / PRIORS[kind], n, text_guidance)

@@ -47,8 +47,8 @@ class PriorSettings(Component):
     loop: LoopSettings = LoopSettings(
         steps=16_000, batch_size=32, learning_rate=1e-3, warmup_steps=200, decay_share=0.4, ema_decay=0.998
     )
-    second_loop: LoopSettings | None = None
-    """A second round, from the averaged weights of the first, on renders of its own `seed`."""
+    further_rounds: tuple[LoopSettings, ...] = ()
+    """Each goes on from the averaged weights of the round before, on renders of its own `seed`."""
 
 
 def build_prior(settings: PriorSettings, latent_channels: int) -> StableCascadeUNet:
@@ -219,6 +219,8 @@ def train_prior(
             save_curve(curve, fresh, title="prior: mean squared error of v")
 
     curve = train(settings.loop, "prior", [])
-    if settings.second_loop is not None:
-        network.load_state_dict(averaged_weights(work / "prior.safetensors"))
-        train(settings.second_loop, "second round", curve)
+    name = "prior"
+    for number, loop in enumerate(settings.further_rounds, start=2):
+        network.load_state_dict(averaged_weights(work / f"{name}.safetensors"))
+        name = f"prior-{number}"
+        curve = train(loop, name, curve)

@@ -24,7 +24,7 @@ from ppd.simulation import seeds
 from ppd.simulation.attribute_classifier import AttributeClassifier, embed, read
 from ppd.simulation.render import Atlas, render
 from ppd.simulation.world import CONCEPTS, FACTOR_SD, FACTORS, STYLES, sample_scenes
-from ppd.statistics.precision import precision
+from ppd.statistics.precision import in_manifold
 
 Z95 = float(norm.ppf(0.975))
 
@@ -56,7 +56,12 @@ def mean(name: str, values: NDArray[np.floating], wanted: str = "") -> Measure:
 
 
 def prior_quality(
-    folder: Path, classifier: AttributeClassifier, atlas: Atlas, sampling: SamplingSettings, images_per_caption: int
+    folder: Path,
+    classifier: AttributeClassifier,
+    clip: ClipScorer,
+    atlas: Atlas,
+    sampling: SamplingSettings,
+    images_per_caption: int,
 ) -> tuple[list[Measure], NDArray[np.uint8]]:
     """What the base samples for every caption, as the classifier reads it; and the images [n, 64, 64, 3] by caption.
 
@@ -79,8 +84,11 @@ def prior_quality(
         measures.append(_sd(f"{factor.name}, SD", values, f"{FACTOR_SD:.2f}"))
         measures.append(share(f"{factor.name}, share of {factor.high}", values > 0, "0.5"))
     renders = render(atlas, sample_scenes(seeds.rng("evaluation", "precision"), 2048))
-    near = precision(embed(classifier, images), embed(classifier, renders))
-    measures.append(Measure("precision (reader features, k = 3)", near, near, near, len(images)))
+    near = {
+        "reader": in_manifold(embed(classifier, images), embed(classifier, renders)),
+        "CLIP": in_manifold(torch.as_tensor(clip.embed_images(images)), torch.as_tensor(clip.embed_images(renders))),
+    }
+    measures += [share(f"precision ({name} features, k = 3)", found.numpy()) for name, found in near.items()]
     codec = ImageCodec.from_pretrained(folder, subfolder="codec").eval()
     measures.append(mean("codec PSNR, dB", heldout_psnr_db(codec, atlas).numpy(), ">= 28"))
     threads = torch.get_num_threads()

@@ -28,7 +28,7 @@ from ppd.pretrain.quality import (
 from ppd.pretrain.vlm import VlmSettings, train_vlm
 from ppd.pretrain.vlm_quality import vlm_measures
 from ppd.rewards.clip_score import ClipScorer
-from ppd.settings import PeopleSettings, SamplingSettings
+from ppd.settings import PeopleSettings, SamplingSettings, load_settings
 from ppd.simulation.attribute_classifier import AttributeClassifier
 from ppd.simulation.render import Atlas
 from ppd.simulation.world import CONCEPTS
@@ -83,25 +83,29 @@ def pretrain(
         finished.unlink()
 
 
-def check(name: Name, folder: Path, n: int, text_guidance: float = 1.0) -> list[Measure]:
+def check(name: Name, folder: Path, n: int, text_guidance: float | None = None) -> list[Measure]:
     """Measure a nano model on about `n` held-out cases and write its card; prints and returns the figures."""
     atlas = Atlas.load(ATLAS)
     called = "prior --kind flow" if name == "flow-prior" else name
     command = f"ppd pretrain check {called} --n {n}"
     match name:
         case "prior" | "flow-prior":
-            command += f" --text-guidance {text_guidance:g}"
-            sampler: Literal["ddim", "euler"] = "ddim" if name == "prior" else "euler"
-            sampling = SamplingSettings(precision="fp32", steps=20, sampler=sampler, text_guidance=text_guidance)
+            if name == "prior":
+                sampling = load_settings().sampling
+            else:
+                sampling = SamplingSettings(steps=20, sampler="euler", text_guidance=1.0)
+            if text_guidance is not None:
+                command += f" --text-guidance {text_guidance:g}"
+                sampling = sampling.model_copy(update={"text_guidance": text_guidance})
             each = max(1, n // len(CONCEPTS))
-            measures, images = prior_quality(_there(folder), _attribute_classifier(), atlas, sampling, each)
+            measures, images = prior_quality(_there(folder), _attribute_classifier(), _clip(), atlas, sampling, each)
             _save_samples(images, folder / SAMPLES)
         case "vlm":
             measures = vlm_measures(TransformersVlm.load(_there(folder)), atlas, PeopleSettings(), n)
         case "attribute-classifier":
             measures = attribute_classifier_measures(_attribute_classifier(folder), _codec(), atlas, n)
         case "clip":
-            measures = clip_measures(ClipScorer.from_pretrained(_there(folder)), atlas, n)
+            measures = clip_measures(_clip(folder), atlas, n)
     pictured = (folder / SAMPLES).exists()
     write_card(name, folder, measures, f"ppd pretrain {called}", command, pictured=pictured)
     Console().print(table(f"{name}, {folder}", measures))
@@ -128,3 +132,7 @@ def _codec() -> ImageCodec:
 
 def _attribute_classifier(folder: Path = MODELS / "attribute-classifier") -> AttributeClassifier:
     return AttributeClassifier.from_pretrained(_there(folder)).eval()
+
+
+def _clip(folder: Path = MODELS / "clip") -> ClipScorer:
+    return ClipScorer.from_pretrained(_there(folder))

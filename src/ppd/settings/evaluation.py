@@ -17,9 +17,10 @@ class SamplingSettings(Component):
     """Height and width of the latents: 16x16 at the sticker scale, 24x24 for Stable Cascade at 1024 px."""
 
     steps: int = Field(16, ge=1)
-    sampler: Literal["ddim", "ddpm", "euler"] = "ddim"
-    """ddim: deterministic steps, for bases that predict ε or v; ddpm: Stable Cascade's own ancestral steps; euler: a
-    flow's (Z-Image)."""
+    sampler: Literal["ddim", "ddpm", "stochastic", "euler"] = "ddim"
+    """ddim: deterministic steps, for bases that predict ε or v; ddpm: Stable Cascade's own ancestral steps;
+    stochastic: these, of second order at high noise, and all noise anew at low noise, which keeps colours and details
+    in few steps; euler: a flow's (Z-Image)."""
     spacing: float = Field(1.0, gt=0)
     """Steps at t = 1 − r^spacing for even r: 1 is even, as Stable Cascade has them; above 1 more of them are at high
     noise, where colour and layout are decided. For the cosine schedule alone: other schedulers have a spacing."""

@@ -66,6 +66,30 @@ def test_a_sampler_that_belongs_to_another_process_is_refused() -> None:
         Cosine("epsilon").denoise(lambda x, t: x, torch.zeros(1, 1, 1, 1), settings, no_noise)
 
 
+def test_stochastic_steps_keep_the_spread_of_colours_and_narrow_that_of_details() -> None:
+    """Of numbers N(0, sd²) the true answer is known, and so is how much of their spread few steps lose.
+
+    A picture's mean colour, known over all of its 256 latents, is decided at high noise as a number of sd 16 is.
+    """
+    process = Cosine("epsilon")
+
+    def spread(sd: float, sampler: str, n_steps: int) -> float:
+        def answer(x: Tensor, t: Tensor) -> Tensor:  # E[ε | x_t]
+            alpha_bar = process.alpha_bar(t[None])
+            return (1 - alpha_bar).sqrt() / (alpha_bar * sd**2 + 1 - alpha_bar) * x
+
+        g = torch.Generator().manual_seed(0)
+        x = torch.randn(20_000, 1, 1, 1, generator=g)
+        settings = SamplingSettings(steps=n_steps, sampler=sampler, spacing=3)  # type: ignore[arg-type]
+        ends = process.denoise(answer, x, settings, lambda: torch.randn(x.shape, generator=g))
+        return float(ends.std() / sd)
+
+    assert spread(16, "ddpm", 12) < 0.8 < 0.9 < spread(16, "stochastic", 12)
+    assert spread(1, "stochastic", 12) < 0.7 < spread(1, "ddpm", 12)
+    for n_steps in range(1, 40):  # with some, two levels are nearly one at the clamped end of the schedule
+        assert spread(16, "stochastic", n_steps) < 1.02
+
+
 def test_steps_are_spaced_towards_the_noise_from_1_to_0() -> None:
     assert step_times(4, 1.0).tolist() == [1, 0.75, 0.5, 0.25, 0]
     assert step_times(4, 2.0).tolist() == [1, 0.9375, 0.75, 0.4375, 0]
