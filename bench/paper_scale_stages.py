@@ -92,7 +92,16 @@ def measure_sample(device: torch.device, size: str, ns: tuple[int, ...], side: i
     adapter = UserAttention.beside(backbone, (4, 256), UserAttentionSettings(token_dim=256)).eval()
     adapter.attach(backbone)
     steps = 2 if size == "tiny" else 20
-    settings = SamplingSettings(latent_size=(side, side), steps=steps, text_guidance=4.0, user_guidance=1.5)
+    settings = SamplingSettings(
+        latent_size=(side, side),
+        steps=steps,
+        sampler="ddim",
+        spacing=1.0,
+        text_guidance=4.0,
+        text_interval=(0.0, 1.0),
+        user_guidance=1.5,
+        user_interval=(0.75, 1.0),
+    )
     texts = backbone.encode_captions([CAPTIONS[0], ""])
     for n in ns:
         requests = [Request(CAPTIONS[0], seed, torch.randn(4, 256)) for seed in range(n)]

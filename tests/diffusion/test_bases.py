@@ -103,8 +103,9 @@ def inputs(backbone: Backbone) -> tuple:
 
 def sampling(backbone: Backbone, **changes: object) -> SamplingSettings:
     plain = {"precision": "fp32", "steps": 3, "latent_size": (SIDE, SIDE), "batch_size": 3, "text_guidance": 3.0}
-    plain |= {"user_guidance": 1.0, "user_interval": (0.0, 1.0)}
-    return SamplingSettings(**plain | {"sampler": backbone.process.samplers[-1]} | changes)
+    plain |= {"spacing": 1.0, "text_interval": (0.0, 1.0), "user_guidance": 1.0, "user_interval": (0.0, 1.0)}
+    known = backbone.process.samplers
+    return SamplingSettings(**plain | {"sampler": "ddpm" if "ddpm" in known else known[0]} | changes)
 
 
 def own_pipeline(backbone: Backbone, folder: Path) -> object:

@@ -93,7 +93,9 @@ def check(name: Name, folder: Path, n: int, text_guidance: float | None = None) 
             if name == "prior":
                 sampling = load_settings().sampling
             else:
-                sampling = SamplingSettings(steps=20, sampler="euler", text_guidance=1.0)
+                sampling = SamplingSettings(
+                    steps=20, sampler="euler", spacing=1.0, text_guidance=1.0, text_interval=(0.0, 1.0)
+                )
             if text_guidance is not None:
                 command += f" --text-guidance {text_guidance:g}"
                 sampling = sampling.model_copy(update={"text_guidance": text_guidance})

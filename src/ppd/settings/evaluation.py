@@ -16,20 +16,20 @@ class SamplingSettings(Component):
     latent_size: tuple[int, int] = (16, 16)
     """Height and width of the latents: 16x16 at the sticker scale, 24x24 for Stable Cascade at 1024 px."""
 
-    steps: int = Field(16, ge=1)
-    sampler: Literal["ddim", "ddpm", "stochastic", "euler"] = "ddim"
+    steps: int = Field(14, ge=1)
+    sampler: Literal["ddim", "ddpm", "stochastic", "euler"] = "stochastic"
     """ddim: deterministic steps, for bases that predict ε or v; ddpm: Stable Cascade's own ancestral steps;
     stochastic: these, of second order at high noise, and all noise anew at low noise, which keeps colours and details
     in few steps; euler: a flow's (Z-Image)."""
-    spacing: float = Field(1.0, gt=0)
+    spacing: float = Field(3.5, gt=0)
     """Steps at t = 1 − r^spacing for even r: 1 is even, as Stable Cascade has them; above 1 more of them are at high
     noise, where colour and layout are decided. For the cosine schedule alone: other schedulers have a spacing."""
-    text_guidance: float = Field(3.0, ge=0)
-    text_interval: tuple[Share, Share] = (0.0, 1.0)
+    text_guidance: float = Field(2.0, ge=0)
+    text_interval: tuple[Share, Share] = (0.0, 0.9)
     """Noise levels low < t <= high at which text guidance acts; at the others the caption is followed as it is (1)."""
-    user_guidance: float = Field(6.0, ge=0)
+    user_guidance: float = Field(4.0, ge=0)
     """Strength of the user: 0 is the base model, 1 as trained, beyond 1 extrapolates."""
-    user_interval: tuple[Share, Share] = (0.75, 1.0)
+    user_interval: tuple[Share, Share] = (0.65, 1.0)
     """Noise levels low < t <= high at which the user acts; at the others the base draws, in two forwards for three."""
     precision: Precision = "bf16"
     batch_size: int = Field(32, ge=1)

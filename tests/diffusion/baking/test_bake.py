@@ -22,7 +22,10 @@ SAMPLING = SamplingSettings(
     steps=3,
     batch_size=4,
     precision="fp32",
+    sampler="ddim",
+    spacing=1.0,
     text_guidance=1.0,
+    text_interval=(0.0, 1.0),
     user_guidance=1.0,
     user_interval=(0.0, 1.0),
 )

@@ -143,7 +143,7 @@ def test_the_librarys_steps_with_the_true_answer_lead_to_the_image(name: str) ->
         return process.target(x_0, noise, t.expand(len(x)))
 
     start = process.add_noise(x_0, noise, torch.full((len(x_0),), 0.981 if isinstance(process, Discrete) else 1.0))
-    settings = SamplingSettings(steps=50, sampler=process.samplers[0])  # type: ignore[arg-type]
+    settings = SamplingSettings(steps=50, sampler=process.samplers[0], spacing=1)  # type: ignore[arg-type]
     ends = process.denoise(answer, start, settings, no_noise)
     assert levels == sorted(levels, reverse=True)
     assert 0 < levels[-1] < 0.1 < 0.9 < levels[0] <= 1

@@ -21,7 +21,10 @@ SETTINGS = SamplingSettings(
     steps=4,
     latent_size=(4, 4),
     batch_size=4,
+    sampler="ddim",
+    spacing=1.0,
     text_guidance=1.5,
+    text_interval=(0.0, 1.0),
     user_guidance=1.0,
     user_interval=(0.0, 1.0),
 )
@@ -76,13 +79,16 @@ def test_no_user_is_diffusers_own_pipeline_bit_for_bit(
     assert torch.equal(ours, theirs)
 
 
-def test_an_image_depends_on_its_request_alone(backbone: StableCascadeBackbone, adapter: UserAttention) -> None:
+@pytest.mark.parametrize("sampler", ["ddim", "stochastic"])
+def test_an_image_depends_on_its_request_alone(
+    backbone: StableCascadeBackbone, adapter: UserAttention, sampler: str
+) -> None:
     """Not on the rest of the batch, its order, or where a shard is cut: to the last bit of every pixel."""
     requests = [Request(caption, seed, user(i)) for i in range(2) for caption in (FOX, TREE) for seed in (0, 1)]
     requests.append(Request(FOX, 0))
-    together = draw(backbone, requests, adapter)
-    backwards = draw(backbone, requests[::-1], adapter)[::-1]
-    alone = [draw(backbone, [request], adapter)[0] for request in requests]
+    together = draw(backbone, requests, adapter, sampler=sampler)
+    backwards = draw(backbone, requests[::-1], adapter, sampler=sampler)[::-1]
+    alone = [draw(backbone, [request], adapter, sampler=sampler)[0] for request in requests]
     for a, b, c in zip(together, backwards, alone, strict=True):
         assert np.array_equal(a, b)
         assert np.array_equal(a, c)
@@ -257,7 +263,7 @@ def test_every_forward_is_of_one_size_however_many_requests_are_left(
 
     monkeypatch.setattr(backbone, "predict", counted)
     monkeypatch.setattr(backbone, "decode_latents", decoded)
-    settings = SamplingSettings(precision="fp32", steps=2, batch_size=4, latent_size=(4, 4))
+    settings = SETTINGS.model_copy(update={"steps": 2})
     images = list(sample(backbone, [Request("a fox", seed) for seed in range(6)], settings))
     assert len(images) == 6
     assert set(sizes) == {8}, "captions and no caption, of four requests each"
