@@ -161,11 +161,11 @@ class Cosine(VariancePreserving):
         there, the details, comes out narrower than the base has it, nearer to what is usual.
         """
 
-        def answer(x: Tensor, t: Tensor) -> _Answer:
+        def answer(x: Tensor, t: Tensor) -> Answer:
             signal = self.alpha_bar(t[None])
-            return _Answer(image_of(x, self.noise_of(predict(x, t), x, t[None]), signal), signal)
+            return Answer(image_of(x, self.noise_of(predict(x, t), x, t[None]), signal), signal)
 
-        before: _Answer | None = None
+        before: Answer | None = None
         for t, t_next in pairwise(times[:-1]):
             now, signal_next = answer(x, t), self.alpha_bar(t_next[None])
             if t > HIGH_NOISE:
@@ -273,14 +273,14 @@ def noise_at(x: Tensor, image: Tensor, signal: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """What the network took for the image, x̂_0, where the signal share was ᾱ [1]."""
 
     image: Tensor
     signal: Tensor
 
 
-def extrapolated(before: _Answer, now: _Answer, signal_next: Tensor) -> Tensor:
+def extrapolated(before: Answer, now: Answer, signal_next: Tensor) -> Tensor:
     """x̂_0 in the middle of the step that is to come, on a line through the last two in log-SNR.
 
     The second order of DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2). One answer alone is that of the step's
