@@ -18,6 +18,7 @@ SRC = ROOT / "src"
 # Thin by agreement: they say which settings and paths a component gets, and dvc.yaml lists both.
 THIN = {
     "ppd",
+    "ppd.bf16_on_cpu",
     "ppd.launch",
     "ppd.layout",
     "ppd.parts",

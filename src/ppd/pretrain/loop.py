@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ppd.bf16_on_cpu import ready_for_bf16
 from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.progress import progress_bar
@@ -104,6 +105,8 @@ def fit(
     not finite raises FloatingPointError then: before anything of its steps is saved or published.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
+    if settings.bf16:
+        ready_for_bf16(parameters[0].device)
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
     )

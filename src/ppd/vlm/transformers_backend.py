@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LlavaOnevisionForConditionalGeneration
 from transformers.utils import cached_file
 
+from ppd.bf16_on_cpu import ready_for_bf16
 from ppd.errors import InputError
 from ppd.settings import VlmPrecision
 from ppd.users.embeddings import VlmRef
@@ -85,6 +86,8 @@ class TransformersVlm:
 
         Raises InputError where there is no such checkpoint.
         """
+        if precision == "bf16":
+            ready_for_bf16(device)
         try:
             # Pillow resizes alike everywhere; the library would take torchvision wherever it is installed.
             processor = ImageTextProcessor.from_pretrained(checkpoint, backend="pil")

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
+from ppd.bf16_on_cpu import ready_for_bf16
 from ppd.diffusion.model.backbone import Backbone, Codec
 from ppd.diffusion.model.codecs import load_codec
 from ppd.diffusion.model.frozen import DTYPES
@@ -38,6 +39,8 @@ def load_backbone(
     """
     if precision == "fp16":
         raise InputError("these bases overflow in fp16 and return NaN", fix="Use precision: bf16 or fp32")
+    if precision == "bf16":
+        ready_for_bf16(device)
     OwnBackbone = CLASSES[_pipeline(folder, revision)]
     codec = codec or load_codec(folder, revision, DTYPES[precision], device)
     return OwnBackbone.from_pretrained(folder, codec=codec, revision=revision, precision=precision, device=device)
