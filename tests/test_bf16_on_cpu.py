@@ -29,11 +29,11 @@ def results(dtype):
 
 before = {dtype: results(dtype) for dtype in (torch.bfloat16, torch.float32, torch.float64)}
 calls = []
-own = torch.Tensor.float
-torch.Tensor.float = lambda self: (calls.append(self), own(self))[1]
+own = torch.Tensor.to
+torch.Tensor.to = lambda self, *how: (calls.append((self.dtype, *how)), own(self, *how))[1]
 products_through_fp32()
 after = {dtype: results(dtype) for dtype in before}
-assert len([part for part in calls if part.dtype is torch.bfloat16]) > 20  # they did go through fp32
+assert calls.count((torch.bfloat16, torch.float32)) > 20  # they did go through fp32
 for dtype in (torch.float32, torch.float64):
     assert all(torch.equal(a, b) for a, b in zip(before[dtype], after[dtype], strict=True)), dtype
 for a, b, exact in zip(before[torch.bfloat16], after[torch.bfloat16], before[torch.float64], strict=True):
