@@ -17,7 +17,7 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backwar
 
 def ready_for_bf16(device: torch.device | str) -> None:
     """Have bf16 products computed the faster way on this device, from now on and in all of the process."""
-    if torch.device(device).type == "cpu" and _lacks_bf16():
+    if torch.device(device).type == "cpu" and lacks_bf16():
         products_through_fp32()
 
 
@@ -30,7 +30,7 @@ def products_through_fp32() -> torch.library.Library:
     return library  # the kernels live as long as it does: the cache keeps it
 
 
-def _lacks_bf16() -> bool:
+def lacks_bf16() -> bool:
     """Whether this CPU is one of those that were measured (x86) and has neither AVX512_BF16 nor AMX."""
     cpu = torch.cpu.get_capabilities()
     return cpu["architecture"] == "x86_64" and not (cpu["avx512_bf16"] or cpu["amx_bf16"])

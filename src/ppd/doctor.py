@@ -53,8 +53,11 @@ def examine(root: Path) -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
+    from ppd.bf16_on_cpu import lacks_bf16
+
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    yield Finding("processor", f"{cores} cores ({platform.machine()}), torch {torch.__version__}")
+    bf16 = ", no bf16 instructions: bf16 runs through fp32" if lacks_bf16() else ""
+    yield Finding("processor", f"{cores} cores ({platform.machine()}{bf16}), torch {torch.__version__}")
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         yield Finding(f"gpu {index}", f"{gpu.name}, {gpu.total_memory / _GIB:.0f} GiB")
