@@ -1,6 +1,6 @@
 """What bf16 costs on a CPU without instructions for it, by torch's own kernels and through fp32 (`ppd.bf16_on_cpu`).
 
-    python bench/bf16_on_cpu.py [--rounds 3]      # about two minutes of one core
+    python bench/bf16_on_cpu.py [--rounds 3]      # three to six minutes of one core
 
 A forward and a training step (forward and backward) of 32 images through the sticker world's base beside an adapter,
 in CPU seconds; once with all that this CPU can do, once as one that knows AVX2 alone, as most laptops do. Every

@@ -69,3 +69,8 @@ def test_only_a_cpu_without_the_instructions_is_helped(
     bf16_on_cpu.ready_for_bf16("cpu")
     bf16_on_cpu.ready_for_bf16("meta")
     assert replaced == [True] * lacks
+
+
+def test_an_older_torch_that_does_not_know_the_cpu_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not bf16_on_cpu.lacks_bf16()

@@ -35,7 +35,12 @@ def products_through_fp32() -> torch.library.Library:
 
 
 def lacks_bf16() -> bool:
-    """Whether this CPU is one of those that were measured (x86) and has neither AVX512_BF16 nor AMX."""
+    """Whether this CPU is one of those that were measured (x86) and has neither AVX512_BF16 nor AMX.
+
+    No, with an older torch that cannot say: then all stays as it is.
+    """
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
     cpu = torch.cpu.get_capabilities()
     return cpu["architecture"] == "x86_64" and not (cpu["avx512_bf16"] or cpu["amx_bf16"])
 
