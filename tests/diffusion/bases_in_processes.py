@@ -63,6 +63,7 @@ def main(out: Path, *bases: str) -> None:
             trainer.train_step()
         torch.save(dict(trainer.adapter.named_parameters()), out / f"{name}-{trainer.rank}.pt")
         trainer.adapter.detach()
+        trainer.release()
     trainer.accelerator.end_training()
 
 

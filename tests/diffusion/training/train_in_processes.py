@@ -7,6 +7,7 @@ With KILLED_AT it is the whole of `finetune`, and every process dies before that
 
 import os
 import sys
+import weakref
 from pathlib import Path
 
 import torch
@@ -76,7 +77,11 @@ def main(base: Path, out: Path, killed_at: int | None = None) -> None:
     assert trainer.n_processes == int(sys.argv[3])
     list(trainer.train(out))
     save_file(dict(trainer.adapter.named_parameters()), out / f"adapter-{trainer.rank}.safetensors")
-    trainer.accelerator.end_training()
+    went: list[bool] = []
+    weakref.finalize(trainer.denoiser, lambda: went.append(torch.distributed.is_initialized()))
+    trainer.end()
+    # Were the denoiser the last to own the process group, torch could wait for its thread for ever.
+    assert went == [True] and not torch.distributed.is_initialized()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def finetune(
         if not any(work.iterdir()):
             work.rmdir()
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    trainer.end()
 
 
 def _set_aside_if_damaged(checkpoint: Path, console: Console) -> None:

@@ -192,6 +192,20 @@ class Trainer:
         """The state dict to save (`ppd.diffusion.adapter.checkpoint.save_adapter`): the averaged weights."""
         return {**self.adapter.state_dict(), **self.average}
 
+    def end(self) -> None:
+        """Leave the other processes. Nothing can be trained after it.
+
+        The denoiser goes first: where it is the last to own the process group, torch waits for the group's thread
+        with the GIL in hand, which that thread may be waiting for, and the process never ends (pytorch/pytorch#56297).
+        """
+        self.release()
+        self.accelerator.end_training()
+
+    def release(self) -> None:
+        """Forget what only training needs, so that another trainer may follow in the same processes."""
+        del self.denoiser, self.optimizer
+        self.accelerator.free_memory()
+
     def state_dict(self) -> dict[str, Tensor]:
         """All that changes from step to step. Random numbers are functions of (seed, step): they have no state."""
         state: dict[str, Tensor] = {}
