@@ -78,6 +78,7 @@ def jobs(shards: tuple[str, ...], variants: Mapping[str, bool]) -> dict[str, Job
         "best-of-n": experiment("best_of_n:write_best_of_n", after=("shared-inputs", "truth", "adapter-ppd")),
         "decomposition": experiment("decomposition:write_decomposition", after=(*picked, "sample-base")),
         "sampling": experiment("sampling:write_sampling", after=picked),
+        "fresh-people": experiment("fresh_people:write_fresh_people", after=(*picked, "encode")),
         "report": stage("report", after=("judge",)),
     }
     for variant, needs_headline in variants.items():

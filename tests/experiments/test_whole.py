@@ -57,6 +57,7 @@ VARIED = ExperimentSettings.model_validate(
             "whole": {"varies": "what is trained", "value": "all", "whole_network": True},
         },
         "sampling": {"grid": ((0.0, 1.0), (0.5, 2.0))},
+        "fresh_people": {"n_users": 3, "arms": (("full", 2.0), ("full-slow", 2.0), ("full-slow", 3.0))},
         "best_of_n": {"n": (2, 4), "n_ours": (2,), "pool": 8, "captions_per_user": 1},
         "rewards": {"finetune": {"steps": 2}, "n_seeds": 2, "shares": (0.0, 1.0), "seeds_per_interpolation": 1},
         "interpolation": {"n_interpolations": 1, "captions_per_interpolation": 1, "shares": (-0.5, 0.0, 1.0)},
@@ -154,6 +155,7 @@ def test_every_experiment_ends_in_a_result_and_all_of_them_in_the_page(here: Pat
         "Implicit reward",
         "left these choices",
         "Ablations",
+        "fresh people",
         "Scaling",
         "Between two",
         "flow matching",
@@ -167,6 +169,10 @@ def test_every_experiment_ends_in_a_result_and_all_of_them_in_the_page(here: Pat
         (judge, users) for judge in ("ground-truth", "vlm") for users in ("seen", "unseen")
     }
     assert set(result("users")["by_seed"]) == {"0", "1"}
+    first, slow, slow_and_strong = result("fresh_people")["rows"]
+    assert set(first["over_first"]["gain_sd"].values()) == {0.0}
+    assert slow["gain_sd"]["mean"] != first["gain_sd"]["mean"] != slow_and_strong["gain_sd"]["mean"]
+    assert slow["over_first"]["gain_sd"]["mean"] == pytest.approx(slow["gain_sd"]["mean"] - first["gain_sd"]["mean"])
     narrowed = result("ablation/users-2")
     assert narrowed["n_train_users"] == 2
     assert narrowed["n_train_pairs"] < result("ablation/default")["n_train_pairs"]

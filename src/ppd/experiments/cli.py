@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "sampling": "ppd.experiments.sampling:write_sampling",
     "decomposition": "ppd.experiments.decomposition:write_decomposition",
     "best-of-n": "ppd.experiments.best_of_n:write_best_of_n",
+    "fresh-people": "ppd.experiments.fresh_people:write_fresh_people",
     "rewards": "ppd.experiments.rewards:write_rewards",
     "interpolation": "ppd.experiments.interpolation:write_interpolation",
     "flow": "ppd.experiments.flow:write_flow",

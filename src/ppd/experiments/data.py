@@ -46,12 +46,17 @@ class Part:
 def part_for(material: Material, variant: Variant, settings: EmbeddingSettings) -> Part:
     """The training data of `variant`; its whitening is fitted on the users that it trains on alone."""
     preferences = narrowed(material.preferences, variant.n_users, variant.pairs_share)
-    users = material.layers[settings.read]
-    if settings.rows is not None:
-        rows = {user_id: hidden[:, list(settings.rows)] for user_id, hidden in users.hidden.items()}
-        users = replace(users, hidden=rows)
+    users = chosen_rows(material.layers[settings.read], settings)
     embeddings = embedded(preferences, users, settings, whitened=variant.whitened)
     return Part(training_data(preferences, material.encoded, embeddings), embeddings)
+
+
+def chosen_rows(users: UserEmbeddings, settings: EmbeddingSettings) -> UserEmbeddings:
+    """All users' hidden states at the layers that the settings name, from those at all layers."""
+    if settings.rows is None:
+        return users
+    rows = list(settings.rows)
+    return replace(users, hidden={user_id: hidden[:, rows] for user_id, hidden in users.hidden.items()})
 
 
 def narrowed(preferences: Preferences, n_users: int | None, pairs_share: float) -> Preferences:

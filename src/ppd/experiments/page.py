@@ -30,6 +30,7 @@ SECTIONS = (
     "implicit",
     "identification",
     "sampling",
+    "fresh_people",
     "rewards",
     "interpolation",
     "flow",

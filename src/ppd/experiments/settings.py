@@ -93,6 +93,18 @@ class DecompositionSettings(Component):
     """Training seeds of each embedding, among those of `seeds`."""
 
 
+class FreshPeopleSettings(Component):
+    """Settings told apart on many simulated people who are in no log (`ppd.experiments.fresh_people`)."""
+
+    log_seed: int = 777
+    """Of the log that they leave; `log.seed` of params.yaml is another."""
+    n_users: int = Field(500, ge=2)
+    captions_per_user: int = Field(1, ge=1)
+    arms: tuple[tuple[str, float], ...] = ()
+    """(variant, strength): the first is what the others are compared with. Trained at full length, with each of the
+    seeds."""
+
+
 class InterpolationSettings(Component):
     """Images between two users and beyond them (`ppd.experiments.interpolation`)."""
 
@@ -125,6 +137,7 @@ class ExperimentSettings(Component):
     best_of_n: BestOfNSettings = BestOfNSettings()
     decomposition: DecompositionSettings = DecompositionSettings()
     rewards: RewardExperimentSettings = RewardExperimentSettings()
+    fresh_people: FreshPeopleSettings = FreshPeopleSettings()
     interpolation: InterpolationSettings = InterpolationSettings()
     flow: FlowSettings = FlowSettings()
 
@@ -134,6 +147,10 @@ class ExperimentSettings(Component):
             raise ValueError(f"trial.confirmed names {unknown[0]}, but there is no such variant")
         if others := sorted(set(self.decomposition.seeds) - set(self.seeds)):
             raise ValueError(f"decomposition.seeds names {others[0]}, which is not among the seeds")
+        for name, _ in self.fresh_people.arms:
+            variant = self.variants.get(name)
+            if variant is None or not variant.full_length or not variant.whitened or variant.whole_network:
+                raise ValueError(f"fresh_people.arms names {name}, which is no whitened adapter of full length")
         return self
 
 

@@ -1,0 +1,209 @@
+"""Settings told apart on people enough for it: many fresh ones, simulated here, who are in no log and in no split.
+
+The few validation people of a log know a gain to a tenth of a standard deviation, which is what good settings differ
+by. Here every image of an arm is compared with the whole pool of the base's images of its caption, and every arm draws
+for the same people, captions and noises, so that differences are paired.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from ppd.diffusion.adapter.checkpoint import WEIGHTS
+from ppd.diffusion.sampling.store import read_samples
+from ppd.errors import InputError
+from ppd.evaluation.tables import SAMPLE
+from ppd.evaluation.win_rates import sampled_factors
+from ppd.experiments.data import Material, chosen_rows, narrowed, part_for
+from ppd.experiments.models import embedding_model, sample_once
+from ppd.experiments.plan import POOL_SEED, captions_of
+from ppd.experiments.processes import run_side_by_side
+from ppd.experiments.seeds import adapter_folder
+from ppd.experiments.settings import ExperimentSettings, FreshPeopleSettings, Variant
+from ppd.experiments.shared_inputs import POOL, ImageMeasures, base_samples
+from ppd.experiments.trial import ADAPTER, is_the_pipelines_own, train, trial_settings
+from ppd.files import write_json
+from ppd.layout import Layout
+from ppd.preferences.ingest import ingest
+from ppd.preferences.store import Preferences
+from ppd.resumable import resumable
+from ppd.settings import EmbeddingSettings, Settings
+from ppd.simulation.log import simulate
+from ppd.simulation.render import Atlas
+from ppd.simulation.truth.utility import Tastes, spread_of
+from ppd.simulation.world import FEATURES
+from ppd.statistics.bootstrap import crossed_mean
+from ppd.users.embeddings import load_embeddings
+from ppd.users.manifest import fit_whitening
+from ppd.users.support import support_groups
+from ppd.vlm.refresh import refresh
+
+MEASURES = {"win_rate": "wins", "gain_sd": "gain_sd", "concept_accuracy": "concept_right", "precision": "in_manifold"}
+
+
+def write_fresh_people(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
+    """Simulate the people, train and draw for every arm with every seed, and write what each gains over the first.
+
+    A killed run goes on.
+    """
+    how, seeds = experiments.fresh_people, experiments.seeds
+    if not how.arms:
+        raise InputError("fresh_people.arms is empty", fix="Name variants and strengths, as [full, 4.0]")
+    variants = {name: experiments.variants[name] for name, _ in how.arms}
+    inputs = [layout.preferences / "pairs.parquet", *sorted(layout.shared_inputs.iterdir())]
+    inputs += [adapter_folder(settings, layout, seed) / WEIGHTS for seed in seeds]
+    described = [settings, how, *variants.values()]
+    with resumable(layout.experiment_work / "fresh-people", described, inputs) as work:
+        there = Layout(work / "people")
+        runs = [trial_settings(settings, experiments, variant, seeds[0]) for variant in variants.values()]
+        _simulate_people(settings, how, layout, there, sorted({run.embedding.read for run in runs}))
+        jobs = {
+            f"{name}-{seed}": (settings, experiments, layout, there, name, seed, _folder(work, name, seed))
+            for name in variants
+            for seed in seeds
+        }
+        run_side_by_side(_draw, jobs, work / "logs", n_workers=experiments.n_workers)
+        tastes, measures = Tastes.load(there.given_truth), ImageMeasures.load(settings, layout)
+        base = measures.table("base", *base_samples(layout, POOL, _requests(settings, how, layout, there)))
+        arms = [
+            over_the_pool(_drawn({seed: _folder(work, name, seed) for seed in seeds}, strength, measures), base, tastes)
+            for name, strength in how.arms
+        ]
+        result = {
+            "log_seed": how.log_seed,
+            "n_users": int(arms[0].user_id.nunique()),
+            "captions_per_user": how.captions_per_user,
+            "n_captions": int(arms[0].caption.nunique()),
+            "seeds": list(seeds),
+            "pool": len(base),
+            "base": _measured(base.reset_index(), ("concept_accuracy", "precision")),
+            "rows": [
+                {
+                    "variant": name,
+                    "varies": variants[name].varies,
+                    "value": variants[name].value,
+                    "strength": strength,
+                    **_measured(arm),
+                    **_over(arm, arms[0]),
+                }
+                for (name, strength), arm in zip(how.arms, arms, strict=True)
+            ],
+        }
+        write_json(layout.experiment_results / "fresh_people.json", result)
+
+
+def over_the_pool(drawn: pd.DataFrame, base: pd.DataFrame, tastes: Tastes) -> pd.DataFrame:
+    """Readings of images drawn for users, each with `wins` and `gain_sd` over all the base's images of its caption.
+
+    wins: the share of them that its user likes less, a tie counting half. gain_sd: over their mean, in standard
+    deviations of what the base draws, in that user's eyes. base: readings by `tables.IMAGE_KEY`. Sorted by what was
+    drawn, so that two arms stand beside each other.
+    """
+    parts = []
+    for caption, rows in drawn.groupby("caption"):
+        taste = tastes.of(rows.user_id.tolist())
+        pool = base[base.index.get_level_values("caption") == caption]
+        utility = (rows[list(FEATURES)].to_numpy() * taste).sum(axis=1)
+        theirs = pool[list(FEATURES)].to_numpy() @ taste.T
+        parts.append(
+            rows.assign(
+                wins=((np.sign(utility - theirs) + 1) / 2).mean(axis=0),
+                gain_sd=(utility - theirs.mean(axis=0)) / spread_of(base, taste),
+            )
+        )
+    columns = [*SAMPLE, "training_seed"]
+    table = pd.concat(parts).astype({"concept_right": float, "in_manifold": float})
+    return table.sort_values(columns).reset_index(drop=True)
+
+
+def _simulate_people(
+    settings: Settings, how: FreshPeopleSettings, layout: Layout, there: Layout, reads: Iterable[str]
+) -> None:
+    """Leave the people in a folder laid out like the repository: their log, cleaned, and their first four pairs read.
+
+    reads: where the hidden states are read, of all layers.
+    """
+    if not there.preferences.exists():
+        log = settings.log.model_copy(update={"seed": how.log_seed, "n_users": how.n_users})
+        simulate(log, settings.people, Atlas.load(layout.stickers), there.choices, there.given_truth)
+        ingest(settings.preferences, there.choices, there.preferences)
+    preferences = Preferences.open(there.preferences)
+    for read in reads:
+        if not _known(there, read).exists():
+            groups = [g for g in support_groups(preferences, preferences.users.user_id) if g.support_group == 0]
+            every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})
+            vlm = embedding_model(settings)
+            refresh(_known(there, read), groups, vlm, every_layer, there.root / "unfinished", total=len(groups))
+
+
+def _requests(settings: Settings, how: FreshPeopleSettings, layout: Layout, there: Layout) -> pd.DataFrame:
+    """What every arm draws: validation captions of the pipeline's log in turn, a noise of their own for each person."""
+    captions = captions_of("validation", Preferences.open(layout.preferences), settings.evaluation)
+    known = sorted(Preferences.open(there.preferences).users.user_id)
+    rows = [
+        (user_id, captions[(place + number) % len(captions)], POOL_SEED + place)
+        for place, user_id in enumerate(known)
+        for number in range(min(how.captions_per_user, len(captions)))
+    ]
+    return pd.DataFrame(rows, columns=list(SAMPLE))
+
+
+def _draw(
+    settings: Settings, experiments: ExperimentSettings, layout: Layout, there: Layout, name: str, seed: int, out: Path
+) -> None:
+    """Train a variant with a seed, unless the pipeline has, and draw at every strength that an arm asks for."""
+    variant, how = experiments.variants[name], experiments.fresh_people
+    own = trial_settings(settings, experiments, variant, seed)
+    material = Material.open(layout)
+    weights = adapter_folder(settings, layout, seed) if is_the_pipelines_own(variant) else out / ADAPTER
+    if not weights.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        train(own, part_for(material, variant, own.embedding), out, layout.reference_errors, whole_network=False)
+    users = _embedded(material, variant, own.embedding, there)
+    for arm, strength in how.arms:
+        if arm == name:
+            sampling = own.sampling.model_copy(update={"user_guidance": strength})
+            requests = _requests(settings, how, layout, there)
+            sample_once(own, weights, requests, users, _images(out, strength), sampling)
+
+
+def _folder(work: Path, name: str, seed: int) -> Path:
+    return work / f"{name}-{seed}"
+
+
+def _images(folder: Path, strength: float) -> Path:
+    return folder / f"{strength:g}.parquet"
+
+
+def _drawn(folders: Mapping[int, Path], strength: float, measures: ImageMeasures) -> pd.DataFrame:
+    """The readings of what was drawn at this strength, by training seed -> folder, as one table."""
+    tables = {seed: measures.table("ppd", *read_samples(_images(f, strength))) for seed, f in folders.items()}
+    return pd.concat([table.reset_index().assign(training_seed=seed) for seed, table in tables.items()])
+
+
+def _over(arm: pd.DataFrame, first: pd.DataFrame) -> dict[str, Any]:
+    """How much more of everything an arm has than the first, and of the gain with each training; paired."""
+    less = arm.assign(**{column: arm[column] - first[column] for column in MEASURES.values()})
+    by_seed = less.groupby("training_seed").gain_sd.mean()
+    return {"over_first": _measured(less), "over_first_by_seed": {str(seed): gain for seed, gain in by_seed.items()}}
+
+
+def _embedded(material: Material, variant: Variant, how: EmbeddingSettings, there: Layout) -> Mapping[str, Tensor]:
+    """The fresh people [rows, components], by the whitening that was fitted on the people trained on."""
+    trained = narrowed(material.preferences, variant.n_users, variant.pairs_share)
+    whitening = fit_whitening(trained, chosen_rows(material.layers[how.read], how), how)
+    fresh = chosen_rows(load_embeddings([_known(there, how.read)]), how)
+    return {user_id: whitening(hidden)[0] for user_id, hidden in fresh.hidden.items()}
+
+
+def _known(there: Layout, read: str) -> Path:
+    return there.root / f"{read}.parquet"
+
+
+def _measured(table: pd.DataFrame, names: tuple[str, ...] = tuple(MEASURES)) -> dict[str, Any]:
+    factors = sampled_factors(table)
+    return {name: crossed_mean(table[MEASURES[name]].to_numpy(float), factors).as_row() for name in names}

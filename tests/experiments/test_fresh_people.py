@@ -1,0 +1,57 @@
+"""What an image is worth beside all that the base draws."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from ppd.evaluation.tables import IMAGE_KEY
+from ppd.experiments.fresh_people import over_the_pool
+from ppd.experiments.settings import ExperimentSettings
+from ppd.simulation.truth.utility import Tastes
+from ppd.simulation.world import FEATURES
+
+
+def readings(model: str, rows: list[tuple[str, str, int, float]]) -> pd.DataFrame:
+    """Images whose first feature alone says something: (user, caption, seed, feature)."""
+    table = pd.DataFrame(rows, columns=[*IMAGE_KEY[1:], FEATURES[0]]).assign(model=model)
+    table = table.assign(**dict.fromkeys(FEATURES[1:], 0.0), concept_right=True, in_manifold=True)
+    return table.set_index(IMAGE_KEY)
+
+
+BASE = readings("base", [("", "fox", seed, value) for seed, value in enumerate((-1.0, 0.0, 0.0, 1.0))])
+OTHER = readings("base", [("", "cat", seed, 5.0) for seed in range(4)])
+TASTES = Tastes(("likes", "hates"), np.outer([1.0, -1.0], np.eye(9)[0]))
+
+
+def over(base: pd.DataFrame, *drawn: tuple[str, str, int, float]) -> pd.DataFrame:
+    table = readings("ppd", list(drawn)).reset_index().assign(training_seed=0)
+    return over_the_pool(table, base, TASTES).set_index("user_id")
+
+
+def test_an_image_wins_against_the_share_of_the_pool_that_its_user_likes_less():
+    found = over(BASE, ("likes", "fox", 7, 0.5), ("hates", "fox", 8, 0.5))
+    assert found.wins.to_dict() == {"likes": 0.75, "hates": 0.25}
+    assert found.gain_sd.to_dict() == pytest.approx({"likes": 0.5 / np.sqrt(0.5), "hates": -0.5 / np.sqrt(0.5)})
+
+
+def test_a_tie_counts_half_and_other_captions_pictures_do_not_count():
+    pool = pd.concat([BASE, OTHER])
+    assert over(pool, ("likes", "fox", 7, 0.0)).wins.item() == 0.5
+
+
+def test_arms_that_draw_the_same_in_another_order_stand_beside_each_other():
+    drawn = [("likes", "fox", 7, 0.5), ("hates", "fox", 8, -1.0), ("hates", "cat", 8, 5.0)]
+    pool = pd.concat([BASE, OTHER])
+    pd.testing.assert_frame_equal(over(pool, *drawn), over(pool, *reversed(drawn)))
+
+
+@pytest.mark.parametrize("name", ["nobody", "short", "raw"])
+def test_an_arm_must_be_a_whitened_variant_of_full_length(name):
+    variants = {
+        "full": {"varies": "nothing", "value": "default", "full_length": True},
+        "short": {"varies": "nothing", "value": "default"},
+        "raw": {"varies": "whitening", "value": "none", "full_length": True, "whitened": False},
+    }
+    with pytest.raises(ValidationError, match=f"fresh_people.arms names {name}"):
+        ExperimentSettings.model_validate({"variants": variants, "fresh_people": {"arms": [["full", 4], [name, 4]]}})
