@@ -68,7 +68,7 @@ studio: data ## choose four times and see a model draw for you, at http://127.0.
 
 .PHONY: test
 test: data ## ruff, mypy and all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=25
 
 .PHONY: track-data
 track-data: $(INSTALLED) ## for maintainers: after data/ has changed, record it in data.dvc and in the remote inside this repository
