@@ -5,9 +5,12 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from ppd.errors import InputError
 from ppd.evaluation.tables import IMAGE_KEY
-from ppd.experiments.fresh_people import over_the_pool
+from ppd.experiments.fresh_people import over_the_pool, write_fresh_people
 from ppd.experiments.settings import ExperimentSettings
+from ppd.layout import Layout
+from ppd.settings import Settings
 from ppd.simulation.truth.utility import Tastes
 from ppd.simulation.world import FEATURES
 
@@ -55,3 +58,15 @@ def test_an_arm_must_be_a_whitened_variant_of_full_length(name):
     }
     with pytest.raises(ValidationError, match=f"fresh_people.arms names {name}"):
         ExperimentSettings.model_validate({"variants": variants, "fresh_people": {"arms": [["full", 4], [name, 4]]}})
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [({"arms": []}, "arms is empty"), ({"arms": [["full", 4]], "log_seed": 0}, "they would be the people of the log")],
+)
+def test_nobody_fresh_or_nothing_to_tell_apart_is_refused_before_anything_is_done(how, complaint, tmp_path):
+    variants = {"full": {"varies": "nothing", "value": "default", "full_length": True}}
+    experiments = ExperimentSettings.model_validate({"variants": variants, "fresh_people": how})
+    with pytest.raises(InputError, match=complaint):
+        write_fresh_people(Settings(), experiments, Layout(tmp_path))
+    assert not list(tmp_path.iterdir())

@@ -53,6 +53,11 @@ def write_fresh_people(settings: Settings, experiments: ExperimentSettings, layo
     how, seeds = experiments.fresh_people, experiments.seeds
     if not how.arms:
         raise InputError("fresh_people.arms is empty", fix="Name variants and strengths, as [full, 4.0]")
+    if how.log_seed == settings.log.seed:
+        raise InputError(
+            f"fresh_people.log_seed is {how.log_seed} and so is log.seed: they would be the people of the log",
+            fix="Choose another seed",
+        )
     variants = {name: experiments.variants[name] for name, _ in how.arms}
     inputs = [layout.preferences / "pairs.parquet", *sorted(layout.shared_inputs.iterdir())]
     inputs += [adapter_folder(settings, layout, seed) / WEIGHTS for seed in seeds]
