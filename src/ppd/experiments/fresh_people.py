@@ -17,11 +17,11 @@ from ppd.diffusion.adapter.checkpoint import WEIGHTS
 from ppd.diffusion.sampling.store import read_samples
 from ppd.errors import InputError
 from ppd.evaluation.tables import SAMPLE
-from ppd.evaluation.win_rates import sampled_factors
 from ppd.experiments.data import Material, chosen_rows, narrowed, part_for
 from ppd.experiments.models import embedding_model, sample_once
 from ppd.experiments.plan import POOL_SEED, captions_of
 from ppd.experiments.processes import run_side_by_side
+from ppd.experiments.sampling import MEASURES, measured
 from ppd.experiments.seeds import adapter_folder
 from ppd.experiments.settings import ExperimentSettings, FreshPeopleSettings, Variant
 from ppd.experiments.shared_inputs import POOL, ImageMeasures, base_samples
@@ -36,13 +36,12 @@ from ppd.simulation.log import simulate
 from ppd.simulation.render import Atlas
 from ppd.simulation.truth.utility import Tastes, spread_of
 from ppd.simulation.world import FEATURES
-from ppd.statistics.bootstrap import crossed_mean
 from ppd.users.embeddings import load_embeddings
 from ppd.users.manifest import fit_whitening
 from ppd.users.support import support_groups
 from ppd.vlm.refresh import refresh
 
-MEASURES = {"win_rate": "wins", "gain_sd": "gain_sd", "concept_accuracy": "concept_right", "precision": "in_manifold"}
+COMPARED = {"win_rate": "wins", "gain_sd": "gain_sd", **MEASURES}
 
 
 def write_fresh_people(settings: Settings, experiments: ExperimentSettings, layout: Layout) -> None:
@@ -85,14 +84,14 @@ def write_fresh_people(settings: Settings, experiments: ExperimentSettings, layo
             "n_captions": int(arms[0].caption.nunique()),
             "seeds": list(seeds),
             "pool": len(base),
-            "base": _measured(base.reset_index(), ("concept_accuracy", "precision")),
+            "base": measured(base.reset_index()),
             "rows": [
                 {
                     "variant": name,
                     "varies": variants[name].varies,
                     "value": variants[name].value,
                     "strength": strength,
-                    **_measured(arm),
+                    **measured(arm, COMPARED),
                     **_over(arm, arms[0]),
                 }
                 for (name, strength), arm in zip(how.arms, arms, strict=True)
@@ -192,9 +191,9 @@ def _drawn(folders: Mapping[int, Path], strength: float, measures: ImageMeasures
 
 def _over(arm: pd.DataFrame, first: pd.DataFrame) -> dict[str, Any]:
     """How much more of everything an arm has than the first, and of the gain with each training; paired."""
-    less = arm.assign(**{column: arm[column] - first[column] for column in MEASURES.values()})
+    less = arm.assign(**{column: arm[column] - first[column] for column in COMPARED.values()})
     by_seed = less.groupby("training_seed").gain_sd.mean()
-    return {"over_first": _measured(less), "over_first_by_seed": {str(seed): gain for seed, gain in by_seed.items()}}
+    return {"over_first": measured(less, COMPARED), "over_first_by_seed": {str(seed): gain for seed, gain in by_seed.items()}}
 
 
 def _embedded(material: Material, variant: Variant, how: EmbeddingSettings, there: Layout) -> Mapping[str, Tensor]:
@@ -207,8 +206,3 @@ def _embedded(material: Material, variant: Variant, how: EmbeddingSettings, ther
 
 def _known(there: Layout, read: str) -> Path:
     return there.root / f"{read}.parquet"
-
-
-def _measured(table: pd.DataFrame, names: tuple[str, ...] = tuple(MEASURES)) -> dict[str, Any]:
-    factors = sampled_factors(table)
-    return {name: crossed_mean(table[MEASURES[name]].to_numpy(float), factors).as_row() for name in names}

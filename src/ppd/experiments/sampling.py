@@ -90,10 +90,13 @@ def grid(sampling: SamplingSettings, settings: SamplingGridSettings) -> list[Sam
     ]
 
 
-def measured(readings: pd.DataFrame) -> dict[str, Any]:
-    """concept_accuracy and precision of images, with intervals over all that they are a sample of."""
+def measured(readings: pd.DataFrame, measures: Mapping[str, str] = MEASURES) -> dict[str, Any]:
+    """concept_accuracy and precision of images, or what `measures` names, with intervals over all they are a sample of.
+
+    measures: name -> the column it is the mean of.
+    """
     factors = sampled_factors(readings)
-    return {name: crossed_mean(readings[column].to_numpy(float), factors).as_row() for name, column in MEASURES.items()}
+    return {name: crossed_mean(readings[column].to_numpy(float), factors).as_row() for name, column in measures.items()}
 
 
 def choice(rows: Sequence[Mapping[str, Any]], base: Mapping[str, Any], settings: SamplingGridSettings) -> int | None:
