@@ -192,8 +192,8 @@ def _drawn(folders: Mapping[int, Path], strength: float, measures: ImageMeasures
 def _over(arm: pd.DataFrame, first: pd.DataFrame) -> dict[str, Any]:
     """How much more of everything an arm has than the first, and of the gain with each training; paired."""
     less = arm.assign(**{column: arm[column] - first[column] for column in COMPARED.values()})
-    by_seed = less.groupby("training_seed").gain_sd.mean()
-    return {"over_first": measured(less, COMPARED), "over_first_by_seed": {str(seed): gain for seed, gain in by_seed.items()}}
+    by_seed = {str(seed): gain for seed, gain in less.groupby("training_seed").gain_sd.mean().items()}
+    return {"over_first": measured(less, COMPARED), "over_first_by_seed": by_seed}
 
 
 def _embedded(material: Material, variant: Variant, how: EmbeddingSettings, there: Layout) -> Mapping[str, Tensor]:
