@@ -56,7 +56,7 @@ def _devices() -> Iterator[Finding]:
     from ppd.bf16_on_cpu import lacks_bf16
 
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    bf16 = ", no bf16 instructions: bf16 runs through fp32" if lacks_bf16() else ""
+    bf16 = ", no bf16 instructions: bf16 is computed in fp32" if lacks_bf16("cpu") else ""
     yield Finding("processor", f"{cores} cores ({platform.machine()}{bf16}), torch {torch.__version__}")
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.files import atomic_path
 from ppd.pretrain.degrade import degrade
-from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
+from ppd.pretrain.loop import Curve, LoopSettings, autocast, fit, save_curve
 from ppd.pretrain.pictures import render_tensor
 from ppd.seeding import generator
 from ppd.settings import Component
@@ -52,7 +52,7 @@ def train_attribute_classifier(
     def loss_at(step: int) -> Tensor:
         scenes = sample_scenes(seeds.rng("pretrain", "reader", loop.seed, step), loop.batch_size)
         images = degrade(render_tensor(atlas, scenes).to(device), codec, generator("reader", loop.seed, step))
-        with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
+        with autocast(device, loop.bf16):
             concept, style, factors = classifier(images)
         truth = torch.from_numpy(scenes.factors).float().to(device)
         return (

@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from ppd.diffusion.model.codec import ImageCodec
 from ppd.files import atomic_path
 from ppd.pretrain.degrade import degrade
-from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
+from ppd.pretrain.loop import Curve, LoopSettings, autocast, fit, save_curve
 from ppd.pretrain.pictures import render_tensor
 from ppd.pretrain.text import caption_tokenizer, text_config, tokenize
 from ppd.seeding import generator
@@ -77,7 +77,7 @@ def train_clip(
         rng = seeds.rng("pretrain", "clip", loop.seed, step)
         scenes = sample_scenes(rng, k * len(CONCEPTS), np.tile(np.arange(len(CONCEPTS)), k))
         images = degrade(render_tensor(atlas, scenes).to(device), codec, generator("clip", loop.seed, step))
-        with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
+        with autocast(device, loop.bf16):
             seen = clip(**tokens, pixel_values=(images - mean) / std).logits_per_image
         logits = seen.float().view(k, len(CONCEPTS), len(CONCEPTS))  # [k, image, caption]
         by_image = functional.cross_entropy(logits.transpose(1, 2), target)

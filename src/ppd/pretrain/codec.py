@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppd.diffusion.model.codec import ImageCodec, psnr_db
 from ppd.files import atomic_path
-from ppd.pretrain.loop import Curve, LoopSettings, fit, save_curve
+from ppd.pretrain.loop import Curve, LoopSettings, autocast, fit, save_curve
 from ppd.pretrain.pictures import render_tensor
 from ppd.seeding import generator
 from ppd.settings import Component
@@ -53,7 +53,7 @@ def train_codec(atlas: Atlas, settings: CodecSettings, out: Path, state_file: Pa
         images = render_tensor(atlas, scenes(loop.batch_size, step)).to(device)
         latents = codec.encode(images)
         noise = torch.randn(latents.shape, generator=generator("codec", loop.seed, step)).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
+        with autocast(device, loop.bf16):
             reconstructed = codec.decode(latents + settings.latent_noise * noise)
         error = reconstructed.float() - images
         return error.square().mean() + 0.1 * error.abs().mean()

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 from ppd.diffusion.model.codec import PATCH_PX, ImageCodec
 from ppd.files import atomic_path
 from ppd.pretrain.latent_pool import CAPTIONS, LatentPool, training_draws
-from ppd.pretrain.loop import HARDWARE, Curve, LoopSettings, fit, hardware, save_curve
+from ppd.pretrain.loop import HARDWARE, Curve, LoopSettings, autocast, fit, hardware, save_curve
 from ppd.pretrain.text import chat_tokenizer, tokenize
 from ppd.pretrain.z_image_batch import BatchedZImage
 from ppd.settings import Component, Share
@@ -143,7 +143,7 @@ def train_flow_prior(
         x_0, captions = pool.batch(step, rows, empty)
         at = sigma[:, None, None, None]
         hidden = text_encoder(**tokens, output_hidden_states=True, use_cache=False).hidden_states[-2]
-        with torch.autocast(device.type, torch.bfloat16, enabled=loop.bf16):
+        with autocast(device, loop.bf16):
             text = batched.captions(hidden, tokens["attention_mask"])
             v = batched.velocity((1 - at) * x_0 + at * noise, sigma, text[captions])
         return (v - (noise - x_0)).square().mean()

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ppd.bf16_on_cpu import ready_for_bf16
+from ppd.bf16_on_cpu import lacks_bf16
 from ppd.errors import InputError
 from ppd.files import atomic_path
 from ppd.progress import progress_bar
@@ -77,6 +77,11 @@ def hardware(device: torch.device) -> str:
     return f"one {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "a CPU core"
 
 
+def autocast(device: torch.device, bf16: bool) -> torch.autocast:
+    """Run networks in bf16 inside, where that is wanted and the device has instructions for it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16 and not lacks_bf16(device))
+
+
 def learning_rate_at(step: int, settings: LoopSettings) -> float:
     """Warm-up, plateau, linear decay: the rate of the step-th update, counted from 0."""
     warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
@@ -105,8 +110,6 @@ def fit(
     not finite raises FloatingPointError then: before anything of its steps is saved or published.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
-    if settings.bf16:
-        ready_for_bf16(parameters[0].device)
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
     )

@@ -23,7 +23,17 @@ from ppd.diffusion.model.codec import ImageCodec
 from ppd.files import atomic_path
 from ppd.pretrain.codec import CodecSettings, train_codec
 from ppd.pretrain.latent_pool import CAPTIONS, LatentPool, training_draws
-from ppd.pretrain.loop import HARDWARE, Curve, LoopSettings, after, averaged_weights, fit, hardware, save_curve
+from ppd.pretrain.loop import (
+    HARDWARE,
+    Curve,
+    LoopSettings,
+    after,
+    autocast,
+    averaged_weights,
+    fit,
+    hardware,
+    save_curve,
+)
 from ppd.pretrain.text import caption_tokenizer, text_config, tokenize
 from ppd.settings import Component, Share
 from ppd.simulation.render import Atlas
@@ -119,7 +129,7 @@ class Denoiser(nn.Module):
         """v̂ [B, C, h, w] in fp32 at x_t [B, C, h, w] and t [B]. captions: indices of the tokens' rows [B]."""
         tokens = {name: self.get_buffer(name) for name in self.token_names}
         text = self.text_encoder(**tokens, output_hidden_states=True)
-        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(x_t.device, self.bf16):
             (v,) = self.prior(
                 sample=x_t,
                 timestep_ratio=t,

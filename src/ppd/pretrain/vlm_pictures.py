@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from ppd.pretrain.loop import autocast
 from ppd.pretrain.pictures import to_tensor
 from ppd.simulation import seeds
 from ppd.simulation.render import Atlas, render
@@ -82,7 +83,7 @@ def sight_loss(
     rows = rng.integers(len(render_cache), size=batch_size)
     images = roughen(to_tensor(render_cache.pixels[rows]), torch.Generator().manual_seed(int(rng.integers(2**62))))
     scenes = render_cache.scenes[rows]
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+    with autocast(device, bf16):
         style, factors, concept = (head.cpu() for head in sight(images.to(device)))
     truth = torch.from_numpy(scene_features(scenes)[:, len(STYLES) :]).float()
     return (

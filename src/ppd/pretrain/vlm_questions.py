@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
 
+from ppd.pretrain.loop import autocast
 from ppd.pretrain.vlm_packing import Packing, Words, layout
 from ppd.pretrain.vlm_users import Batch, PopulationCache, ScenePool
 from ppd.simulation.users import TRAITS
@@ -65,7 +66,7 @@ def read(
     pairs, questions = (concepts[rows[..., 0]] for rows in (batch.pairs, batch.questions))
     tokens = reader.words.pack(plan, pairs, questions, batch.own_profile)
     rows = np.concatenate([batch.pairs, batch.questions], axis=1).reshape(len(batch.kinds), -1)
-    with torch.autocast(reader.newline.device.type, torch.bfloat16, enabled=bf16):
+    with autocast(reader.newline.device, bf16):
         return reader(plan, tokens, sights[rows])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LlavaOnevisionForConditionalGeneration
 from transformers.utils import cached_file
 
-from ppd.bf16_on_cpu import ready_for_bf16
+from ppd.bf16_on_cpu import lacks_bf16
 from ppd.errors import InputError
 from ppd.settings import VlmPrecision
 from ppd.users.embeddings import VlmRef
@@ -86,8 +86,8 @@ class TransformersVlm:
 
         Raises InputError where there is no such checkpoint.
         """
-        if precision == "bf16":
-            ready_for_bf16(device)
+        if precision == "bf16" and lacks_bf16(device):
+            precision = "fp32"
         try:
             # Pillow resizes alike everywhere; the library would take torchvision wherever it is installed.
             processor = ImageTextProcessor.from_pretrained(checkpoint, backend="pil")

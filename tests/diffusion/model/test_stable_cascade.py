@@ -55,6 +55,15 @@ def test_the_checkpoint_says_what_the_network_predicts(tiny_folder: Path, codec:
     assert load_backbone(tiny_folder, codec=codec).process == Cosine("epsilon")
 
 
+@pytest.mark.parametrize(("lacks", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_bf16_is_fp32_on_a_cpu_that_has_no_instructions_for_it(
+    lacks: bool, dtype: torch.dtype, tiny_folder: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppd.diffusion.model.load.lacks_bf16", lambda device: lacks)
+    backbone = load_backbone(tiny_folder, codec=codec, precision="bf16")
+    assert {weight.dtype for weight in backbone.network.parameters()} == {dtype}
+
+
 def test_bf16_keeps_the_timestep_in_fp32(tiny_folder: Path, codec: Codec, backbone: StableCascadeBackbone) -> None:
     """At high t the phase is thousands of rad; rounding t to bf16 would give another time's embedding."""
     in_bf16 = StableCascadeBackbone.from_pretrained(tiny_folder, codec=codec, precision="bf16")

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from ppd.bf16_on_cpu import ready_for_bf16
+from ppd.bf16_on_cpu import lacks_bf16
 from ppd.diffusion.model.backbone import Backbone, Codec
 from ppd.diffusion.model.codecs import load_codec
 from ppd.diffusion.model.frozen import DTYPES
@@ -35,12 +35,12 @@ def load_backbone(
     """The base in a folder (or hub id) in the hub's layout. Without a `codec`, the folder's own is loaded.
 
     `model_index.json` names the pipeline; without one, a folder with `prior/` is a Stable Cascade. Raises InputError
-    for one that is not known, for fp16, and for what the base's own class refuses.
+    for one that is not known, for fp16, and for what the base's own class refuses. bf16 is fp32 on a CPU that has none.
     """
     if precision == "fp16":
         raise InputError("these bases overflow in fp16 and return NaN", fix="Use precision: bf16 or fp32")
-    if precision == "bf16":
-        ready_for_bf16(device)
+    if precision == "bf16" and lacks_bf16(device):
+        precision = "fp32"
     OwnBackbone = CLASSES[_pipeline(folder, revision)]
     codec = codec or load_codec(folder, revision, DTYPES[precision], device)
     return OwnBackbone.from_pretrained(folder, codec=codec, revision=revision, precision=precision, device=device)

@@ -25,6 +25,7 @@ from ppd.diffusion.model.fingerprint import fingerprint
 from ppd.diffusion.model.memory import require_room
 from ppd.diffusion.model.process import Cosine, Prediction
 from ppd.diffusion.model.repeated_blocks import checkpoint_share
+from ppd.diffusion.model.response_norm import faster_on_cpu
 from ppd.errors import InputError
 from ppd.settings import Precision
 
@@ -58,6 +59,7 @@ class StableCascadeBackbone:
         self.unet = unet.eval().requires_grad_(False)
         self._output = unet.clf[1].weight  # the network's own dtype and device search all its weights
         _keep_timesteps_exact(unet, self._output.dtype)
+        faster_on_cpu(unet)
         self.text_encoder = text_encoder.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.codec = codec
