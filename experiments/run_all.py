@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +51,8 @@ def experiment(function: str, *more: str, after: tuple[str, ...] = ()) -> Job:
     return Job(f"resolve_name('ppd.experiments.{function}')(settings, experiments, layout{arguments})", after)
 
 
-def jobs(shards: tuple[str, ...], variants: Mapping[str, bool]) -> dict[str, Job]:
-    """Every job by name, the more important first. variants: of the ablations; True: after the headline's trainings."""
+def jobs(shards: tuple[str, ...], variants: Iterable[str]) -> dict[str, Job]:
+    """Every job by name, the more important first. variants: of the ablation."""
     embedded = tuple(f"embed-{shard}" for shard in shards)
     todo = {
         "ingest": stage("ingest"),
@@ -81,8 +81,8 @@ def jobs(shards: tuple[str, ...], variants: Mapping[str, bool]) -> dict[str, Job
         "fresh-people": experiment("fresh_people:write_fresh_people", after=(*picked, "encode")),
         "report": stage("report", after=("judge",)),
     }
-    for variant, needs_headline in variants.items():
-        waits = (*picked, "encode") if needs_headline else ("shared-inputs", "truth", "encode")
+    for variant in variants:
+        waits = ("shared-inputs", "truth", "encode")
         todo[f"ablation-{variant}"] = experiment("ablation:write_ablation", variant, after=waits)
     todo |= {
         "implicit": experiment("prediction:write_prediction", after=("truth", "adapter-dpo", *HEADLINE)),
@@ -192,8 +192,7 @@ def main() -> None:
 
     os.chdir(ROOT)
     varied, settings = load_model(ROOT / "experiments/params.yaml", ExperimentSettings), load_settings()
-    variants = {name: variant.full_length for name, variant in varied.variants.items()}
-    todo = jobs(tuple(shard_names(settings.preferences.n_shards)), variants)
+    todo = jobs(tuple(shard_names(settings.preferences.n_shards)), varied.variants)
     if options.list:
         for name, job in todo.items():
             print(f"{name:28} after {', '.join(job.after) or 'nothing'}")

@@ -47,9 +47,9 @@ def test_jobs_wait_for_what_they_need_and_a_killed_queue_goes_on(run_all: Module
 
 
 def test_what_is_asked_for_brings_what_it_waits_for(run_all: ModuleType) -> None:
-    todo = run_all.jobs(("s-00",), {"default": False, "full": True})
+    todo = run_all.jobs(("s-00",), ["default"])
     assert run_all.with_what_it_waits_for(["sample-base"], todo) == ["ingest", "sample-base"]
-    names = run_all.with_what_it_waits_for(["ablation-full"], todo)
+    names = run_all.with_what_it_waits_for(["fresh-people", "ablation-default"], todo)
     assert {"seeds", "finetune-ppd", "shared-inputs"} <= set(names)
     for at, name in enumerate(names):
         assert set(todo[name].after) <= set(names[:at])
@@ -58,7 +58,7 @@ def test_what_is_asked_for_brings_what_it_waits_for(run_all: ModuleType) -> None
 
 
 def test_it_runs_all_that_dvc_runs(run_all: ModuleType) -> None:
-    todo = run_all.jobs(("s-00",), {"default": False})
+    todo = run_all.jobs(("s-00",), ["default"])
     calls = " ".join(job.call for job in todo.values())
     functions = set(EXPERIMENTS.values())
     assert {f for f in functions if f.removeprefix("ppd.experiments.") not in calls} == NOT_HERE

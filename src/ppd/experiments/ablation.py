@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ppd.diffusion.adapter.checkpoint import WEIGHTS
 from ppd.evaluation.win_rates import win_rates
 from ppd.experiments.data import narrowed
 from ppd.experiments.processes import run_side_by_side
-from ppd.experiments.seeds import COST, adapter_folder
+from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings
-from ppd.experiments.trial import IMPLICIT, MEASURES, VERDICTS, is_the_pipelines_own, trial, trial_settings
+from ppd.experiments.trial import IMPLICIT, MEASURES, VERDICTS, trial, trial_settings
 from ppd.files import read_json, write_json
 from ppd.layout import Layout
 from ppd.preferences.store import Preferences
@@ -24,12 +23,9 @@ def write_ablation(settings: Settings, experiments: ExperimentSettings, layout: 
 
     A killed run goes on: what each seed has finished is in `layout.experiment_work` until the result is written.
     """
-    variant = experiments.variants[name]
-    seeds = experiments.seeds[: variant.n_seeds]
+    variant, seeds = experiments.variants[name], experiments.seeds
     run = trial_settings(settings, experiments, variant, seeds[0])
     inputs = [layout.preferences / "pairs.parquet", *sorted(layout.shared_inputs.iterdir())]
-    if is_the_pipelines_own(variant):
-        inputs += [adapter_folder(settings, layout, seed) / WEIGHTS for seed in seeds]
     with resumable(layout.experiment_work / name, [run, variant, experiments.trial], inputs) as work:
         folders = {seed: work / f"seed-{seed}" for seed in seeds}
         jobs = {
@@ -45,7 +41,6 @@ def write_ablation(settings: Settings, experiments: ExperimentSettings, layout: 
             "varies": variant.varies,
             "value": variant.value,
             "seeds": list(seeds),
-            "full_length": variant.full_length,
             "steps": run.finetune.steps,
             "pairs_per_step": run.finetune.pairs_per_step,
             "n_train_users": len(users),

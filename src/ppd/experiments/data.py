@@ -9,7 +9,6 @@ from torch import Tensor
 from ppd.diffusion.encoding.store import Encoded
 from ppd.diffusion.training.assemble import training_data
 from ppd.diffusion.training.dataset import TrainingData
-from ppd.experiments.settings import Variant
 from ppd.layout import Layout
 from ppd.preferences.splits import hash_units
 from ppd.preferences.store import Preferences
@@ -43,11 +42,10 @@ class Part:
     """[groups, rows, dim] of every user, as the adapter reads them."""
 
 
-def part_for(material: Material, variant: Variant, settings: EmbeddingSettings) -> Part:
-    """The training data of `variant`; its whitening is fitted on the users that it trains on alone."""
-    preferences = narrowed(material.preferences, variant.n_users, variant.pairs_share)
+def part_for(material: Material, preferences: Preferences, settings: EmbeddingSettings, *, whitened: bool) -> Part:
+    """The training data of a log, all or narrowed; the whitening is fitted on the users that it trains on alone."""
     users = chosen_rows(material.layers[settings.read], settings)
-    embeddings = embedded(preferences, users, settings, whitened=variant.whitened)
+    embeddings = embedded(preferences, users, settings, whitened=whitened)
     return Part(training_data(preferences, material.encoded, embeddings), embeddings)
 
 

@@ -5,7 +5,7 @@ by. Here every image of an arm is compared with the whole pool of the base's ima
 for the same people, captions and noises, so that differences are paired.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ from ppd.diffusion.adapter.checkpoint import WEIGHTS
 from ppd.diffusion.sampling.store import read_samples
 from ppd.errors import InputError
 from ppd.evaluation.tables import SAMPLE
-from ppd.experiments.data import Material, chosen_rows, narrowed, part_for
+from ppd.experiments.data import Material, chosen_rows, part_for
 from ppd.experiments.models import embedding_model, sample_once
 from ppd.experiments.plan import POOL_SEED, captions_of
 from ppd.experiments.processes import run_side_by_side
 from ppd.experiments.sampling import MEASURES, measured
 from ppd.experiments.seeds import adapter_folder
-from ppd.experiments.settings import ExperimentSettings, FreshPeopleSettings, Variant
+from ppd.experiments.settings import ExperimentSettings, FreshPeopleSettings, changed
 from ppd.experiments.shared_inputs import POOL, ImageMeasures, base_samples
-from ppd.experiments.trial import ADAPTER, is_the_pipelines_own, train, trial_settings
+from ppd.experiments.trial import ADAPTER, train
 from ppd.files import write_json
 from ppd.layout import Layout
 from ppd.preferences.ingest import ingest
@@ -51,51 +51,42 @@ def write_fresh_people(settings: Settings, experiments: ExperimentSettings, layo
     """
     how, seeds = experiments.fresh_people, experiments.seeds
     if not how.arms:
-        raise InputError("fresh_people.arms is empty", fix="Name variants and strengths, as [full, 4.0]")
+        raise InputError("fresh_people.arms is empty", fix="Say what is compared, as params.yaml does")
     if how.log_seed == settings.log.seed:
         raise InputError(
             f"fresh_people.log_seed is {how.log_seed} and so is log.seed: they would be the people of the log",
             fix="Choose another seed",
         )
-    variants = {name: experiments.variants[name] for name, _ in how.arms}
     inputs = [layout.preferences / "pairs.parquet", *sorted(layout.shared_inputs.iterdir())]
     inputs += [adapter_folder(settings, layout, seed) / WEIGHTS for seed in seeds]
-    described = [settings, how, *variants.values()]
-    with resumable(layout.experiment_work / "fresh-people", described, inputs) as work:
+    with resumable(layout.experiment_work / "fresh-people", [settings, how], inputs) as work:
         there = Layout(work / "people")
-        runs = [trial_settings(settings, experiments, variant, seeds[0]) for variant in variants.values()]
-        _simulate_people(settings, how, layout, there, sorted({run.embedding.read for run in runs}))
+        _simulate_people(settings, how, layout, there)
+        trainings = [(name, seed) for name, arm in how.arms.items() for seed in seeds[: arm.n_seeds]]
         jobs = {
-            f"{name}-{seed}": (settings, experiments, layout, there, name, seed, _folder(work, name, seed))
-            for name in variants
-            for seed in seeds
+            f"{name}-{seed}": (settings, how, layout, there, name, seed, _folder(work, name, seed))
+            for name, seed in trainings
         }
         run_side_by_side(_draw, jobs, work / "logs", n_workers=experiments.n_workers)
         tastes, measures = Tastes.load(there.given_truth), ImageMeasures.load(settings, layout)
         base = measures.table("base", *base_samples(layout, POOL, _requests(settings, how, layout, there)))
-        arms = [
-            over_the_pool(_drawn({seed: _folder(work, name, seed) for seed in seeds}, strength, measures), base, tastes)
-            for name, strength in how.arms
-        ]
+        rows, first = [], pd.DataFrame()
+        for name, arm in how.arms.items():
+            folders = {seed: _folder(work, name, seed) for seed in seeds[: arm.n_seeds]}
+            for strength in arm.strengths:
+                drawn = over_the_pool(_drawn(folders, strength, measures), base, tastes)
+                first = drawn if first.empty else first
+                said = {"arm": name, "varies": arm.varies, "value": arm.value, "strength": strength}
+                rows.append(said | measured(drawn, COMPARED) | over(drawn, first))
         result = {
             "log_seed": how.log_seed,
-            "n_users": int(arms[0].user_id.nunique()),
+            "n_users": int(first.user_id.nunique()),
             "captions_per_user": how.captions_per_user,
-            "n_captions": int(arms[0].caption.nunique()),
+            "n_captions": int(first.caption.nunique()),
             "seeds": list(seeds),
             "pool": len(base),
             "base": measured(base.reset_index()),
-            "rows": [
-                {
-                    "variant": name,
-                    "varies": variants[name].varies,
-                    "value": variants[name].value,
-                    "strength": strength,
-                    **measured(arm, COMPARED),
-                    **_over(arm, arms[0]),
-                }
-                for (name, strength), arm in zip(how.arms, arms, strict=True)
-            ],
+            "rows": rows,
         }
         write_json(layout.experiment_results / "fresh_people.json", result)
 
@@ -124,19 +115,17 @@ def over_the_pool(drawn: pd.DataFrame, base: pd.DataFrame, tastes: Tastes) -> pd
     return table.sort_values(columns).reset_index(drop=True)
 
 
-def _simulate_people(
-    settings: Settings, how: FreshPeopleSettings, layout: Layout, there: Layout, reads: Iterable[str]
-) -> None:
+def _simulate_people(settings: Settings, how: FreshPeopleSettings, layout: Layout, there: Layout) -> None:
     """Leave the people in a folder laid out like the repository: their log, cleaned, and their first four pairs read.
 
-    reads: where the hidden states are read, of all layers.
+    Hidden states of all layers, wherever an arm reads them.
     """
     if not there.preferences.exists():
         log = settings.log.model_copy(update={"seed": how.log_seed, "n_users": how.n_users})
         simulate(log, settings.people, Atlas.load(layout.stickers), there.choices, there.given_truth)
         ingest(settings.preferences, there.choices, there.preferences)
     preferences = Preferences.open(there.preferences)
-    for read in reads:
+    for read in sorted({changed(settings, arm.changes).embedding.read for arm in how.arms.values()}):
         if not _known(there, read).exists():
             groups = [g for g in support_groups(preferences, preferences.users.user_id) if g.support_group == 0]
             every_layer = settings.embedding.model_copy(update={"rows": None, "read": read})
@@ -157,22 +146,21 @@ def _requests(settings: Settings, how: FreshPeopleSettings, layout: Layout, ther
 
 
 def _draw(
-    settings: Settings, experiments: ExperimentSettings, layout: Layout, there: Layout, name: str, seed: int, out: Path
+    settings: Settings, how: FreshPeopleSettings, layout: Layout, there: Layout, name: str, seed: int, out: Path
 ) -> None:
-    """Train a variant with a seed, unless the pipeline has, and draw at every strength that an arm asks for."""
-    variant, how = experiments.variants[name], experiments.fresh_people
-    own = trial_settings(settings, experiments, variant, seed)
+    """Train an arm with a seed, unless the pipeline or the experiment `seeds` has, and draw at its strengths."""
+    arm = how.arms[name]
+    own = changed(changed(settings, {"finetune": {"seed": seed}}), arm.changes)
     material = Material.open(layout)
-    weights = adapter_folder(settings, layout, seed) if is_the_pipelines_own(variant) else out / ADAPTER
+    weights = out / ADAPTER if arm.changes else adapter_folder(settings, layout, seed)
     if not weights.exists():
         out.mkdir(parents=True, exist_ok=True)
-        train(own, part_for(material, variant, own.embedding), out, layout.reference_errors, whole_network=False)
-    users = _embedded(material, variant, own.embedding, there)
-    for arm, strength in how.arms:
-        if arm == name:
-            sampling = own.sampling.model_copy(update={"user_guidance": strength})
-            requests = _requests(settings, how, layout, there)
-            sample_once(own, weights, requests, users, _images(out, strength), sampling)
+        part = part_for(material, material.preferences, own.embedding, whitened=True)
+        train(own, part, out, layout.reference_errors, whole_network=False)
+    users, requests = _embedded(material, own.embedding, there), _requests(settings, how, layout, there)
+    for strength in arm.strengths:
+        sampling = own.sampling.model_copy(update={"user_guidance": strength})
+        sample_once(own, weights, requests, users, _images(out, strength), sampling)
 
 
 def _folder(work: Path, name: str, seed: int) -> Path:
@@ -189,17 +177,20 @@ def _drawn(folders: Mapping[int, Path], strength: float, measures: ImageMeasures
     return pd.concat([table.reset_index().assign(training_seed=seed) for seed, table in tables.items()])
 
 
-def _over(arm: pd.DataFrame, first: pd.DataFrame) -> dict[str, Any]:
-    """How much more of everything an arm has than the first, and of the gain with each training; paired."""
-    less = arm.assign(**{column: arm[column] - first[column] for column in COMPARED.values()})
+def over(arm: pd.DataFrame, first: pd.DataFrame) -> dict[str, Any]:
+    """How much more of everything an arm has than the first, and of the gain with each training; paired.
+
+    The first may have been trained with more seeds.
+    """
+    paired = first[first.training_seed.isin(arm.training_seed)].reset_index(drop=True)
+    less = arm.assign(**{column: arm[column] - paired[column] for column in COMPARED.values()})
     by_seed = {str(seed): gain for seed, gain in less.groupby("training_seed").gain_sd.mean().items()}
     return {"over_first": measured(less, COMPARED), "over_first_by_seed": by_seed}
 
 
-def _embedded(material: Material, variant: Variant, how: EmbeddingSettings, there: Layout) -> Mapping[str, Tensor]:
+def _embedded(material: Material, how: EmbeddingSettings, there: Layout) -> Mapping[str, Tensor]:
     """The fresh people [rows, components], by the whitening that was fitted on the people trained on."""
-    trained = narrowed(material.preferences, variant.n_users, variant.pairs_share)
-    whitening = fit_whitening(trained, chosen_rows(material.layers[how.read], how), how)
+    whitening = fit_whitening(material.preferences, chosen_rows(material.layers[how.read], how), how)
     fresh = chosen_rows(load_embeddings([_known(there, how.read)]), how)
     return {user_id: whitening(hidden)[0] for user_id, hidden in fresh.hidden.items()}
 

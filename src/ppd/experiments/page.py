@@ -75,7 +75,6 @@ def render(found: Mapping[str, Any], experiments: ExperimentSettings) -> str:
         rates=entry,
         tables=ablation_tables(ablation, experiments),
         confirmed=confirmed_rows(ablation, experiments),
-        full=full_rows(ablation, experiments),
         curve=curve_rows(found),
         missing=[name for name in SECTIONS if name not in found],
         missing_variants=[name for name in experiments.variants if name not in ablation],
@@ -118,21 +117,10 @@ def ablation_tables(ablation: Mapping[str, Result], experiments: ExperimentSetti
         return {}
     tables: dict[str, list[dict[str, Any]]] = {}
     for name, variant in experiments.variants.items():
-        if name != "default" and name in ablation and not variant.full_length:
+        if name != "default" and name in ablation:
             row = {"result": ablation[name], "difference": difference(ablation[name], ablation["default"])}
             tables.setdefault(variant.varies, []).append(row)
     return tables
-
-
-def full_rows(ablation: Mapping[str, Result], experiments: ExperimentSettings) -> list[dict[str, Any]]:
-    """The variants that were trained at full length, each with its gain over the pipeline's own training."""
-    ran = [name for name, variant in experiments.variants.items() if variant.full_length and name in ablation]
-    own = next((ablation[name] for name in ran if not experiments.variants[name].changes), None)
-    return [
-        {"result": ablation[name], "difference": difference(ablation[name], own) if ablation[name] != own else None}
-        for name in ran
-        if own is not None
-    ]
 
 
 def confirmed_rows(ablation: Mapping[str, Result], experiments: ExperimentSettings) -> list[dict[str, Any]]:

@@ -7,15 +7,20 @@ from pydantic import Field, model_validator
 from ppd.settings import Component, Settings
 
 
-class Variant(Component):
-    """One way to differ from the pipeline's settings in an ablation."""
+class Varied(Component):
+    """One way to differ from the pipeline's settings."""
 
     varies: str
-    """What is varied; variants of one name stand in one table."""
+    """What is varied; what has one name stands in one table."""
     value: str
     """What it is set to, as the table says it."""
     changes: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of params.yaml, nested as they are there."""
+
+
+class Variant(Varied):
+    """What an ablation varies, in a trial: a short training, drawn for few people."""
+
     whitened: bool = True
     """False: the hidden states as they are, only scaled to a mean square of 1."""
     n_users: int | None = Field(None, ge=1)
@@ -24,8 +29,13 @@ class Variant(Component):
     """Train on this share of every user's training pairs."""
     whole_network: bool = False
     """Train the base's own weights beside the adapter."""
-    full_length: bool = False
-    """Train and sample as the pipeline does, in place of a trial's budget; without changes, take its own adapters."""
+
+
+class Arm(Varied):
+    """What is trained and sampled as the pipeline does, and drawn for many people; without changes, by its adapters."""
+
+    strengths: tuple[float, ...] = Field(min_length=1)
+    """The user guidance, of one row of the table each."""
     n_seeds: int | None = Field(None, ge=1)
     """Train with the first so many seeds; null: with all."""
 
@@ -100,9 +110,14 @@ class FreshPeopleSettings(Component):
     """Of the log that they leave; `log.seed` of params.yaml is another."""
     n_users: int = Field(500, ge=2)
     captions_per_user: int = Field(1, ge=1)
-    arms: tuple[tuple[str, float], ...] = ()
-    """(variant, strength): the first is what the others are compared with. Trained at full length, with each of the
-    seeds."""
+    arms: dict[str, Arm] = Field(default_factory=dict)
+    """By name. The first, at its first strength, is what all others are compared with, so it has all seeds."""
+
+    @model_validator(mode="after")
+    def _first_has_every_seed(self) -> "FreshPeopleSettings":
+        if self.arms and next(iter(self.arms.values())).n_seeds is not None:
+            raise ValueError(f"arms: {next(iter(self.arms))}, the first, must be trained with every seed")
+        return self
 
 
 class InterpolationSettings(Component):
@@ -147,10 +162,6 @@ class ExperimentSettings(Component):
             raise ValueError(f"trial.confirmed names {unknown[0]}, but there is no such variant")
         if others := sorted(set(self.decomposition.seeds) - set(self.seeds)):
             raise ValueError(f"decomposition.seeds names {others[0]}, which is not among the seeds")
-        for name, _ in self.fresh_people.arms:
-            variant = self.variants.get(name)
-            if variant is None or not variant.full_length or not variant.whitened or variant.whole_network:
-                raise ValueError(f"fresh_people.arms names {name}, which is no whitened adapter of full length")
         return self
 
 

@@ -1,6 +1,5 @@
 """One run of one variant with one seed: trained, sampled for users it never saw, judged by the true taste."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -14,15 +13,15 @@ from ppd.diffusion.sampling.store import read_samples
 from ppd.diffusion.training.dataset import shuffled_users
 from ppd.diffusion.training.run import finetune
 from ppd.evaluation.plan import image_requests
-from ppd.experiments.data import Material, Part, part_for
+from ppd.experiments.data import Material, Part, narrowed, part_for
 from ppd.experiments.implicit import first_embeddings, rewards
 from ppd.experiments.models import base_model
 from ppd.experiments.plan import SPLITS, Split, comparisons_of_ppd, requests_of, sampling_of
-from ppd.experiments.seeds import COST, adapter_folder
+from ppd.experiments.seeds import COST
 from ppd.experiments.settings import ExperimentSettings, Variant, changed
-from ppd.experiments.shared_inputs import BASE, POOL, ImageMeasures, base_samples
+from ppd.experiments.shared_inputs import BASE, ImageMeasures, base_samples
 from ppd.experiments.whole_network import finetune_whole, load_network
-from ppd.files import atomic_path, read_json, write_json
+from ppd.files import atomic_path, write_json
 from ppd.layout import Layout
 from ppd.settings import Settings, TimestepSettings
 from ppd.simulation.truth.utility import Tastes, judge
@@ -40,34 +39,22 @@ def trial(
     variant = experiments.variants[name]
     settings = trial_settings(settings, experiments, variant, seed)
     material = Material.open(layout)
-    part = part_for(material, variant, settings.embedding)
-    if is_the_pipelines_own(variant) and not (folder / ADAPTER).exists():
-        own = adapter_folder(settings, layout, seed)
-        shutil.copytree(own, folder / ADAPTER)
-        cost = own / COST
-        write_json(folder / COST, read_json(cost) if cost.exists() else {"train_cpu_s": 0.0})
+    log = narrowed(material.preferences, variant.n_users, variant.pairs_share)
+    part = part_for(material, log, settings.embedding, whitened=variant.whitened)
     if not (folder / ADAPTER).exists():
         train(settings, part, folder, layout.reference_errors, whole_network=variant.whole_network)
     backbone = base_model(settings, settings.sampling.precision)
     adapter = load_adapter(folder / ADAPTER, backbone)
     load_network(backbone, folder / ADAPTER)
-    base = POOL if variant.full_length else BASE
     for split in SPLITS[: 2 if name in experiments.trial.confirmed else 1]:
         if not (folder / split / MEASURES).exists():
-            evaluate(settings, experiments, material, part, split, backbone, adapter, layout, folder, base)
+            evaluate(settings, experiments, material, part, split, backbone, adapter, layout, folder)
     if not (folder / IMPLICIT).exists():
         write_json(folder / IMPLICIT, implicit_accuracy(part, backbone, adapter))
 
 
-def is_the_pipelines_own(variant: Variant) -> bool:
-    """Whether the pipeline and the experiment `seeds` have trained it already."""
-    return variant.full_length and not variant.changes
-
-
 def trial_settings(settings: Settings, experiments: ExperimentSettings, variant: Variant, seed: int) -> Settings:
     """The pipeline's settings at a trial's budget, with the variant's changes and this seed."""
-    if variant.full_length:
-        return changed(changed(settings, {"finetune": {"seed": seed}}), variant.changes)
     small = changed(settings, {"finetune": {**experiments.trial.finetune, "seed": seed}})
     small = small.model_copy(update={"sampling": sampling_of(small.sampling, experiments.trial)})
     return changed(small, variant.changes)
@@ -102,12 +89,8 @@ def evaluate(
     adapter: UserAttention,
     layout: Layout,
     folder: Path,
-    base: str,
 ) -> None:
-    """Sample for these users, and leave the verdicts of the true taste and measures of the images in folder/split.
-
-    base: the shared input that holds the base's images, sampled with as many steps.
-    """
+    """Sample for these users, and leave the verdicts of the true taste and measures of the images in folder/split."""
     requests, plan = requests_of(material.preferences, split, settings.evaluation, experiments.trial)
     first = {user_id: part.embeddings[user_id][0] for user_id in requests.user_id.unique()}
     file = folder / split / "images.parquet"
@@ -122,7 +105,7 @@ def evaluate(
         identity=adapter_identity(folder / ADAPTER),
     )
     measures = ImageMeasures.load(settings, layout)
-    samples = {"base": base_samples(layout, base, requests), "ppd": read_samples(file)}
+    samples = {"base": base_samples(layout, BASE, requests), "ppd": read_samples(file)}
     measured = {model: measures(model, *sampled) for model, sampled in samples.items()}
     planned = comparisons_of_ppd(requests, plan, OPPONENTS)
     readings = pd.concat([readings for readings, _ in measured.values()])
