@@ -186,6 +186,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "src"))
     restore(ROOT)
     from ppd.experiments.settings import ExperimentSettings
+    from ppd.launch import ON_CPUS
     from ppd.params import load_model
     from ppd.preferences.splits import shard_names
     from ppd.settings import load_settings
@@ -212,7 +213,7 @@ def main() -> None:
         f"experiments = experiments.model_copy(update={{'n_workers': {options.workers}}})\n"
     )
     paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    env = os.environ | ON_CPUS | {"PYTHONPATH": os.pathsep.join(paths)}
     if options.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
     try:

@@ -211,8 +211,12 @@ def test_the_run_explains_itself(backbone: StableCascadeBackbone, data: Training
     assert said["pairs a step"] == "8 = 2 at once x 4 accumulated x 1 processes"
     assert said["steps"].startswith("6 from 0: 2.40 epochs of 20 pairs")
     assert said["trained parameters"].startswith(f"{2 * 6 * 16 + 8 * 2 * (16 + 24 + 24 + 16):,} beside 4")
+    assert said["base"].endswith(", fp32")
     assert trainer.step == 0
     trainer.adapter.detach()
+    said = describe(other := Trainer(backbone, data, changed(precision="bf16"), "ppd"))
+    assert said["base"].endswith(", fp32, as this CPU has no instructions for bf16")
+    other.adapter.detach()
     said = describe(Trainer(backbone, data, changed(lora=BESIDE), "ppd"))
     assert said["trained parameters"].endswith("beside 4 attention blocks and in 16 linear layers at rank 2")
 

@@ -26,7 +26,7 @@ def describe(trainer: Trainer) -> dict[str, str]:
     low_rank = "" if lora is None else f" and in {len(lora.layers)} linear layers at rank {lora.settings.rank}"
     return {
         "method": trainer.method,
-        "base": f"{trainer.backbone.base_id} ({trainer.backbone.fingerprint}), {s.precision}",
+        "base": f"{trainer.backbone.base_id} ({trainer.backbone.fingerprint}), {_computed_in(trainer)}",
         "trained parameters": f"{trained:,} beside {len(trainer.adapter.blocks)} attention blocks{low_rank}",
         "pairs a step": f"{s.pairs_per_step} = {at_once} at once{found} x {accumulated} accumulated "
         f"x {trainer.n_processes} processes",
@@ -38,6 +38,11 @@ def describe(trainer: Trainer) -> dict[str, str]:
         "peak memory": f"{peak_gb:.1f} GB",
         "estimated time": f"{seconds * accumulated * (s.steps - trainer.step) / 60:.1f} min",
     }
+
+
+def _computed_in(trainer: Trainer) -> str:
+    wanted, dtype = trainer.settings.precision, next(trainer.backbone.network.parameters()).dtype
+    return "fp32, as this CPU has no instructions for bf16" if (wanted, dtype) == ("bf16", torch.float32) else wanted
 
 
 def _try_micro_batch(trainer: Trainer) -> tuple[float, float]:
