@@ -118,6 +118,7 @@ def random_choices(base: Base) -> TrainingData:
         train=Pairs(*rows),
         seen=none,
         held_out=none,
+        pictures_hash="random",
         content_hash="random",
     )
 

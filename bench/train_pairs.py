@@ -75,6 +75,7 @@ def random_choices(backbone: StableCascadeBackbone) -> tuple[TrainingData, Tenso
         train=pairs(N_PAIRS),
         seen=pairs(0),
         held_out=pairs(0),
+        pictures_hash="random",
         content_hash="random",
     )
     return data, images, captions

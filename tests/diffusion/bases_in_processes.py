@@ -48,6 +48,7 @@ def choices(backbone: Backbone) -> TrainingData:
         train=pairs(20),
         seen=pairs(4),
         held_out=pairs(4),
+        pictures_hash="random",
         content_hash="random",
     )
 

@@ -82,5 +82,6 @@ def data(backbone: Backbone) -> TrainingData:
         train=pairs([0, 1, 2, 3], 20),
         seen=pairs([0, 1, 2, 3], 16),
         held_out=pairs([4, 5], 16),
+        pictures_hash="tastes",
         content_hash="tastes",
     )

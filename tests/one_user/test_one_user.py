@@ -26,6 +26,7 @@ def data() -> TrainingData:
         train=pairs([0, 1, 0, 1, 1]),
         seen=pairs([1, 0]),
         held_out=pairs([2, 2]),
+        pictures_hash="all",
         content_hash="all",
         user_ids=("ann", "ben", "cat"),
     )
@@ -37,7 +38,9 @@ def test_one_user_s_pairs_are_theirs_and_make_another_run(data: TrainingData) ->
     assert ben.train.chosen.tolist() == [1, 3, 4]
     assert ben.seen.user.tolist() == [1]
     assert len(ben.held_out) == 0
-    assert ben.content_hash not in (data.content_hash, of_one_user(data, "ann").content_hash)
+    ann = of_one_user(data, "ann")
+    assert ben.content_hash not in (data.content_hash, ann.content_hash)
+    assert ben.pictures_hash not in (data.pictures_hash, ann.pictures_hash)
 
 
 @pytest.mark.parametrize("user_id", ["cat", "nobody"])

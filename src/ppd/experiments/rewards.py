@@ -89,7 +89,7 @@ def reward_data(scores: pd.DataFrame, names: Sequence[str], encoded: Encoded, on
         chosen=torch.tensor(encoded.image_row[rows.winner].to_numpy()),
         rejected=torch.tensor(encoded.image_row[rows.loser].to_numpy()),
     )
-    nothing = pairs[:0]
+    nothing, named = pairs[:0], hashlib.sha256(rows.to_csv().encode()).hexdigest()[:16]
     return TrainingData(
         latents=encoded.latents,
         text=encoded.text,
@@ -98,7 +98,8 @@ def reward_data(scores: pd.DataFrame, names: Sequence[str], encoded: Encoded, on
         train=pairs,
         seen=nothing,
         held_out=nothing,
-        content_hash=hashlib.sha256(rows.to_csv().encode()).hexdigest()[:16],
+        pictures_hash=named,
+        content_hash=named,
     )
 
 

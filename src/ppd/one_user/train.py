@@ -58,4 +58,11 @@ def of_one_user(data: TrainingData, user_id: str) -> TrainingData:
             fix="Only users of the split `train` in artifacts/preferences/users.parquet have some",
         )
     nobody = data.held_out[data.held_out.user == -1]
-    return replace(data, train=train, seen=seen, held_out=nobody, content_hash=f"{data.content_hash}-{user_id}")
+    return replace(
+        data,
+        train=train,
+        seen=seen,
+        held_out=nobody,
+        pictures_hash=f"{data.pictures_hash}-{user_id}",
+        content_hash=f"{data.content_hash}-{user_id}",
+    )

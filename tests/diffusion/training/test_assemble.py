@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,22 @@ def test_a_person_without_an_embedding_is_named(
         training_data(preferences, encoded, embeddings)
 
 
-def test_the_content_hash_sees_a_changed_embedding(
+def test_the_content_hash_alone_sees_a_changed_embedding(
     preferences: Preferences, encoded: Encoded, embeddings: dict[str, Tensor]
 ) -> None:
-    before = training_data(preferences, encoded, embeddings).content_hash
-    assert training_data(preferences, encoded, embeddings).content_hash == before
+    before, again = (training_data(preferences, encoded, embeddings) for _ in range(2))
+    assert (again.pictures_hash, again.content_hash) == (before.pictures_hash, before.content_hash)
     embeddings[next(iter(embeddings))][0, 0, 0] += 1e-3
-    assert training_data(preferences, encoded, embeddings).content_hash != before
+    after = training_data(preferences, encoded, embeddings)
+    assert after.pictures_hash == before.pictures_hash
+    assert after.content_hash != before.content_hash
+
+
+def test_both_hashes_see_a_choice_that_was_turned_round(
+    preferences: Preferences, encoded: Encoded, embeddings: dict[str, Tensor]
+) -> None:
+    before = training_data(preferences, encoded, embeddings)
+    turned = preferences.pairs.rename(columns={"chosen_uid": "rejected_uid", "rejected_uid": "chosen_uid"})
+    after = training_data(replace(preferences, pairs=turned), encoded, embeddings)
+    assert after.pictures_hash != before.pictures_hash
+    assert after.content_hash != before.content_hash

@@ -49,6 +49,7 @@ def data(backbone: StableCascadeBackbone) -> TrainingData:
         train=pairs(20),
         seen=pairs(2),
         held_out=pairs(2),
+        pictures_hash="random",
         content_hash="random",
     )
 

@@ -81,6 +81,7 @@ def test_both_images_of_a_pair_share_user_caption_noise_and_level(backbone: Back
         train=(none := Pairs(*(torch.empty(0, dtype=torch.int64),) * 4)),
         seen=none,
         held_out=none,
+        pictures_hash="",
         content_hash="",
     )
     pairs = Pairs(torch.tensor([1, 0]), torch.tensor([0, 1]), torch.tensor([0, 2]), torch.tensor([3, 1]))

@@ -32,6 +32,7 @@ def made_up(backbone: StableCascadeBackbone) -> TrainingData:
         train=pairs,
         seen=pairs,
         held_out=pairs,
+        pictures_hash="made up",
         content_hash="made up",
     )
 

@@ -1,5 +1,6 @@
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,9 @@ def test_reference_errors_are_computed_once_for_all_runs_with_the_same_draws(
 
     monkeypatch.setattr(backbone, "predict", counted)
 
-    def run_here(method: Method, folder: Path | None, **changes: object) -> tuple[int, dict[str, Tensor]]:
+    def run_here(
+        method: Method, folder: Path | None, data: TrainingData = data, **changes: object
+    ) -> tuple[int, dict[str, Tensor]]:
         trainer = Trainer(backbone, data, changed(**changes), method, reference_folder=folder)
         before = forwards
         for _ in range(SETTINGS.steps):
@@ -171,6 +174,9 @@ def test_reference_errors_are_computed_once_for_all_runs_with_the_same_draws(
     assert (cold, warm) == (12, 6)
     assert same(weights, same_weights)
     assert run_here("dpo", tmp_path, learning_rate=1e-4)[0] == 6
+    others = replace(data, embeddings=-data.embeddings, content_hash="other embeddings")
+    assert run_here("ppd", tmp_path, others)[0] == 6
+    assert run_here("ppd", tmp_path, replace(data, pictures_hash="other pictures"))[0] == 12
     assert run_here("ppd", tmp_path, seed=1)[0] == 12
     run_here("ppd", tmp_path, steps=4)
     assert run_here("ppd", tmp_path)[0] == 6  # a shorter run has not cut what a longer one knew

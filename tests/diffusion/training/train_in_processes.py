@@ -57,6 +57,7 @@ def main(base: Path, out: Path, killed_at: int | None = None) -> None:
         train=pairs(20),
         seen=pairs(8),
         held_out=pairs(8),
+        pictures_hash="random",
         content_hash="random",
     )
     settings = FinetuneSettings(

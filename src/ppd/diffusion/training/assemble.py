@@ -42,7 +42,8 @@ def training_data(preferences: Preferences, encoded: Encoded, embeddings: Mappin
         train=rows[torch.from_numpy(is_train & (pairs.role == "train").to_numpy())],
         seen=rows[torch.from_numpy(is_train & is_eval)],
         held_out=rows[torch.from_numpy(~is_train & is_eval)],
-        content_hash=_content_hash(pairs, encoded, groups),
+        pictures_hash=_hash(pairs, encoded, []),
+        content_hash=_hash(pairs, encoded, groups),
         user_ids=tuple(people),
     )
 
@@ -62,7 +63,7 @@ def _row_numbers(pairs: pd.DataFrame, people: list[str], encoded: Encoded) -> Pa
     )
 
 
-def _content_hash(pairs: pd.DataFrame, encoded: Encoded, groups: list[Tensor]) -> str:
+def _hash(pairs: pd.DataFrame, encoded: Encoded, groups: list[Tensor]) -> str:
     digest = hashlib.sha256()
     for column in ("user_id", "caption", "chosen_uid", "rejected_uid", "role"):
         digest.update("\n".join(pairs[column]).encode())

@@ -43,8 +43,10 @@ class TrainingData:
     train: Pairs
     seen: Pairs
     held_out: Pairs
+    pictures_hash: str
+    """Names the pairs, their images and captions: all that the base's errors depend on, and not on embeddings."""
     content_hash: str
-    """Names all of the above; part of the key of cached reference errors and of the adapter's record."""
+    """Names all of the above; part of the adapter's record."""
     user_ids: tuple[str, ...] = ()
     """What the log calls the users, for messages."""
 

@@ -20,9 +20,9 @@ from ppd.stored_tensors import load_tensors, save_tensors
 class ReferenceErrors:
     """e_ref of winner and loser for each place in a run's cycle of batches: [steps_per_cycle, pairs_per_step, 2].
 
-    Kept in memory and, given a folder, on disk under a name made of all that the numbers depend on: weights, data,
-    seed, batches, noise levels, precision. So another method, β or learning rate with the same draws pays for no
-    reference forward. A place is NaN until it has been computed.
+    Kept in memory and, given a folder, on disk under a name made of all that the numbers depend on: weights, pairs and
+    images, seed, batches, noise levels, precision. So other embeddings, another method, β or learning rate with the
+    same draws pay for no reference forward. A place is NaN until it has been computed.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class ReferenceErrors:
         self._cycle = steps_per_cycle(len(data.train), settings)
         depends_on = settings.model_dump(include={"seed", "pairs_per_step", "timesteps", "precision", "fresh_epochs"})
         key = json.dumps(
-            [backbone.fingerprint, backbone.process.name, data.content_hash, depends_on, rank], sort_keys=True
+            [backbone.fingerprint, backbone.process.name, data.pictures_hash, depends_on, rank], sort_keys=True
         )
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self._path = None if folder is None else folder / f"reference-{name}.safetensors"
