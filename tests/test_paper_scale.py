@@ -35,7 +35,15 @@ SMALLER = {
         "validation_user_share": 0.2,
         "test_user_share": 0.2,
     },
-    "finetune": {"steps": 3, "pairs_per_step": 4, "micro_batch_pairs": 2, "evaluation_pairs": 4, "compile": False},
+    "finetune": {
+        "steps": 3,
+        "pairs_per_step": 4,
+        "micro_batch_pairs": 2,
+        "evaluation_pairs": 4,
+        "compile": False,
+        "learning_rate": 0.03,  # so that three steps can be seen in a picture
+        "warmup_steps": 1,
+    },
     "sampling": {"latent_size": (3, 3), "steps": 2, "batch_size": 4},
     "evaluation": {
         "n_unseen_users": 2,

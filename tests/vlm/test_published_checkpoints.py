@@ -148,11 +148,14 @@ def test_a_profile_is_greedy_and_its_last_word_is_where_the_embedding_is_read(vl
     torch.testing.assert_close(ended.hidden[0], together.hidden[0], atol=TOLERANCE, rtol=0)
 
 
-def test_weights_saved_in_fp16_are_read_in_the_precision_that_is_asked_for(vlm, tmp_path):
+def test_weights_saved_in_fp16_are_read_in_the_precision_that_is_asked_for(vlm, tmp_path, monkeypatch):
     assert vlm.model.dtype == torch.float32
     vlm.model.half().save_pretrained(tmp_path)
     vlm.model.float()
     vlm.processor.save_pretrained(tmp_path)
+    monkeypatch.setattr("ppd.vlm.transformers_backend.lacks_bf16", lambda device: True)
+    assert TransformersVlm.load(tmp_path, precision="bf16").model.dtype == torch.float32
+    monkeypatch.setattr("ppd.vlm.transformers_backend.lacks_bf16", lambda device: False)
     coarse = TransformersVlm.load(tmp_path, precision="bf16")
     assert {parameter.dtype for parameter in coarse.model.parameters()} == {torch.bfloat16}
     conversation = profile_conversation(pairs(1), "short-1")
