@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from diffusers import DDPMWuerstchenScheduler, StableCascadeUNet
 
 from ppd.diffusion.model.backbone import Codec
 from ppd.diffusion.model.load import load_backbone
+from ppd.diffusion.model.memory import NoRoom
 from ppd.diffusion.model.process import Cosine
 from ppd.diffusion.model.stable_cascade import StableCascadeBackbone
 from ppd.errors import InputError
@@ -62,6 +64,18 @@ def test_bf16_is_fp32_on_a_cpu_that_has_no_instructions_for_it(
     monkeypatch.setattr("ppd.diffusion.model.load.lacks_bf16", lambda device: lacks)
     backbone = load_backbone(tiny_folder, codec=codec, precision="bf16")
     assert {weight.dtype for weight in backbone.network.parameters()} == {dtype}
+
+
+def test_bf16_stays_bf16_where_there_is_no_room_for_fp32(
+    tiny_folder: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = sum(weight.numel() for weight in load_backbone(tiny_folder, codec=codec).network.parameters())
+    monkeypatch.setattr("ppd.diffusion.model.load.lacks_bf16", lambda device: True)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=3 * n))
+    backbone = load_backbone(tiny_folder, codec=codec, precision="bf16")
+    assert {weight.dtype for weight in backbone.network.parameters()} == {torch.bfloat16}
+    with pytest.raises(NoRoom, match="as torch.float32"):
+        load_backbone(tiny_folder, codec=codec, precision="fp32")
 
 
 def test_bf16_keeps_the_timestep_in_fp32(tiny_folder: Path, codec: Codec, backbone: StableCascadeBackbone) -> None:

@@ -8,10 +8,14 @@ from ppd.errors import InputError
 from ppd.parts import here
 
 
+class NoRoom(InputError):
+    """A network does not fit in memory."""
+
+
 def require_room(
     network: type[ModelMixin], config: dict[str, object], dtype: torch.dtype, device: torch.device, base_id: str
 ) -> None:
-    """Raises InputError if the network of this config has no room in the machine's memory or in the device's.
+    """Raises NoRoom if the network of this config has no room in the machine's memory or in the device's.
 
     Of several processes on the machine each holds the weights for a while, on their way to its device: the first one
     asks for all of them, before any has begun.
@@ -26,7 +30,7 @@ def require_room(
     for place, room, times in places:
         if needed * times > room:
             words = "" if times == 1 else f" in each of {times} processes"
-            raise InputError(
+            raise NoRoom(
                 f"{n_parameters / 1e9:.2f} billion parameters take {needed / 1e9:.1f} GB as {dtype}{words}, "
                 f"but {place} has {room / 1e9:.1f} GB free",
                 file=base_id,
